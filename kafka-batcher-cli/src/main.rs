@@ -1,0 +1,2 @@
+//! The `kafka-batcher` command.
+fn main() {}
