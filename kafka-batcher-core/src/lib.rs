@@ -1,1 +1,32 @@
-//! Under construction.
+//! The bytes and the decisions of [kafka-batcher](https://docs.rs/kafka-batcher), without a clock, I/O or a runtime.
+//!
+//! Everything in here is a value that is told what happened and says what to do next: time comes in as an argument,
+//! deadlines go out as values, so that every rule is tested in virtual time, and any runtime could drive it. That
+//! promise is checked: `clippy.toml` of this crate disallows clocks, sleeps, threads, files and sockets.
+//!
+//! The map, along the path of an event:
+//!
+//! - [`Record`]: one event, borrowed from the caller;
+//! - [`BufferPool`]: the memory bound, in bytes;
+//! - [`RecordBatch`]: Kafka's record batch, the memory, wire and disk format in one;
+//! - [`ErrorCode`]: every error of the protocol, classed once;
+//! - [`Completion`]: how an outcome reaches a receipt;
+
+#![forbid(unsafe_code)]
+
+mod batch;
+mod buffer_pool;
+mod completion;
+mod error;
+mod error_code;
+mod record;
+mod time;
+mod varint;
+
+pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, RecordBatch, Stamp, sequence_add};
+pub use buffer_pool::{Acquire, BufferPool, Chunk, MAX_CHUNK, MIN_CHUNK, Share};
+pub use completion::{Completion, Outcome, Span, Spans};
+pub use error::{DecodeError, DeliveryError, FailureReason, Persisted, RecordError};
+pub use error_code::{ErrorClass, ErrorCode};
+pub use record::{Header, Record, TopicPartition};
+pub use time::Time;

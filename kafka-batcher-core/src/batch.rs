@@ -1,0 +1,245 @@
+//! `RecordBatch`: Kafka's record batch, format v2 (magic 2), from the first byte appended to the acknowledgement.
+//!
+//! The same bytes are the memory, the wire and the disk format (KIP-98; `DefaultRecordBatch.java`). Byte table of the
+//! header, big-endian, followed by the records:
+//!
+//! | offset | bytes | field | whose |
+//! |---:|---:|---|---|
+//! | 0 | 8 | base offset | 0 on the wire; the broker assigns |
+//! | 8 | 4 | length of all that follows | seal |
+//! | 12 | 4 | partition leader epoch | any; the broker assigns |
+//! | 16 | 1 | magic = 2 | |
+//! | 17 | 4 | CRC-32C of everything from offset 21 on | [`RecordBatch::header`] |
+//! | 21 | 2 | attributes: codec 0-2, timestamp type 3, transactional 4, control 5 | seal |
+//! | 23 | 4 | last offset delta = records - 1 | seal |
+//! | 27 | 8 | base timestamp: of the first record | seal |
+//! | 35 | 8 | max timestamp | seal |
+//! | 43 | 8 | producer id, -1 without | stamp |
+//! | 51 | 2 | producer epoch | stamp |
+//! | 53 | 4 | base sequence | stamp |
+//! | 57 | 4 | number of records | seal |
+//!
+//! A sealed batch is immutable but for its [`Stamp`]; its body is shared, so that a request in flight, a retry and the
+//! outbox hold the same bytes, and giving it a new stamp recomputes only the CRC of the 40 header bytes: the body's
+//! own CRC is computed once, off every lock, and the two are combined.
+
+pub(crate) mod decoder;
+pub(crate) mod encoder;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+pub use self::decoder::{OwnedHeader, OwnedRecord};
+use crate::buffer_pool::Chunk;
+use crate::completion::Spans;
+use crate::error::DecodeError;
+
+/// Length of a record batch's header, in bytes.
+pub const HEADER_LEN: usize = 61;
+/// Bytes before the part that the length field counts.
+pub(crate) const LOG_OVERHEAD: usize = 12;
+/// Where the part under the CRC begins.
+pub(crate) const CRC_START: usize = 21;
+
+/// Numbers by which a broker knows a batch again: producer id, epoch and the sequence of its first event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stamp {
+    /// The producer id, from InitProducerId.
+    pub producer_id: i64,
+    /// The epoch of the run.
+    pub epoch: i16,
+    /// The sequence number of the batch's first event.
+    pub first_sequence: i32,
+}
+
+impl Stamp {
+    /// What an unstamped batch carries: no identity.
+    pub const NONE: Stamp = Stamp { producer_id: -1, epoch: -1, first_sequence: -1 };
+}
+
+/// `first + n` in a producer's sequence numbers, which wrap from 2^31 - 1 to 0 (an overflow to a negative number would
+/// be answered with 87 INVALID_RECORD and look like a poisoned record).
+pub fn sequence_add(first: i32, n: u32) -> i32 {
+    ((i64::from(first) + i64::from(n)) & 0x7fff_ffff) as i32
+}
+
+/// A sealed batch of records. Cheap to clone: the records are shared.
+#[derive(Clone)]
+pub struct RecordBatch {
+    body: Arc<Body>,
+    fixed: Fixed,
+    stamp: Stamp,
+    spans: Spans,
+}
+
+/// What seal decides and nothing changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fixed {
+    attributes: i16,
+    base_timestamp: i64,
+    max_timestamp: i64,
+    count: u32,
+}
+
+/// The encoded records, in chunks, with their CRC once somebody has asked for it.
+struct Body {
+    chunks: Vec<Chunk>,
+    len: usize,
+    crc: OnceLock<u32>,
+}
+
+impl Body {
+    fn new(chunks: Vec<Chunk>) -> Self {
+        let len = chunks.iter().map(|chunk| chunk.written().len()).sum();
+        Body { chunks, len, crc: OnceLock::new() }
+    }
+
+    fn crc(&self) -> u32 {
+        *self.crc.get_or_init(|| self.chunks.iter().fold(0, |crc, chunk| crc32c::crc32c_append(crc, chunk.written())))
+    }
+}
+
+impl RecordBatch {
+    /// Number of events.
+    pub fn count(&self) -> u32 {
+        self.fixed.count
+    }
+
+    /// Size on the wire, header included, in bytes.
+    pub fn encoded_len(&self) -> usize {
+        HEADER_LEN + self.body.len
+    }
+
+    /// Bytes of the memory bound that it holds.
+    pub fn memory(&self) -> usize {
+        self.body.chunks.iter().map(Chunk::capacity).sum()
+    }
+
+    /// Time of the first event, in milliseconds since the Unix epoch.
+    pub fn base_timestamp(&self) -> i64 {
+        self.fixed.base_timestamp
+    }
+
+    /// Time of the latest event, in milliseconds since the Unix epoch.
+    pub fn max_timestamp(&self) -> i64 {
+        self.fixed.max_timestamp
+    }
+
+    /// The numbers it carries; [`Stamp::NONE`] before it has any.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// Gives it numbers. Who may do so, and when, is decided by the outbox alone.
+    pub(crate) fn set_stamp(&mut self, stamp: Stamp) {
+        self.stamp = stamp;
+    }
+
+    /// Which receipts wait for which of its events.
+    pub fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    /// The header as it goes on the wire, with base offset 0 and the CRC. The body's CRC is computed at the first call.
+    pub fn header(&self) -> [u8; HEADER_LEN] {
+        let mut h = [0u8; HEADER_LEN];
+        let length = (self.encoded_len() - LOG_OVERHEAD) as i32;
+        h[8..12].copy_from_slice(&length.to_be_bytes());
+        h[12..16].copy_from_slice(&(-1i32).to_be_bytes());
+        h[16] = 2;
+        h[21..23].copy_from_slice(&self.fixed.attributes.to_be_bytes());
+        h[23..27].copy_from_slice(&(self.fixed.count as i32 - 1).to_be_bytes());
+        h[27..35].copy_from_slice(&self.fixed.base_timestamp.to_be_bytes());
+        h[35..43].copy_from_slice(&self.fixed.max_timestamp.to_be_bytes());
+        h[43..51].copy_from_slice(&self.stamp.producer_id.to_be_bytes());
+        h[51..53].copy_from_slice(&self.stamp.epoch.to_be_bytes());
+        h[53..57].copy_from_slice(&self.stamp.first_sequence.to_be_bytes());
+        h[57..61].copy_from_slice(&self.fixed.count.to_be_bytes());
+        let crc = crc32c::crc32c_combine(crc32c::crc32c(&h[CRC_START..]), self.body.crc(), self.body.len);
+        h[17..21].copy_from_slice(&crc.to_be_bytes());
+        h
+    }
+
+    /// Computes the body's CRC now: to be called off the lock, before the batch is handed to a socket's task.
+    pub fn finish(&self) {
+        let _ = self.body.crc();
+    }
+
+    /// The encoded records, piece by piece, as they follow the header on the wire.
+    pub fn body(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.body.chunks.iter().map(Chunk::written)
+    }
+
+    /// Header and records in one piece. Copies: for tests and tools, not for the hot path.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.encoded_len());
+        out.extend_from_slice(&self.header());
+        self.body().for_each(|piece| out.extend_from_slice(piece));
+        out
+    }
+
+    /// Reads a batch from `bytes`, trusting nothing in them: lengths, counts, CRC and every record are checked.
+    /// Returns it with the number of bytes it took. Its memory is outside the pool.
+    ///
+    /// # Errors
+    /// [`DecodeError`] says what is wrong with which record. Compressed batches are not read yet.
+    pub fn decode(bytes: &[u8]) -> Result<(RecordBatch, usize), DecodeError> {
+        decoder::decode(bytes)
+    }
+
+    /// The records, decoded and owned. Copies the body once: for split, cut and regroup, which are rare.
+    ///
+    /// # Errors
+    /// Only if the bytes are not what an encoder wrote.
+    pub fn records(&self) -> Result<Vec<OwnedRecord>, DecodeError> {
+        let mut bytes = Vec::with_capacity(self.body.len);
+        self.body().for_each(|piece| bytes.extend_from_slice(piece));
+        decoder::records(&bytes, self.fixed.count, self.fixed.base_timestamp)
+    }
+
+    /// Two batches out of one: events `..at` and `at..`, each event keeping its sequence number (delivery-rules.md 1.5).
+    /// `chunk` gives memory of at least the size asked for.
+    ///
+    /// # Errors
+    /// If the batch's own bytes cannot be read.
+    pub fn split(
+        &self,
+        at: u32,
+        chunk: &mut dyn FnMut(usize) -> Chunk,
+    ) -> Result<(RecordBatch, RecordBatch), DecodeError> {
+        let records = self.records()?;
+        let (left, right) = records.split_at((at as usize).min(records.len()));
+        let left = self.part(left, 0, chunk);
+        let right = self.part(right, at, chunk);
+        Ok((left, right))
+    }
+
+    /// A batch of some consecutive records of this one, the first of them its event `first`.
+    fn part(&self, records: &[OwnedRecord], first: u32, chunk: &mut dyn FnMut(usize) -> Chunk) -> RecordBatch {
+        let mut batch = encoder::encode_all(records, chunk);
+        batch.spans = self.spans.slice(first..first + records.len() as u32);
+        if self.stamp != Stamp::NONE {
+            batch.stamp = Stamp { first_sequence: sequence_add(self.stamp.first_sequence, first), ..self.stamp };
+        }
+        batch
+    }
+
+    /// The sequence number of its last event; meaningless if unstamped.
+    pub fn last_sequence(&self) -> i32 {
+        sequence_add(self.stamp.first_sequence, self.fixed.count.saturating_sub(1))
+    }
+}
+
+impl fmt::Debug for RecordBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordBatch")
+            .field("count", &self.fixed.count)
+            .field("encoded_len", &self.encoded_len())
+            .field("stamp", &self.stamp)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "batch/tests.rs"]
+mod tests;

@@ -1,0 +1,251 @@
+//! How the outcome of a batch reaches whoever holds a receipt: one [`Completion`] for a batch, an index for an event.
+//!
+//! A batch has no completion until somebody asks for a receipt, and a receipt is one reference and an index. A batch
+//! may be split, cut or regrouped on its way; each piece keeps [`Span`]s that say which events of which completion it
+//! carries, so every event's outcome finds its receipt.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::error::DeliveryError;
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// In the log of its partition.
+    Delivered {
+        /// The partition it lies in.
+        partition: i32,
+        /// Its offset. `None`: written, but the broker did not say where (acks = 0, or proven by a later batch).
+        offset: Option<i64>,
+    },
+    /// Not delivered, and it will not be.
+    Failed(Arc<DeliveryError>),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    settled: Vec<(Range<u32>, Settled)>,
+    wakers: VecDeque<(u32, Waker)>,
+}
+
+#[derive(Clone, Debug)]
+enum Settled {
+    /// `base_offset` belongs to the first event of the range.
+    Delivered { partition: i32, base_offset: Option<i64> },
+    Failed(Arc<DeliveryError>),
+}
+
+/// The outcome of each event of what was one batch when it was accepted.
+#[derive(Debug, Default)]
+pub struct Completion {
+    state: Mutex<State>,
+}
+
+impl Completion {
+    /// A completion of which nothing is known yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The outcome of event `index`, if it is known.
+    pub fn get(&self, index: u32) -> Option<Outcome> {
+        find(&self.lock().settled, index)
+    }
+
+    /// Waits for the outcome of event `index`. Registers the waker, which is called once.
+    pub fn poll(&self, index: u32, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut state = self.lock();
+        if let Some(outcome) = find(&state.settled, index) {
+            return Poll::Ready(outcome);
+        }
+        match state.wakers.iter_mut().find(|(i, w)| *i == index && w.will_wake(cx.waker())) {
+            Some(_) => {}
+            None => state.wakers.push_back((index, cx.waker().clone())),
+        }
+        Poll::Pending
+    }
+
+    fn settle(&self, range: Range<u32>, settled: Settled) {
+        let mut wake = Vec::new();
+        {
+            let mut state = self.lock();
+            state.settled.push((range.clone(), settled));
+            let (done, waiting) =
+                std::mem::take(&mut state.wakers).into_iter().partition(|(i, _)| range.contains(i));
+            state.wakers = waiting;
+            wake.extend::<VecDeque<(u32, Waker)>>(done);
+        }
+        wake.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+fn find(settled: &[(Range<u32>, Settled)], index: u32) -> Option<Outcome> {
+    let (range, settled) = settled.iter().find(|(range, _)| range.contains(&index))?;
+    Some(match settled {
+        Settled::Delivered { partition, base_offset } => Outcome::Delivered {
+            partition: *partition,
+            offset: base_offset.map(|base| base + i64::from(index - range.start)),
+        },
+        Settled::Failed(error) => Outcome::Failed(error.clone()),
+    })
+}
+
+/// Events `first..first + count` of a batch belong to these events of a completion (`None`: nobody asked).
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// The completion, if anybody holds a receipt.
+    pub completion: Option<Arc<Completion>>,
+    /// The index, in the completion, of the span's first event.
+    pub first: u32,
+    /// How many events.
+    pub count: u32,
+}
+
+/// The spans of a batch, in the order of its events; together they cover it.
+#[derive(Clone, Debug, Default)]
+pub struct Spans(Vec<Span>);
+
+impl Spans {
+    /// The spans of a batch that is as it was accepted.
+    pub fn whole(completion: Option<Arc<Completion>>, count: u32) -> Self {
+        // Nobody asked: no list is needed either (and none is allocated).
+        match completion {
+            Some(_) => Spans(vec![Span { completion, first: 0, count }]),
+            None => Spans(Vec::new()),
+        }
+    }
+
+    /// True if nobody holds a receipt for any of it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The spans of events `range` of this batch.
+    pub fn slice(&self, range: Range<u32>) -> Self {
+        let mut at = 0u32;
+        let mut out = Spans::default();
+        for span in &self.0 {
+            let (start, end) = (range.start.max(at), range.end.min(at + span.count));
+            if start < end {
+                let mut piece = span.clone();
+                piece.first += start - at;
+                piece.count = end - start;
+                out.0.push(piece);
+            }
+            at += span.count;
+        }
+        out
+    }
+
+    /// Adds the spans of a batch that follows this one; `count` and `more_count` are the numbers of events of both.
+    pub fn append(&mut self, count: u32, more: Spans, more_count: u32) {
+        match (self.0.is_empty(), more.0.is_empty()) {
+            (true, true) => return,
+            (true, false) if count > 0 => self.0.push(Span { completion: None, first: 0, count }),
+            _ => {}
+        }
+        if more.0.is_empty() {
+            self.0.push(Span { completion: None, first: 0, count: more_count });
+        }
+        for span in more.0 {
+            match self.0.last_mut() {
+                Some(last) if last.joins(&span) => last.count += span.count,
+                _ => self.0.push(span),
+            }
+        }
+    }
+
+    /// Settles all of it as delivered; `base_offset` is the offset of the batch's first event.
+    pub fn delivered(&self, partition: i32, base_offset: Option<i64>) {
+        let mut at = 0u32;
+        for span in &self.0 {
+            let base_offset = base_offset.map(|base| base + i64::from(at));
+            span.settle(Settled::Delivered { partition, base_offset });
+            at += span.count;
+        }
+    }
+
+    /// Settles all of it as failed.
+    pub fn failed(&self, error: &Arc<DeliveryError>) {
+        self.0.iter().for_each(|span| span.settle(Settled::Failed(error.clone())));
+    }
+}
+
+impl Span {
+    fn joins(&self, next: &Span) -> bool {
+        let same = match (&self.completion, &next.completion) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) && self.first + self.count == next.first,
+            (None, None) => true,
+            _ => false,
+        };
+        same
+    }
+
+    fn settle(&self, settled: Settled) {
+        if let Some(completion) = &self.completion {
+            completion.settle(self.first..self.first + self.count, settled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offset(completion: &Completion, index: u32) -> Option<i64> {
+        match completion.get(index) {
+            Some(Outcome::Delivered { offset, .. }) => offset,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_split_batch_gives_each_event_its_own_offset() {
+        let completion = Arc::new(Completion::new());
+        let spans = Spans::whole(Some(completion.clone()), 5);
+        spans.slice(2..5).delivered(1, Some(100));
+        assert_eq!(completion.get(1), None);
+        spans.slice(0..2).delivered(1, Some(50));
+        assert_eq!((0..5).map(|i| offset(&completion, i)).collect::<Vec<_>>(), [50, 51, 100, 101, 102].map(Some));
+    }
+
+    #[test]
+    fn joined_batches_answer_both_completions() {
+        let (a, b) = (Arc::new(Completion::new()), Arc::new(Completion::new()));
+        let mut spans = Spans::whole(None, 2);
+        spans.append(2, Spans::whole(Some(a.clone()), 3), 3);
+        spans.append(5, Spans::whole(None, 1), 1);
+        spans.append(6, Spans::whole(Some(b.clone()), 2), 2);
+        spans.delivered(0, Some(10));
+        assert_eq!(offset(&a, 0), Some(12));
+        assert_eq!(offset(&a, 2), Some(14));
+        assert_eq!(offset(&b, 1), Some(17));
+    }
+
+    #[test]
+    fn nothing_is_kept_where_nobody_asked() {
+        let mut spans = Spans::whole(None, 4);
+        spans.append(4, Spans::whole(None, 4), 4);
+        assert!(spans.is_empty());
+    }
+
+    #[test]
+    fn an_outcome_wakes_only_those_who_wait_for_it() {
+        let completion = Arc::new(Completion::new());
+        let spans = Spans::whole(Some(completion.clone()), 2);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(completion.poll(0, &mut cx).is_pending());
+        assert!(completion.poll(1, &mut cx).is_pending());
+        spans.slice(0..1).delivered(0, None);
+        assert!(completion.poll(0, &mut cx).is_ready());
+        assert_eq!(completion.lock().wakers.len(), 1);
+    }
+}
