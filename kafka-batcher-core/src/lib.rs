@@ -17,6 +17,7 @@
 mod batch;
 mod buffer_pool;
 mod completion;
+mod delivery;
 mod error;
 mod error_code;
 mod record;
@@ -26,6 +27,9 @@ mod varint;
 pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, RecordBatch, Stamp, sequence_add};
 pub use buffer_pool::{Acquire, BufferPool, Chunk, MAX_CHUNK, MIN_CHUNK, Share};
 pub use completion::{Completion, Outcome, Span, Spans};
+pub use delivery::{
+    Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, Refusal, TopicId,
+};
 pub use error::{DecodeError, DeliveryError, FailureReason, Persisted, RecordError};
 pub use error_code::{ErrorClass, ErrorCode};
 pub use record::{Header, Record, TopicPartition};

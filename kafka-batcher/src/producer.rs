@@ -1,0 +1,135 @@
+//! The seam to Kafka: what the dispatcher needs of a client, and no more.
+//!
+//! [`Producer`] knows brokers and connections, never order or identity: those are the outbox's. What a producer
+//! promises in return: every batch handed to [`Producer::produce`] is answered exactly once, and an answer says
+//! whether the batch may have been written.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_batcher_core::{
+    ErrorClass, ErrorCode, Leader, ProduceAnswer, ProducerIdentity, ProducerState, RecordBatch, TopicId,
+};
+use tokio::sync::watch;
+
+/// A boxed future, so that [`Producer`] can be a trait object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A client of a Kafka cluster, as the dispatcher sees it. Object-safe; all methods take `&self` and may be called
+/// from several tasks at once.
+pub trait Producer: Send + Sync + 'static {
+    /// Connects to the cluster, or finds that it is connected already.
+    ///
+    /// # Errors
+    /// If none of the bootstrap addresses answers; the caller backs off and calls again.
+    fn connect(&self) -> BoxFuture<'_, Result<ClusterInfo, ProducerError>>;
+
+    /// What the cluster knows of a topic, asked now; the answer also becomes what [`Producer::leader`] says.
+    ///
+    /// # Errors
+    /// If the topic does not exist (and may not be created), or nobody answers.
+    fn topic<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<TopicInfo, ProducerError>>;
+
+    /// A producer id of its own (InitProducerId without a transactional id): a new one at every call.
+    ///
+    /// # Errors
+    /// If the cluster does not give one (31 CLUSTER_AUTHORIZATION_FAILED, starting up, unreachable).
+    fn init_producer_id(&self) -> BoxFuture<'_, Result<ProducerIdentity, ProducerError>>;
+
+    /// Sends batches, all of them to one leader and at most one for each partition, in one request if they fit, and
+    /// resolves when all are answered: one answer for each batch, in the order of the request.
+    ///
+    /// Not cancel-safe: what was handed over may be written although the future is dropped; nobody does.
+    fn produce(&self, request: ProduceRequest) -> BoxFuture<'_, Vec<ProduceAnswer>>;
+
+    /// What the partition's leader knows of `producer_id` (DescribeProducers). The answer comes with the leader asked.
+    fn describe_producer<'a>(
+        &'a self,
+        topic: &'a str,
+        partition: i32,
+        producer_id: i64,
+    ) -> BoxFuture<'a, (ProducerState, Option<Leader>)>;
+
+    /// Who leads the partition, as far as is known now. `None`: nobody known. Cheap: called for every batch.
+    fn leader(&self, topic: &str, partition: i32) -> Option<Leader>;
+
+    /// Changes whenever [`Producer::leader`] may have come to say something else.
+    fn metadata_version(&self) -> watch::Receiver<u64>;
+
+    /// Whether batches are sent with the bytes and numbers they were stamped with. A producer that stamps anew
+    /// (librdkafka) is at-least-once, and says `false`.
+    fn accepts_stamped(&self) -> bool {
+        true
+    }
+
+    /// Requests in flight to a broker; `None`: not known.
+    fn in_flight(&self, node: i32) -> Option<usize> {
+        let _ = node;
+        None
+    }
+
+    /// Closes every connection. What is in flight is answered as lost.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// A Produce request for one leader.
+#[derive(Debug)]
+pub struct ProduceRequest {
+    /// 0, 1 or -1 (all).
+    pub acks: i16,
+    /// How long the broker may wait for its replicas.
+    pub timeout: Duration,
+    /// The batches, at most one for each partition.
+    pub batches: Vec<PartitionBatch>,
+}
+
+/// A batch and the partition it goes to.
+#[derive(Clone, Debug)]
+pub struct PartitionBatch {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The batch: sealed, stamped, its CRC computed.
+    pub batch: RecordBatch,
+}
+
+/// What is known of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterInfo {
+    /// The cluster's id, where the broker gives one.
+    pub cluster_id: Option<String>,
+    /// The brokers' node ids and addresses.
+    pub brokers: Vec<(i32, String)>,
+}
+
+/// What is known of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its id.
+    pub topic_id: TopicId,
+    /// How many partitions it has; at least 1.
+    pub partitions: i32,
+}
+
+/// Why a call to the cluster failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProducerError {
+    /// Try again soon, or must somebody act?
+    pub class: ErrorClass,
+    /// The broker's code, if one spoke.
+    pub code: Option<ErrorCode>,
+    /// What happened, where, and what to do about it.
+    pub message: String,
+}
+
+impl fmt::Display for ProducerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ProducerError {}
