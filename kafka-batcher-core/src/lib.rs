@@ -7,23 +7,30 @@
 //! The map, along the path of an event:
 //!
 //! - [`Record`]: one event, borrowed from the caller;
+//! - [`partitioner`]: which partition it goes to; [`flusher`]: whether it must go at once;
 //! - [`BufferPool`]: the memory bound, in bytes;
 //! - [`RecordBatch`]: Kafka's record batch, the memory, wire and disk format in one;
 //! - [`ErrorCode`]: every error of the protocol, classed once;
+//! - [`Backoff`]: how long to wait before trying again;
 //! - [`Completion`]: how an outcome reaches a receipt;
 
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod batch;
 mod buffer_pool;
 mod completion;
 mod delivery;
 mod error;
 mod error_code;
+pub mod flusher;
+pub mod partitioner;
 mod record;
+mod rng;
 mod time;
 mod varint;
 
+pub use backoff::{Backoff, BackoffSettings, BackoffSettingsError};
 pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, RecordBatch, Stamp, sequence_add};
 pub use buffer_pool::{Acquire, BufferPool, Chunk, MAX_CHUNK, MIN_CHUNK, Share};
 pub use completion::{Completion, Outcome, Span, Spans};
