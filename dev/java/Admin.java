@@ -1,0 +1,427 @@
+// The admin client that tests keep open: a JVM a command would cost a second of CPU each.
+//
+// One JSON object a line on standard input ({"do": "create", "topic": "t", ...}), one JSON object a line on standard
+// output, in order: the answer, or {"kind": exception class, "error": what went wrong}. Everything a test wants to know
+// from a second opinion is asked of Kafka's own classes here: its consumer, its partitioner, its murmur2.
+// Ends at the end of input. Every command is bounded in time. Bytes travel as base64, null as null.
+
+import com.fasterxml.jackson.core.type.TypeReference;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.BufferedReader;
+import java.io.BufferedWriter;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Base64;
+import java.util.Collection;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Properties;
+import java.util.Set;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Future;
+import java.util.concurrent.TimeoutException;
+import org.apache.kafka.clients.admin.AdminClient;
+import org.apache.kafka.clients.admin.AlterConfigOp;
+import org.apache.kafka.clients.admin.Config;
+import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.DescribeClusterResult;
+import org.apache.kafka.clients.admin.NewPartitionReassignment;
+import org.apache.kafka.clients.admin.NewPartitions;
+import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.OffsetSpec;
+import org.apache.kafka.clients.admin.ProducerState;
+import org.apache.kafka.clients.admin.TopicDescription;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.producer.KafkaProducer;
+import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.clients.producer.internals.BuiltInPartitioner;
+import org.apache.kafka.common.ElectionType;
+import org.apache.kafka.common.Node;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.TopicPartitionInfo;
+import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.ElectionNotNeededException;
+import org.apache.kafka.common.errors.LeaderNotAvailableException;
+import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
+import org.apache.kafka.common.header.Header;
+import org.apache.kafka.common.header.internals.RecordHeader;
+import org.apache.kafka.common.serialization.ByteArrayDeserializer;
+import org.apache.kafka.common.serialization.ByteArraySerializer;
+import org.apache.kafka.common.utils.Utils;
+
+public final class Admin {
+    private static final ObjectMapper JSON = new ObjectMapper();
+    private static final long DEFAULT_TIMEOUT_MS = 30_000;
+
+    private final String bootstrap;
+    private final AdminClient admin;
+
+    private Admin(String bootstrap) {
+        this.bootstrap = bootstrap;
+        Properties p = new Properties();
+        p.put("bootstrap.servers", bootstrap);
+        p.put("client.id", "test-admin");
+        // A broker that a test has frozen must not hold a question for the default 30 s.
+        p.put("request.timeout.ms", "3000");
+        p.put("default.api.timeout.ms", "20000");
+        p.put("reconnect.backoff.max.ms", "200");
+        this.admin = AdminClient.create(p);
+    }
+
+    public static void main(String[] args) throws Exception {
+        // Answers alone on stdout, whatever a library prints.
+        PrintStream out = System.out;
+        System.setOut(System.err);
+        Admin self = new Admin(args[0]);
+        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        for (String line; (line = in.readLine()) != null; ) {
+            ObjectNode answer = JSON.createObjectNode();
+            try {
+                self.perform(JSON.readTree(line), answer);
+            } catch (Throwable t) {
+                Throwable cause = t instanceof ExecutionException && t.getCause() != null ? t.getCause() : t;
+                answer.removeAll();
+                answer.put("kind", cause.getClass().getSimpleName()).put("error", String.valueOf(cause.getMessage()));
+            }
+            byte[] bytes = JSON.writeValueAsBytes(answer);
+            out.write(bytes, 0, bytes.length);
+            out.write('\n');
+            out.flush();
+        }
+        self.admin.close(Duration.ofSeconds(2));
+    }
+
+    private void perform(JsonNode q, ObjectNode a) throws Exception {
+        String what = text(q, "do");
+        switch (what) {
+            case "cluster" -> cluster(a);
+            case "create" -> create(q);
+            case "grow" -> grow(q);
+            case "delete" -> delete(q);
+            case "topics" -> admin.listTopics().names().get().forEach(a.putArray("topics")::add);
+            case "describe" -> describe(text(q, "topic"), a);
+            case "wait" -> waitFor(q, a);
+            case "move_leader" -> moveLeader(q);
+            case "alter_configs" -> alterConfigs(q);
+            case "configs" -> configs(q, a);
+            case "producers" -> producers(q, a);
+            case "offsets" -> offsets(text(q, "topic"), a);
+            case "consume" -> consume(q, a);
+            case "produce" -> produce(q, a);
+            case "partition_for_key" -> {
+                int partitions = q.required("partitions").asInt();
+                each(q, a, key -> BuiltInPartitioner.partitionForKey(key, partitions));
+            }
+            case "murmur2" -> each(q, a, Utils::murmur2);
+            default -> throw new IllegalArgumentException("no command '" + what + "'");
+        }
+    }
+
+    // ---- cluster and topics ---------------------------------------------------------------------------------------
+
+    private void cluster(ObjectNode a) throws Exception {
+        DescribeClusterResult d = admin.describeCluster();
+        a.put("cluster_id", d.clusterId().get());
+        ArrayNode nodes = a.putArray("nodes");
+        for (Node n : d.nodes().get()) {
+            nodes.addObject().put("id", n.id()).put("host", n.host()).put("port", n.port());
+        }
+    }
+
+    private void create(JsonNode q) throws Exception {
+        String topic = text(q, "topic");
+        int partitions = q.required("partitions").asInt();
+        int rf = q.required("rf").asInt();
+        admin.createTopics(List.of(new NewTopic(topic, partitions, (short) rf).configs(strings(q, "configs")))).all().get();
+        // Created means that it is in the log of the controller; ready, that each partition has its leader and replicas.
+        until(timeout(q), () -> {
+            TopicDescription d = find(topic);
+            return d != null && d.partitions().size() == partitions
+                && d.partitions().stream().allMatch(p -> leader(p) >= 0 && p.isr().size() == rf);
+        }, "topic " + topic + " to have all leaders and replicas");
+    }
+
+    private void grow(JsonNode q) throws Exception {
+        String topic = text(q, "topic");
+        int partitions = q.required("partitions").asInt();
+        admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(partitions))).all().get();
+        until(timeout(q), () -> {
+            TopicDescription d = find(topic);
+            return d != null && d.partitions().size() == partitions && d.partitions().stream().allMatch(p -> leader(p) >= 0);
+        }, "topic " + topic + " to have " + partitions + " partitions");
+    }
+
+    private void delete(JsonNode q) throws Exception {
+        String topic = text(q, "topic");
+        admin.deleteTopics(List.of(topic)).all().get();
+        until(timeout(q), () -> find(topic) == null, "topic " + topic + " to be gone");
+    }
+
+    private void describe(String topic, ObjectNode a) throws Exception {
+        TopicDescription d = admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
+        a.put("topic_id", d.topicId().toString());
+        ArrayNode partitions = a.putArray("partitions");
+        for (TopicPartitionInfo p : d.partitions()) {
+            ObjectNode o = partitions.addObject().put("partition", p.partition()).put("leader", leader(p));
+            p.replicas().forEach(n -> o.withArray("replicas").add(n.id()));
+            o.putArray("isr");
+            p.isr().forEach(n -> o.withArray("isr").add(n.id()));
+        }
+    }
+
+    /** Until every partition (or the one named) has a leader, at least {@code isr} replicas in sync, and the leader asked for. */
+    private void waitFor(JsonNode q, ObjectNode a) throws Exception {
+        String topic = text(q, "topic");
+        int isr = q.path("isr").asInt(1);
+        int partition = q.path("partition").asInt(-1);
+        int leader = q.path("leader").asInt(-1);
+        int not = q.path("leader_not").asInt(-1);
+        until(timeout(q), () -> {
+            TopicDescription d = find(topic);
+            return d != null && d.partitions().stream()
+                .filter(p -> partition < 0 || p.partition() == partition)
+                .allMatch(p -> leader(p) >= 0 && p.isr().size() >= isr
+                    && (leader < 0 || leader(p) == leader) && (not < 0 || leader(p) != not));
+        }, "topic " + topic + ": " + q);
+        describe(topic, a);
+    }
+
+    /** The way Kafka's own tools do it: put the broker first among the replicas, then elect the preferred one. */
+    private void moveLeader(JsonNode q) throws Exception {
+        String topic = text(q, "topic");
+        int to = q.required("to").asInt();
+        TopicPartition tp = new TopicPartition(topic, q.required("partition").asInt());
+        TopicPartitionInfo info = partition(tp);
+        List<Integer> replicas = new ArrayList<>(info.replicas().stream().map(Node::id).toList());
+        if (!replicas.remove((Integer) to)) {
+            throw new IllegalArgumentException("broker " + to + " holds no replica of " + tp + ", replicas are " + info.replicas());
+        }
+        replicas.add(0, to);
+        admin.alterPartitionReassignments(Map.of(tp, Optional.of(new NewPartitionReassignment(replicas)))).all().get();
+        until(timeout(q), () -> {
+            // Also after the reassignment the broker may still be catching up: ask until it is elected.
+            if (admin.listPartitionReassignments(Set.of(tp)).reassignments().get().containsKey(tp)) return false;
+            Optional<Throwable> refused = admin.electLeaders(ElectionType.PREFERRED, Set.of(tp)).partitions().get()
+                .getOrDefault(tp, Optional.empty());
+            if (refused.isPresent() && !(refused.get() instanceof ElectionNotNeededException)) return false;
+            return leader(partition(tp)) == to;
+        }, "broker " + to + " to lead " + tp);
+    }
+
+    private void alterConfigs(JsonNode q) throws Exception {
+        List<AlterConfigOp> ops = new ArrayList<>();
+        strings(q, "configs").forEach((k, v) -> ops.add(new AlterConfigOp(new ConfigEntry(k, v), AlterConfigOp.OpType.SET)));
+        admin.incrementalAlterConfigs(Map.of(resource(q), (Collection<AlterConfigOp>) ops)).all().get();
+        // Brokers apply it when they replay the controller's log: the answer to a question shows it.
+        until(timeout(q), () -> {
+            Config now = admin.describeConfigs(List.of(resource(q))).all().get().get(resource(q));
+            return ops.stream().allMatch(op -> {
+                ConfigEntry e = now.get(op.configEntry().name());
+                return e != null && (e.isSensitive() || op.configEntry().value().equals(e.value()));
+            });
+        }, "the configuration to be applied");
+    }
+
+    private void configs(JsonNode q, ObjectNode a) throws Exception {
+        ObjectNode o = a.putObject("configs");
+        for (ConfigEntry e : admin.describeConfigs(List.of(resource(q))).all().get().get(resource(q)).entries()) {
+            o.put(e.name(), e.value());
+        }
+    }
+
+    private static ConfigResource resource(JsonNode q) {
+        return q.has("broker")
+            ? new ConfigResource(ConfigResource.Type.BROKER, q.get("broker").asText())
+            : new ConfigResource(ConfigResource.Type.TOPIC, text(q, "topic"));
+    }
+
+    // ---- what lies in a topic -------------------------------------------------------------------------------------
+
+    private void producers(JsonNode q, ObjectNode a) throws Exception {
+        TopicPartition tp = new TopicPartition(text(q, "topic"), q.required("partition").asInt());
+        ArrayNode list = a.putArray("producers");
+        for (ProducerState s : admin.describeProducers(List.of(tp)).partitionResult(tp).get().activeProducers()) {
+            list.addObject().put("producer_id", s.producerId()).put("epoch", s.producerEpoch())
+                .put("last_sequence", s.lastSequence()).put("last_timestamp", s.lastTimestamp())
+                .put("coordinator_epoch", s.coordinatorEpoch().orElse(-1))
+                .put("transaction_start_offset", s.currentTransactionStartOffset().orElse(-1));
+        }
+    }
+
+    private void offsets(String topic, ObjectNode a) throws Exception {
+        Map<TopicPartition, OffsetSpec> first = new HashMap<>();
+        Map<TopicPartition, OffsetSpec> next = new HashMap<>();
+        for (TopicPartitionInfo p : describe(topic).partitions()) {
+            TopicPartition tp = new TopicPartition(topic, p.partition());
+            first.put(tp, OffsetSpec.earliest());
+            next.put(tp, OffsetSpec.latest());
+        }
+        var from = admin.listOffsets(first).all().get();
+        var to = admin.listOffsets(next).all().get();
+        ArrayNode list = a.putArray("partitions");
+        from.keySet().stream().sorted((x, y) -> x.partition() - y.partition()).forEach(tp -> list.addObject()
+            .put("partition", tp.partition()).put("earliest", from.get(tp).offset()).put("latest", to.get(tp).offset()));
+    }
+
+    /** Everything that stands in the topic now, by Kafka's own consumer, one JSON object a line into a file. */
+    private void consume(JsonNode q, ObjectNode a) throws Exception {
+        String topic = text(q, "topic");
+        Properties p = new Properties();
+        p.put("bootstrap.servers", bootstrap);
+        p.put("isolation.level", text(q, "isolation"));
+        p.put("allow.auto.create.topics", "false");
+        p.put("enable.auto.commit", "false");
+        p.put("auto.offset.reset", "none");
+        p.put("max.poll.records", "10000");
+        p.put("check.crcs", "true");
+        long count = 0;
+        try (KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(p, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+             BufferedWriter file = Files.newBufferedWriter(Path.of(text(q, "file")))) {
+            List<TopicPartition> all = describe(topic).partitions().stream().map(i -> new TopicPartition(topic, i.partition())).toList();
+            consumer.assign(all);
+            consumer.seekToBeginning(all);
+            Map<TopicPartition, Long> end = consumer.endOffsets(all);
+            long progress = System.nanoTime();
+            while (all.stream().anyMatch(tp -> consumer.position(tp) < end.get(tp))) {
+                for (ConsumerRecord<byte[], byte[]> r : consumer.poll(Duration.ofMillis(100))) {
+                    progress = System.nanoTime();
+                    // What came after the question is not part of the answer.
+                    if (r.offset() >= end.get(new TopicPartition(topic, r.partition()))) continue;
+                    file.write(JSON.writeValueAsString(json(r)));
+                    file.write('\n');
+                    count++;
+                }
+                if (System.nanoTime() - progress > timeout(q) * 1_000_000) {
+                    throw new TimeoutException("after " + count + " records of " + topic + " nothing more comes, but the ends are " + end);
+                }
+            }
+        }
+        a.put("count", count);
+    }
+
+    private static ObjectNode json(ConsumerRecord<byte[], byte[]> r) {
+        ObjectNode o = JSON.createObjectNode().put("partition", r.partition()).put("offset", r.offset())
+            .put("timestamp", r.timestamp()).put("timestamp_type", r.timestampType().toString())
+            .put("key", base64(r.key())).put("value", base64(r.value()));
+        ArrayNode headers = o.putArray("headers");
+        for (Header h : r.headers()) headers.addArray().add(h.key()).add(base64(h.value()));
+        return o;
+    }
+
+    /** A file of objects as `consume` writes them (partition and timestamp may be absent), by Kafka's own producer. */
+    private void produce(JsonNode q, ObjectNode a) throws Exception {
+        String topic = text(q, "topic");
+        Properties p = new Properties();
+        p.put("bootstrap.servers", bootstrap);
+        p.put("acks", "all");
+        p.put("linger.ms", "5");
+        p.put("delivery.timeout.ms", String.valueOf(timeout(q)));
+        p.put("request.timeout.ms", String.valueOf(Math.min(10_000, timeout(q) - 100)));
+        p.putAll(strings(q, "configs"));
+        String transaction = q.path("transaction").asText("");
+        if (!transaction.isEmpty()) p.put("transactional.id", "test-" + topic);
+        ArrayNode offsets = a.putArray("offsets");
+        try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(p, new ByteArraySerializer(), new ByteArraySerializer())) {
+            if (!transaction.isEmpty()) {
+                producer.initTransactions();
+                producer.beginTransaction();
+            }
+            List<Future<RecordMetadata>> sent = new ArrayList<>();
+            for (String line : Files.readAllLines(Path.of(text(q, "file")))) {
+                JsonNode r = JSON.readTree(line);
+                List<Header> headers = new ArrayList<>();
+                r.path("headers").forEach(h -> headers.add(new RecordHeader(h.get(0).asText(), bytes(h.get(1)))));
+                sent.add(producer.send(new ProducerRecord<>(topic, r.hasNonNull("partition") ? r.get("partition").asInt() : null,
+                    r.hasNonNull("timestamp") ? r.get("timestamp").asLong() : null, bytes(r.get("key")), bytes(r.get("value")), headers)));
+            }
+            producer.flush();
+            for (Future<RecordMetadata> f : sent) offsets.addArray().add(f.get().partition()).add(f.get().offset());
+            if (transaction.equals("commit")) producer.commitTransaction();
+            if (transaction.equals("abort")) producer.abortTransaction();
+        }
+    }
+
+    // ---- helpers --------------------------------------------------------------------------------------------------
+
+    private interface Ready {
+        boolean check() throws Exception;
+    }
+
+    private interface OfBytes {
+        int apply(byte[] bytes);
+    }
+
+    /** Asks again every 20 ms; questions that fail because a broker is away are asked again too. */
+    private static void until(long timeoutMs, Ready ready, String what) throws Exception {
+        long end = System.nanoTime() + timeoutMs * 1_000_000;
+        Throwable last = null;
+        do {
+            try {
+                if (ready.check()) return;
+            } catch (ExecutionException e) {
+                last = e.getCause();
+            }
+            Thread.sleep(20);
+        } while (System.nanoTime() < end);
+        throw new TimeoutException("waited " + timeoutMs + " ms for " + what + (last == null ? "" : "; last answer: " + last));
+    }
+
+    private TopicDescription describe(String topic) throws Exception {
+        return admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
+    }
+
+    private TopicDescription find(String topic) throws Exception {
+        try {
+            return describe(topic);
+        } catch (ExecutionException e) {
+            if (e.getCause() instanceof UnknownTopicOrPartitionException || e.getCause() instanceof LeaderNotAvailableException) return null;
+            throw e;
+        }
+    }
+
+    private TopicPartitionInfo partition(TopicPartition tp) throws Exception {
+        return describe(tp.topic()).partitions().stream().filter(p -> p.partition() == tp.partition()).findFirst()
+            .orElseThrow(() -> new IllegalArgumentException("no partition " + tp));
+    }
+
+    private static int leader(TopicPartitionInfo p) {
+        return p.leader() == null ? -1 : p.leader().id();
+    }
+
+    private static void each(JsonNode q, ObjectNode a, OfBytes f) {
+        ArrayNode list = a.putArray("values");
+        q.required("keys").forEach(key -> list.add(f.apply(bytes(key))));
+    }
+
+    private static long timeout(JsonNode q) {
+        return q.path("timeout_ms").asLong(DEFAULT_TIMEOUT_MS);
+    }
+
+    private static String text(JsonNode q, String name) {
+        return q.required(name).asText();
+    }
+
+    private static Map<String, String> strings(JsonNode q, String name) {
+        return q.has(name) ? JSON.convertValue(q.get(name), new TypeReference<Map<String, String>>() { }) : Map.of();
+    }
+
+    private static String base64(byte[] b) {
+        return b == null ? null : Base64.getEncoder().encodeToString(b);
+    }
+
+    private static byte[] bytes(JsonNode n) {
+        return n == null || n.isNull() ? null : Base64.getDecoder().decode(n.asText());
+    }
+}
