@@ -371,7 +371,9 @@ mod tests {
         let sticky = Sticky::new(BATCH, 17);
         let drawn = draws(&sticky, &topic_with_queues(&[0; 200]), 1_000);
         assert!(drawn[100..].iter().sum::<usize>() > 0);
-        // A topic deleted and made anew, while the sticky partition is one of the old.
+        // A topic deleted and made anew, while the sticky partition is one of the old and far from due.
+        sticky.leave_any();
+        assert!(sticky.next(1, &topic_with_queues(&[0; 200])).is_some_and(|partition| partition >= 2));
         let small = topic_with_queues(&[0; 2]);
         for _ in 0..100 {
             assert!(sticky.next(1, &small).is_some_and(|partition| partition < 2));
