@@ -95,7 +95,9 @@ impl Body {
     }
 
     fn crc(&self) -> u32 {
-        *self.crc.get_or_init(|| self.chunks.iter().fold(0, |crc, chunk| crc32c::crc32c_append(crc, chunk.written())))
+        *self.crc.get_or_init(|| {
+            self.chunks.iter().fold(0, |crc, chunk| crc32c::crc32c_append(crc, chunk.written()))
+        })
     }
 }
 
@@ -214,12 +216,50 @@ impl RecordBatch {
         Ok((left, right))
     }
 
+    /// This batch without the events at `indices` (ascending, within the batch), unstamped, or `None` if nothing is
+    /// left; and each of those events as a batch of its own.
+    ///
+    /// # Errors
+    /// If the batch's own bytes cannot be read.
+    pub(crate) fn cut_out(
+        &self,
+        indices: &[u32],
+        chunk: &mut dyn FnMut(usize) -> Chunk,
+    ) -> Result<(Option<RecordBatch>, Vec<RecordBatch>), DecodeError> {
+        let records = self.records()?;
+        let (mut rest, mut spans) = (Vec::new(), Spans::default());
+        let mut cut = Vec::with_capacity(indices.len());
+        for (i, record) in (0u32..).zip(records) {
+            let span = self.spans.slice(i..i + 1);
+            if indices.binary_search(&i).is_ok() {
+                let mut batch = encoder::encode_all(&[record], chunk);
+                batch.spans = span;
+                cut.push(batch);
+            } else {
+                spans.append(rest.len() as u32, span, 1);
+                rest.push(record);
+            }
+        }
+        let rest = (!rest.is_empty()).then(|| {
+            let mut batch = encoder::encode_all(&rest, chunk);
+            batch.spans = spans;
+            batch
+        });
+        Ok((rest, cut))
+    }
+
     /// A batch of some consecutive records of this one, the first of them its event `first`.
-    fn part(&self, records: &[OwnedRecord], first: u32, chunk: &mut dyn FnMut(usize) -> Chunk) -> RecordBatch {
+    fn part(
+        &self,
+        records: &[OwnedRecord],
+        first: u32,
+        chunk: &mut dyn FnMut(usize) -> Chunk,
+    ) -> RecordBatch {
         let mut batch = encoder::encode_all(records, chunk);
         batch.spans = self.spans.slice(first..first + records.len() as u32);
         if self.stamp != Stamp::NONE {
-            batch.stamp = Stamp { first_sequence: sequence_add(self.stamp.first_sequence, first), ..self.stamp };
+            batch.stamp =
+                Stamp { first_sequence: sequence_add(self.stamp.first_sequence, first), ..self.stamp };
         }
         batch
     }

@@ -24,6 +24,7 @@ mod delivery;
 mod error;
 mod error_code;
 pub mod flusher;
+mod outbox;
 pub mod partitioner;
 mod record;
 mod rng;
@@ -34,10 +35,9 @@ pub use backoff::{Backoff, BackoffSettings, BackoffSettingsError};
 pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, RecordBatch, Stamp, sequence_add};
 pub use buffer_pool::{Acquire, BufferPool, Chunk, MAX_CHUNK, MIN_CHUNK, Share};
 pub use completion::{Completion, Outcome, Span, Spans};
-pub use delivery::{
-    Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, Refusal, TopicId,
-};
+pub use delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, Refusal, TopicId};
 pub use error::{DecodeError, DeliveryError, FailureReason, Persisted, RecordError};
 pub use error_code::{ErrorClass, ErrorCode};
+pub use outbox::{Action, Outbox, OutboxEvent, OutboxSettings, Tally, Trouble};
 pub use record::{Header, Record, TopicPartition};
 pub use time::Time;
