@@ -31,7 +31,11 @@ pub trait Producer: Send + Sync + 'static {
     ///
     /// # Errors
     /// If the topic does not exist (and may not be created), or nobody answers.
-    fn topic<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<TopicInfo, ProducerError>>;
+    fn topic<'a>(
+        &'a self,
+        topic: &'a str,
+        missing: MissingTopic,
+    ) -> BoxFuture<'a, Result<TopicInfo, ProducerError>>;
 
     /// A producer id of its own (InitProducerId without a transactional id): a new one at every call.
     ///
@@ -41,6 +45,11 @@ pub trait Producer: Send + Sync + 'static {
 
     /// Sends batches, all of them to one leader and at most one for each partition, in one request if they fit, and
     /// resolves when all are answered: one answer for each batch, in the order of the request.
+    ///
+    /// Requests to one leader are sent in the order of the calls, as long as its connection lives. A batch that names
+    /// the leader it is meant for is sent to that one over that connection, or answered [`ProduceResult::NotSent`].
+    ///
+    /// [`ProduceResult::NotSent`]: kafka_batcher_core::ProduceResult::NotSent
     ///
     /// Not cancel-safe: what was handed over may be written although the future is dropped; nobody does.
     fn produce(&self, request: ProduceRequest) -> BoxFuture<'_, Vec<ProduceAnswer>>;
@@ -95,6 +104,20 @@ pub struct PartitionBatch {
     pub partition: i32,
     /// The batch: sealed, stamped, its CRC computed.
     pub batch: RecordBatch,
+    /// Send it only if this is still the partition's leader, connection and all; `None`: to whoever leads. Without it,
+    /// the story goes: the batches before this one are lost with their connection; before the sender hears of it, this
+    /// one is sent over the next connection to a leader that does not know the run (the topic was recreated), which
+    /// takes any first sequence, and the order is lost (delivery-rules.md section 1.2).
+    pub leader: Option<Leader>,
+}
+
+/// What to do about a topic that does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingTopic {
+    /// Say so.
+    Refuse,
+    /// Let the broker create it, if it is allowed to (`auto.create.topics.enable`).
+    Create,
 }
 
 /// What is known of the cluster.
