@@ -106,7 +106,7 @@ impl fmt::Debug for Builder {
 
 impl Default for Builder {
     fn default() -> Self {
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| millis(since));
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis);
         Self {
             settings: Settings {
                 brokers: 1,
