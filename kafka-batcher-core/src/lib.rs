@@ -9,6 +9,7 @@
 //! - [`Record`]: one event, borrowed from the caller;
 //! - [`partitioner`]: which partition it goes to; [`flusher`]: whether it must go at once;
 //! - [`BufferPool`]: the memory bound, in bytes;
+//! - [`Accumulator`]: when a batch is ready;
 //! - [`RecordBatch`]: Kafka's record batch, the memory, wire and disk format in one;
 //! - [`ErrorCode`]: every error of the protocol, classed once;
 //! - [`Backoff`]: how long to wait before trying again;
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accumulator;
 mod backoff;
 mod batch;
 mod buffer_pool;
@@ -31,6 +33,7 @@ mod rng;
 mod time;
 mod varint;
 
+pub use accumulator::{Accumulator, AccumulatorSettings, FlushReason, Offer, PushError, Pushed, Ready, Sealed};
 pub use backoff::{Backoff, BackoffSettings, BackoffSettingsError};
 pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, RecordBatch, Stamp, sequence_add};
 pub use buffer_pool::{Acquire, BufferPool, Chunk, MAX_CHUNK, MIN_CHUNK, Share};

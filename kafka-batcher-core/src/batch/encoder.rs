@@ -62,7 +62,8 @@ fn nullable(bytes: Option<&[u8]>) -> i64 {
 fn unencodable(record: &Record<'_>, payload: usize) -> RecordError {
     let parts = [("key", record.key), ("value", record.value)];
     let part = parts.into_iter().find(|(_, bytes)| bytes.is_some_and(|b| b.len() > MAX_PAYLOAD));
-    let (part, size) = part.map_or(("payload", payload), |(part, bytes)| (part, bytes.map_or(0, <[u8]>::len)));
+    let (part, size) =
+        part.map_or(("payload", payload), |(part, bytes)| (part, bytes.map_or(0, <[u8]>::len)));
     RecordError::Unencodable { part, size }
 }
 
@@ -72,15 +73,23 @@ fn headers_len(record: &Record<'_>) -> Result<usize, RecordError> {
         return Err(RecordError::Unencodable { part: "headers", size: record.headers.len() });
     }
     let one = |h: &crate::Header<'_>| {
-        varint::len(h.name.len() as i64) + h.name.len() + varint::len(nullable(h.value)) + h.value.map_or(0, <[u8]>::len)
+        varint::len(h.name.len() as i64)
+            + h.name.len()
+            + varint::len(nullable(h.value))
+            + h.value.map_or(0, <[u8]>::len)
     };
     Ok(record.headers.iter().map(one).sum())
 }
 
+/// The most that [`Encoder::smallest_next`] can say.
+pub(crate) const SMALLEST_MAX: usize = 6 + 5;
+
 /// The open batch of one partition.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
-    chunks: Vec<Chunk>,
+    /// The chunk being filled: inline, so that an append follows one pointer less.
+    current: Option<Chunk>,
+    full: Vec<Chunk>,
     len: usize,
     count: u32,
     base_timestamp: i64,
@@ -89,10 +98,6 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    pub(crate) fn count(&self) -> u32 {
-        self.count
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -121,7 +126,7 @@ impl Encoder {
     /// at most one record's size a chunk and spares the append a second path.
     #[inline]
     pub(crate) fn chunk_needed(&self, size: usize) -> Option<usize> {
-        match self.chunks.last() {
+        match &self.current {
             Some(chunk) if size <= chunk.remaining() => None,
             Some(chunk) => Some((chunk.capacity() * 2).clamp(MIN_CHUNK, MAX_CHUNK).max(size)),
             None => Some(size.max(MIN_CHUNK)),
@@ -129,12 +134,76 @@ impl Encoder {
     }
 
     pub(crate) fn add_chunk(&mut self, chunk: Chunk) {
-        self.chunks.push(chunk);
+        self.full.extend(self.current.replace(chunk));
     }
 
-    /// The completion that receipts of this batch wait for; made when the first receipt is asked for.
-    pub(crate) fn completion(&mut self) -> Arc<Completion> {
-        self.completion.get_or_insert_with(|| Arc::new(Completion::new())).clone()
+    /// Bytes left in the current chunk.
+    pub(crate) fn chunk_remaining(&self) -> usize {
+        self.current.as_ref().map_or(0, Chunk::remaining)
+    }
+
+    /// Size of the smallest record that could come next: no key, no value, no header. At most [`SMALLEST_MAX`].
+    pub(crate) fn smallest_next(&self) -> usize {
+        // Length, attributes, timestamp delta, key length, value length, header count: one byte each.
+        6 + varint::len(i64::from(self.count))
+    }
+
+    /// What the receipt of the event appended last waits for: the batch's completion (made when the first receipt is
+    /// asked for) and the event's index in it.
+    #[inline]
+    pub(crate) fn receipt(&mut self) -> (Arc<Completion>, u32) {
+        let completion = self.completion.get_or_insert_with(new_completion).clone();
+        (completion, self.count.saturating_sub(1))
+    }
+
+    /// Appends the record if it is an ordinary one and at most `room` bytes long, and returns its size; otherwise
+    /// changes nothing. `room` must lie within the current chunk.
+    ///
+    /// This is the hot path, and the same bytes as [`Encoder::append`] writes. An ordinary record has no headers and
+    /// only lengths and deltas whose varints take one or two bytes (the offset: three); those are put together in
+    /// registers and stored with three fixed-size writes, each of which may reach into bytes that the next one fills.
+    #[inline]
+    pub(crate) fn append_short(&mut self, record: &Record<'_>, timestamp: i64, room: usize) -> Option<usize> {
+        let (key, value) = (record.key.unwrap_or_default(), record.value.unwrap_or_default());
+        let key_zigzag = if record.key.is_some() { (key.len() as u64) << 1 } else { varint::MINUS_ONE };
+        let value_zigzag = if record.value.is_some() { (value.len() as u64) << 1 } else { varint::MINUS_ONE };
+        let time_zigzag = varint::zigzag(timestamp.wrapping_sub(self.base_timestamp));
+        let offset_zigzag = u64::from(self.count) << 1;
+        if (key_zigzag | value_zigzag | time_zigzag) >= varint::SHORT
+            || offset_zigzag >= varint::MEDIUM
+            || !record.headers.is_empty()
+        {
+            return None;
+        }
+        let (time_bits, time_len) = varint::short(time_zigzag);
+        let (offset_bits, offset_len) = varint::medium(offset_zigzag);
+        let (key_bits, key_len) = varint::short(key_zigzag);
+        let (value_bits, value_len) = varint::short(value_zigzag);
+        // Attributes before, the header count behind.
+        let body = 2 + time_len + offset_len + key_len + key.len() + value_len + value.len();
+        let (len_bits, len_len) = varint::short((body as u64) << 1);
+        let size = len_len + body;
+        // The first write takes eight bytes; a record has at least seven.
+        if size > room || size < 8 || (body as u64) << 1 >= varint::SHORT {
+            return None;
+        }
+        let out = self.current.as_mut()?.claim(size);
+        let time_at = len_len + 1;
+        let offset_at = time_at + time_len;
+        let key_len_at = offset_at + offset_len;
+        let key_at = key_len_at + key_len;
+        // 2 + 1 + 2 + 3 bytes at most: one word.
+        let head = len_bits | time_bits << (8 * time_at) | offset_bits << (8 * offset_at);
+        out[..8].copy_from_slice(&head.to_le_bytes());
+        out[key_len_at..key_len_at + 2].copy_from_slice(&(key_bits as u16).to_le_bytes());
+        let value_len_at = copy(out, key_at, key);
+        out[value_len_at..value_len_at + 2].copy_from_slice(&(value_bits as u16).to_le_bytes());
+        let headers_at = copy(out, value_len_at + value_len, value);
+        out[headers_at] = 0;
+        self.max_timestamp = self.max_timestamp.max(timestamp);
+        self.count += 1;
+        self.len += size;
+        Some(size)
     }
 
     /// Appends a record of exactly `size` bytes (from [`Encoder::size_of_next`]) for which there is room
@@ -156,7 +225,7 @@ impl Encoder {
         at = varint::put(&mut prefix, at, nullable(record.key));
         self.count += 1;
         self.len += size;
-        let Some(chunk) = self.chunks.last_mut() else { return };
+        let Some(chunk) = &mut self.current else { return };
         let out = chunk.claim(size);
         let mut end = copy(out, 0, &prefix[..at]);
         end = copy(out, end, record.key.unwrap_or_default());
@@ -174,7 +243,8 @@ impl Encoder {
         if self.count == 0 {
             return None;
         }
-        let done = std::mem::take(self);
+        let mut done = std::mem::take(self);
+        done.full.extend(done.current);
         Some(RecordBatch {
             fixed: Fixed {
                 attributes: 0,
@@ -182,11 +252,17 @@ impl Encoder {
                 max_timestamp: done.max_timestamp,
                 count: done.count,
             },
-            body: Arc::new(Body::new(done.chunks)),
+            body: Arc::new(Body::new(done.full)),
             stamp: Stamp::NONE,
             spans: Spans::whole(done.completion, done.count),
         })
     }
+}
+
+#[cold]
+#[inline(never)]
+fn new_completion() -> Arc<Completion> {
+    Arc::new(Completion::new())
 }
 
 #[inline]

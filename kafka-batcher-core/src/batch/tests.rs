@@ -1,7 +1,5 @@
 //! Property tests of the byte format: what goes in comes out, exactly as long as foretold, however it is split.
 
-use std::sync::Arc;
-
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -140,7 +138,10 @@ fn records_larger_than_a_chunk_get_one_of_their_own() {
     let records = batch.records().unwrap();
     assert_eq!(records[1].value.as_deref(), Some(&large[..]));
     assert_eq!(records[2].headers.len(), 2);
-    assert_eq!((records[2].headers[0].value.as_deref(), records[2].headers[1].value.as_deref()), (None, Some(&b""[..])));
+    assert_eq!(
+        (records[2].headers[0].value.as_deref(), records[2].headers[1].value.as_deref()),
+        (None, Some(&b""[..]))
+    );
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn receipts_of_a_split_batch_get_their_own_offsets() {
     for _ in 0..4 {
         push(&mut encoder, &Record::value("v"), 5);
     }
-    let completion: Arc<_> = encoder.completion();
+    let (completion, _) = encoder.receipt();
     let (left, right) = encoder.seal().unwrap().split(1, &mut Chunk::unpooled).unwrap();
     left.spans().delivered(0, Some(9));
     right.spans().delivered(0, Some(40));

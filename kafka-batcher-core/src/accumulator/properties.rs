@@ -1,0 +1,1 @@
+//! Any sequence of calls, against a model.

@@ -1,0 +1,1 @@
+//! The rules of the accumulator, one by one, in virtual time.
