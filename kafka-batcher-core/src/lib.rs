@@ -12,6 +12,7 @@
 //! - [`Accumulator`]: when a batch is ready;
 //! - [`RecordBatch`]: Kafka's record batch, the memory, wire and disk format in one;
 //! - [`ErrorCode`]: every error of the protocol, classed once;
+//! - [`wire`]: Kafka's requests and answers as bytes;
 //! - [`Backoff`]: how long to wait before trying again;
 //! - [`Completion`]: how an outcome reaches a receipt;
 
@@ -32,10 +33,11 @@ mod record;
 mod rng;
 mod time;
 mod varint;
+pub mod wire;
 
 pub use accumulator::{Accumulator, AccumulatorSettings, FlushReason, Offer, PushError, Pushed, Ready, Sealed};
 pub use backoff::{Backoff, BackoffSettings, BackoffSettingsError};
-pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, RecordBatch, Stamp, sequence_add};
+pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, RecordBatch, Regrouped, Stamp, sequence_add};
 pub use buffer_pool::{Acquire, BufferPool, Chunk, MAX_CHUNK, MIN_CHUNK, Share};
 pub use completion::{Completion, Outcome, Span, Spans};
 pub use delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, Refusal, TopicId};
