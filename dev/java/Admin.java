@@ -27,6 +27,7 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.Properties;
 import java.util.Set;
+import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeoutException;
@@ -34,7 +35,6 @@ import org.apache.kafka.clients.admin.AdminClient;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.Config;
 import org.apache.kafka.clients.admin.ConfigEntry;
-import org.apache.kafka.clients.admin.DescribeClusterResult;
 import org.apache.kafka.clients.admin.NewPartitionReassignment;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
@@ -67,17 +67,24 @@ public final class Admin {
 
     private final String bootstrap;
     private final AdminClient admin;
+    /** For questions, which may be asked again: seen that a call stays with a frozen broker until its time is over. */
+    private final AdminClient impatient;
 
     private Admin(String bootstrap) {
         this.bootstrap = bootstrap;
+        this.admin = client(bootstrap, 5_000, 20_000);
+        this.impatient = client(bootstrap, 1_000, 2_000);
+    }
+
+    private static AdminClient client(String bootstrap, int requestTimeoutMs, int callTimeoutMs) {
         Properties p = new Properties();
         p.put("bootstrap.servers", bootstrap);
-        p.put("client.id", "test-admin");
-        // A broker that a test has frozen must not hold a question for the default 30 s.
-        p.put("request.timeout.ms", "3000");
-        p.put("default.api.timeout.ms", "20000");
+        p.put("request.timeout.ms", requestTimeoutMs);
+        // Not by a call's options: describeTopics asks for the cluster first, and bounds that by this alone.
+        p.put("default.api.timeout.ms", callTimeoutMs);
         p.put("reconnect.backoff.max.ms", "200");
-        this.admin = AdminClient.create(p);
+        p.put("socket.connection.setup.timeout.ms", requestTimeoutMs);
+        return AdminClient.create(p);
     }
 
     public static void main(String[] args) throws Exception {
@@ -101,6 +108,7 @@ public final class Admin {
             out.flush();
         }
         self.admin.close(Duration.ofSeconds(2));
+        self.impatient.close(Duration.ZERO);
     }
 
     private void perform(JsonNode q, ObjectNode a) throws Exception {
@@ -110,8 +118,8 @@ public final class Admin {
             case "create" -> create(q);
             case "grow" -> grow(q);
             case "delete" -> delete(q);
-            case "topics" -> admin.listTopics().names().get().forEach(a.putArray("topics")::add);
-            case "describe" -> describe(text(q, "topic"), a);
+            case "topics" -> patiently(() -> impatient.listTopics().names().get()).forEach(a.putArray("topics")::add);
+            case "describe" -> show(describe(text(q, "topic")), a);
             case "wait" -> waitFor(q, a);
             case "move_leader" -> moveLeader(q);
             case "alter_configs" -> alterConfigs(q);
@@ -132,10 +140,9 @@ public final class Admin {
     // ---- cluster and topics ---------------------------------------------------------------------------------------
 
     private void cluster(ObjectNode a) throws Exception {
-        DescribeClusterResult d = admin.describeCluster();
-        a.put("cluster_id", d.clusterId().get());
+        a.put("cluster_id", patiently(() -> impatient.describeCluster().clusterId().get()));
         ArrayNode nodes = a.putArray("nodes");
-        for (Node n : d.nodes().get()) {
+        for (Node n : patiently(() -> impatient.describeCluster().nodes().get())) {
             nodes.addObject().put("id", n.id()).put("host", n.host()).put("port", n.port());
         }
     }
@@ -169,8 +176,7 @@ public final class Admin {
         until(timeout(q), () -> find(topic) == null, "topic " + topic + " to be gone");
     }
 
-    private void describe(String topic, ObjectNode a) throws Exception {
-        TopicDescription d = admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
+    private static void show(TopicDescription d, ObjectNode a) {
         a.put("topic_id", d.topicId().toString());
         ArrayNode partitions = a.putArray("partitions");
         for (TopicPartitionInfo p : d.partitions()) {
@@ -188,14 +194,15 @@ public final class Admin {
         int partition = q.path("partition").asInt(-1);
         int leader = q.path("leader").asInt(-1);
         int not = q.path("leader_not").asInt(-1);
+        TopicDescription[] last = {null};
         until(timeout(q), () -> {
-            TopicDescription d = find(topic);
+            TopicDescription d = last[0] = find(topic);
             return d != null && d.partitions().stream()
                 .filter(p -> partition < 0 || p.partition() == partition)
                 .allMatch(p -> leader(p) >= 0 && p.isr().size() >= isr
                     && (leader < 0 || leader(p) == leader) && (not < 0 || leader(p) != not));
         }, "topic " + topic + ": " + q);
-        describe(topic, a);
+        show(last[0], a);
     }
 
     /** The way Kafka's own tools do it: put the broker first among the replicas, then elect the preferred one. */
@@ -212,7 +219,7 @@ public final class Admin {
         admin.alterPartitionReassignments(Map.of(tp, Optional.of(new NewPartitionReassignment(replicas)))).all().get();
         until(timeout(q), () -> {
             // Also after the reassignment the broker may still be catching up: ask until it is elected.
-            if (admin.listPartitionReassignments(Set.of(tp)).reassignments().get().containsKey(tp)) return false;
+            if (impatient.listPartitionReassignments(Set.of(tp)).reassignments().get().containsKey(tp)) return false;
             Optional<Throwable> refused = admin.electLeaders(ElectionType.PREFERRED, Set.of(tp)).partitions().get()
                 .getOrDefault(tp, Optional.empty());
             if (refused.isPresent() && !(refused.get() instanceof ElectionNotNeededException)) return false;
@@ -226,7 +233,7 @@ public final class Admin {
         admin.incrementalAlterConfigs(Map.of(resource(q), (Collection<AlterConfigOp>) ops)).all().get();
         // Brokers apply it when they replay the controller's log: the answer to a question shows it.
         until(timeout(q), () -> {
-            Config now = admin.describeConfigs(List.of(resource(q))).all().get().get(resource(q));
+            Config now = impatient.describeConfigs(List.of(resource(q))).all().get().get(resource(q));
             return ops.stream().allMatch(op -> {
                 ConfigEntry e = now.get(op.configEntry().name());
                 return e != null && (e.isSensitive() || op.configEntry().value().equals(e.value()));
@@ -236,7 +243,7 @@ public final class Admin {
 
     private void configs(JsonNode q, ObjectNode a) throws Exception {
         ObjectNode o = a.putObject("configs");
-        for (ConfigEntry e : admin.describeConfigs(List.of(resource(q))).all().get().get(resource(q)).entries()) {
+        for (ConfigEntry e : patiently(() -> impatient.describeConfigs(List.of(resource(q))).all().get()).get(resource(q)).entries()) {
             o.put(e.name(), e.value());
         }
     }
@@ -252,7 +259,7 @@ public final class Admin {
     private void producers(JsonNode q, ObjectNode a) throws Exception {
         TopicPartition tp = new TopicPartition(text(q, "topic"), q.required("partition").asInt());
         ArrayNode list = a.putArray("producers");
-        for (ProducerState s : admin.describeProducers(List.of(tp)).partitionResult(tp).get().activeProducers()) {
+        for (ProducerState s : patiently(() -> impatient.describeProducers(List.of(tp)).partitionResult(tp).get()).activeProducers()) {
             list.addObject().put("producer_id", s.producerId()).put("epoch", s.producerEpoch())
                 .put("last_sequence", s.lastSequence()).put("last_timestamp", s.lastTimestamp())
                 .put("coordinator_epoch", s.coordinatorEpoch().orElse(-1))
@@ -268,8 +275,8 @@ public final class Admin {
             first.put(tp, OffsetSpec.earliest());
             next.put(tp, OffsetSpec.latest());
         }
-        var from = admin.listOffsets(first).all().get();
-        var to = admin.listOffsets(next).all().get();
+        var from = patiently(() -> impatient.listOffsets(first).all().get());
+        var to = patiently(() -> impatient.listOffsets(next).all().get());
         ArrayNode list = a.putArray("partitions");
         from.keySet().stream().sorted((x, y) -> x.partition() - y.partition()).forEach(tp -> list.addObject()
             .put("partition", tp.partition()).put("earliest", from.get(tp).offset()).put("latest", to.get(tp).offset()));
@@ -379,15 +386,28 @@ public final class Admin {
     }
 
     private TopicDescription describe(String topic) throws Exception {
-        return admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
+        return patiently(() -> impatient.describeTopics(List.of(topic)).allTopicNames().get().get(topic));
     }
 
     private TopicDescription find(String topic) throws Exception {
         try {
-            return describe(topic);
+            return impatient.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
         } catch (ExecutionException e) {
             if (e.getCause() instanceof UnknownTopicOrPartitionException || e.getCause() instanceof LeaderNotAvailableException) return null;
             throw e;
+        }
+    }
+
+    /** Asks once more, perhaps another broker, while the answer is that time is over; for 20 s. */
+    private static <T> T patiently(Callable<T> question) throws Exception {
+        long end = System.nanoTime() + 20_000_000_000L;
+        while (true) {
+            try {
+                return question.call();
+            } catch (ExecutionException e) {
+                boolean late = e.getCause() instanceof org.apache.kafka.common.errors.TimeoutException;
+                if (!late || System.nanoTime() > end) throw e;
+            }
         }
     }
 
