@@ -293,6 +293,15 @@ impl EmbeddedKafka {
         Ok(id)
     }
 
+    /// Changes one setting of a topic, by Kafka's name of it; it holds for the next request.
+    ///
+    /// # Errors
+    /// [`ControlError::NoSuchPartition`] if there is no such topic, [`ControlError::Refused`] for a name or value that Kafka would refuse.
+    pub fn set_topic_config(&self, topic: &str, name: &str, value: &str) -> Result<(), ControlError> {
+        self.with_topic(topic, |topic| topic.config.set(name, value))?
+            .map_err(|message| ControlError::Refused { code: ErrorCode::INVALID_CONFIG, message })
+    }
+
     /// The id of a topic.
     #[must_use]
     pub fn topic_id(&self, topic: &str) -> Option<Uuid> {

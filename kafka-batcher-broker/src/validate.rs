@@ -90,7 +90,8 @@ fn one_batch(
     }
     let header = BatchHeader::read(payload).filter(|_| size >= HEADER_LEN).ok_or_else(|| {
         Refusal::new(
-            ErrorCode::CORRUPT_MESSAGE,
+            // Seen on Kafka 4.1: it reads beyond the end, and that exception has no code of its own.
+            ErrorCode::UNKNOWN_SERVER_ERROR,
             format!("a batch of {size} bytes is shorter than its header"),
         )
     })?;
@@ -110,6 +111,10 @@ fn next_size(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         return Err(corrupt(format!("record size {length} is less than the minimum record overhead (14)")));
     };
     match bytes.get(16) {
+        // Seen on Kafka 4.1: there the sum with the 12 bytes before overflows, and this is what comes of it.
+        _ if i32::try_from(length + LOG_OVERHEAD).is_err() => {
+            Err(Refusal::new(ErrorCode::UNKNOWN_SERVER_ERROR, format!("a batch length of {length}")))
+        }
         None => Ok(None),
         Some(magic) if *magic > 2 => Err(corrupt(format!("invalid magic {} found in record", *magic as i8))),
         Some(_) => Ok(Some(length + LOG_OVERHEAD).filter(|size| *size <= bytes.len())),
