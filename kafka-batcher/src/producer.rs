@@ -4,6 +4,8 @@
 //! promises in return: every batch handed to [`Producer::produce`] is answered exactly once, and an answer says
 //! whether the batch may have been written.
 
+pub mod native;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -46,7 +48,7 @@ pub trait Producer: Send + Sync + 'static {
     /// Sends batches, all of them to one leader and at most one for each partition, in one request if they fit, and
     /// resolves when all are answered: one answer for each batch, in the order of the request.
     ///
-    /// Requests to one leader are sent in the order of the calls, as long as its connection lives. A batch that names
+    /// Requests to one leader are sent in the order of the calls, once its connection is up and as long as it lives. A batch that names
     /// the leader it is meant for is sent to that one over that connection, or answered [`ProduceResult::NotSent`].
     ///
     /// [`ProduceResult::NotSent`]: kafka_batcher_core::ProduceResult::NotSent

@@ -1,0 +1,214 @@
+//! From an address to a connection that has said which versions it speaks.
+//!
+//! Every address of a name is tried, in the resolver's order, and the name is resolved again each time. The steps are:
+//! resolve, connect, [here TLS and SASL will join], ask for versions. Each has `connect_timeout`.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use kafka_batcher_core::ErrorCode;
+use kafka_batcher_core::wire::{Api, ApiVersions, FrameBuffer, FrameError, WireError};
+use kafka_batcher_core::wire::{api_versions_request, correlation_of, read_api_versions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use super::Endpoint;
+use super::cluster::Cluster;
+use super::connection::{Connection, Established, Role};
+
+/// How to connect to anything.
+pub(super) struct Connector {
+    pub(super) client_id: Arc<str>,
+    pub(super) connect_timeout: Duration,
+    pub(super) request_timeout: Duration,
+    pub(super) cluster: Weak<Cluster>,
+}
+
+/// Why there is no connection. The message names the address.
+#[derive(Debug, thiserror::Error)]
+#[error("{endpoint}: {}", Listed(.attempts))]
+pub(super) struct ConnectError {
+    endpoint: Endpoint,
+    /// What each resolved address came to; the address only where the endpoint is a name.
+    attempts: Vec<(Option<SocketAddr>, Problem)>,
+}
+
+/// What one address came to.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("the name cannot be resolved ({0}); check its spelling and this machine's DNS")]
+    Resolve(io::Error),
+    #[error("the name was not resolved within {0:?} (connect_timeout); check this machine's DNS")]
+    ResolveTimeout(Duration),
+    #[error("the name has no address")]
+    NoAddress,
+    #[error("nothing listens there (connection refused); is Kafka running, and is this its port?")]
+    Refused,
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    #[error("no connection within {0:?} (connect_timeout); is a firewall in between?")]
+    ConnectTimeout(Duration),
+    #[error("it accepts connections, but does not say within {0:?} (connect_timeout) which versions it speaks; is it a \
+             Kafka broker?")]
+    HandshakeTimeout(Duration),
+    #[error("it closed the connection when asked which versions it speaks; is it a Kafka broker (0.11 or newer), and \
+             this its PLAINTEXT listener?")]
+    HandshakeClosed,
+    #[error("the connection broke when it was asked which versions it speaks: {0}")]
+    HandshakeBroke(io::Error),
+    #[error("{0}")]
+    Frame(FrameError),
+    #[error("its answer about its versions cannot be read ({0}); is it a Kafka broker?")]
+    Wire(WireError),
+    #[error("it answered with correlation id {found} where {expected} was due; is it a Kafka broker?")]
+    Correlation { found: i32, expected: i32 },
+    #[error("it refuses to say which versions it speaks: {} ({})", .0.name(), .0.0)]
+    Code(ErrorCode),
+    #[error("{}", version_gap(*api, *offered))]
+    Versions { api: Api, offered: Option<(i16, i16)> },
+}
+
+fn version_gap(api: Api, offered: Option<(i16, i16)>) -> String {
+    let (name, (oldest, newest)) = (api.name(), api.versions());
+    match offered {
+        Some((from, to)) if to < oldest => format!(
+            "the broker is too old: it speaks {name} {from} to {to}, needed is {oldest} or newer; use Kafka 0.11 or newer"
+        ),
+        Some((from, to)) => format!(
+            "no common version: the broker speaks {name} {from} to {to}, this client {oldest} to {newest}; use a newer \
+             version of this client"
+        ),
+        None => format!("it does not speak {name}; is it a Kafka broker that clients may use (not a controller)?"),
+    }
+}
+
+struct Listed<'a>(&'a [(Option<SocketAddr>, Problem)]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (address, problem)) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            match address {
+                Some(address) => write!(f, "{separator}at {address} {problem}")?,
+                None => write!(f, "{separator}{problem}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Connector {
+    /// Tries every address of the endpoint.
+    pub(super) async fn connect(&self, endpoint: &Endpoint, role: Role) -> Result<Arc<Connection>, ConnectError> {
+        let fail = |attempts| ConnectError { endpoint: endpoint.clone(), attempts };
+        let addresses = match timeout(self.connect_timeout, lookup_host((endpoint.host.as_str(), endpoint.port))).await
+        {
+            Ok(Ok(addresses)) => addresses,
+            Ok(Err(error)) => return Err(fail(vec![(None, Problem::Resolve(error))])),
+            Err(_) => return Err(fail(vec![(None, Problem::ResolveTimeout(self.connect_timeout))])),
+        };
+        let mut attempts = Vec::new();
+        for address in addresses {
+            match self.try_address(endpoint, address, role).await {
+                Ok(connection) => return Ok(connection),
+                Err(problem) => {
+                    let is_name = address.ip().to_string() != endpoint.host;
+                    attempts.push((is_name.then_some(address), problem));
+                }
+            }
+        }
+        if attempts.is_empty() {
+            attempts.push((None, Problem::NoAddress));
+        }
+        Err(fail(attempts))
+    }
+
+    async fn try_address(
+        &self,
+        endpoint: &Endpoint,
+        address: SocketAddr,
+        role: Role,
+    ) -> Result<Arc<Connection>, Problem> {
+        let mut stream = match timeout(self.connect_timeout, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(Problem::Refused),
+            Ok(Err(error)) => return Err(Problem::Connect(error)),
+            Err(_) => return Err(Problem::ConnectTimeout(self.connect_timeout)),
+        };
+        // Requests are written whole; waiting for more would only add latency.
+        stream.set_nodelay(true).map_err(Problem::Connect)?;
+        let mut frames = FrameBuffer::default();
+        let handshake = self.ask_versions(&mut stream, &mut frames);
+        let versions = match timeout(self.connect_timeout, handshake).await {
+            Ok(versions) => versions?,
+            Err(_) => return Err(Problem::HandshakeTimeout(self.connect_timeout)),
+        };
+        for api in [Api::Produce, Api::Metadata] {
+            if versions.common(api).is_none() {
+                return Err(Problem::Versions { api, offered: versions.offered(api) });
+            }
+        }
+        tracing::debug!(%endpoint, %address, ?role, "connected");
+        let about = Established {
+            name: endpoint.to_string(),
+            role,
+            versions,
+            client_id: self.client_id.clone(),
+            request_timeout: self.request_timeout,
+            cluster: self.cluster.clone(),
+        };
+        Ok(Connection::start(about, stream, frames))
+    }
+
+    async fn ask_versions(
+        &self,
+        stream: &mut TcpStream,
+        frames: &mut FrameBuffer,
+    ) -> Result<ApiVersions, Problem> {
+        for (correlation, version) in [(0, 3), (1, 0)] {
+            let request =
+                api_versions_request(version, correlation, &self.client_id, env!("CARGO_PKG_VERSION"));
+            stream.write_all(&request).await.map_err(broke)?;
+            let (code, versions) = read_versions(stream, frames, correlation, version).await?;
+            match code {
+                ErrorCode(0) => return Ok(versions),
+                ErrorCode::UNSUPPORTED_VERSION if version > 0 => {}
+                code => return Err(Problem::Code(code)),
+            }
+        }
+        Err(Problem::Code(ErrorCode::UNSUPPORTED_VERSION))
+    }
+}
+
+async fn read_versions(
+    stream: &mut TcpStream,
+    frames: &mut FrameBuffer,
+    expected: i32,
+    version: i16,
+) -> Result<(ErrorCode, ApiVersions), Problem> {
+    loop {
+        if let Some(frame) = frames.next_frame().map_err(Problem::Frame)? {
+            let found = correlation_of(frame).map_err(Problem::Wire)?;
+            if found != expected {
+                return Err(Problem::Correlation { found, expected });
+            }
+            return read_api_versions(frame, version).map_err(Problem::Wire);
+        }
+        match stream.read(frames.space()).await.map_err(broke)? {
+            0 => return Err(Problem::HandshakeClosed),
+            n => frames.filled(n),
+        }
+    }
+}
+
+/// A peer that does not like the request may reset instead of closing.
+fn broke(error: io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Problem::HandshakeClosed,
+        _ => Problem::HandshakeBroke(error),
+    }
+}

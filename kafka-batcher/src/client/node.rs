@@ -1,0 +1,96 @@
+//! One broker of the cluster: where it is, the connection to it, and when the next attempt to connect may be made.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kafka_batcher_core::Backoff;
+use tokio::time::Instant;
+
+use super::Endpoint;
+use super::connection::Connection;
+
+pub(crate) struct Node {
+    pub(super) id: i32,
+    /// The number of the connection that is open or will be opened next. Counts closed ones.
+    generation: AtomicU64,
+    /// Held while connecting, so that there is one attempt at a time.
+    pub(super) connecting: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+struct State {
+    endpoint: Endpoint,
+    connection: Option<Arc<Connection>>,
+    backoff: Backoff,
+    failure: Option<Failure>,
+}
+
+/// A failed attempt.
+#[derive(Clone)]
+struct Failure {
+    /// No other attempt before.
+    until: Instant,
+    message: Arc<str>,
+}
+
+impl Node {
+    pub(super) fn new(id: i32, endpoint: Endpoint, backoff: Backoff) -> Self {
+        Node {
+            id,
+            generation: AtomicU64::new(1),
+            connecting: tokio::sync::Mutex::new(()),
+            state: Mutex::new(State { endpoint, connection: None, backoff, failure: None }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn endpoint(&self) -> Endpoint {
+        self.lock().endpoint.clone()
+    }
+
+    /// The broker is at another address now: no reason to wait with the next attempt.
+    pub(super) fn move_to(&self, endpoint: Endpoint) {
+        let mut state = self.lock();
+        if state.endpoint != endpoint {
+            state.endpoint = endpoint;
+            state.failure = None;
+        }
+    }
+
+    pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
+        self.lock().connection.clone()
+    }
+
+    /// What the last attempt failed of, while it is too early for the next.
+    pub(super) fn recent_failure(&self, now: Instant) -> Option<Arc<str>> {
+        self.lock().failure.as_ref().filter(|failure| failure.until > now).map(|failure| failure.message.clone())
+    }
+
+    pub(super) fn connected(&self, connection: Arc<Connection>) {
+        let mut state = self.lock();
+        state.backoff.reset();
+        state.failure = None;
+        state.connection = Some(connection);
+    }
+
+    pub(super) fn failed(&self, message: Arc<str>, now: Instant) {
+        let mut state = self.lock();
+        let until = now + state.backoff.next_delay();
+        state.failure = Some(Failure { until, message });
+    }
+
+    /// Connection number `generation` is over.
+    pub(super) fn disconnected(&self, generation: u64) {
+        let mut state = self.lock();
+        // Before the connection is let go: who finds none must find the next one's number.
+        let _ = self.generation.compare_exchange(generation, generation + 1, Ordering::AcqRel, Ordering::Acquire);
+        state.connection = None;
+    }
+}

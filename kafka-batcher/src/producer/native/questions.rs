@@ -1,0 +1,152 @@
+//! What a producer asks besides producing: topics, an id, the state of a producer. With the words for each refusal.
+
+use std::sync::Arc;
+
+use kafka_batcher_core::wire::{
+    Api, TopicMetadata, describe_producers_request, init_producer_id_request, read_described_partition,
+    read_init_producer_id,
+};
+use kafka_batcher_core::{ErrorClass, ErrorCode, Leader, ProducerIdentity, ProducerState};
+
+use crate::client::{Client, name};
+use crate::producer::{MissingTopic, ProducerError, TopicInfo};
+
+pub(super) async fn topic(
+    client: &Client,
+    topic: &str,
+    missing: MissingTopic,
+) -> Result<TopicInfo, ProducerError> {
+    let answer = client.metadata(&[Arc::from(topic)], missing).await?;
+    let Some(found) = answer.topics.iter().find(|found| found.name == topic) else {
+        let message = format!("the cluster's answer leaves out topic {topic:?}");
+        return Err(ProducerError { class: ErrorClass::Retriable, code: None, message });
+    };
+    if found.code.0 != 0 {
+        return Err(refusal(found, topic, missing));
+    }
+    match client.cluster.topic(topic) {
+        Some((topic_id, count)) if count > 0 => {
+            Ok(TopicInfo { topic_id, partitions: i32::try_from(count).unwrap_or(i32::MAX) })
+        }
+        _ => {
+            let message = format!("topic {topic:?} has no partitions yet");
+            Err(ProducerError { class: ErrorClass::Retriable, code: None, message })
+        }
+    }
+}
+
+fn refusal(found: &TopicMetadata, topic: &str, missing: MissingTopic) -> ProducerError {
+    let code = found.code;
+    let (class, message) = match (code, missing) {
+        (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, MissingTopic::Refuse) => (
+            ErrorClass::Unavailable,
+            format!(
+                "topic {topic:?} does not exist; create it (kafka-topics.sh --create --topic {topic}), or let the \
+                 broker create it (allow_topic_auto_creation)"
+            ),
+        ),
+        (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, MissingTopic::Create) => (
+            code.class(),
+            format!(
+                "topic {topic:?} does not exist yet, the broker was asked to create it; if it stays so, the broker may \
+                 not (auto.create.topics.enable)"
+            ),
+        ),
+        (ErrorCode::LEADER_NOT_AVAILABLE, _) => {
+            (code.class(), format!("topic {topic:?} has no leaders yet; it is perhaps being created"))
+        }
+        (ErrorCode::INVALID_TOPIC_EXCEPTION, _) => (
+            code.class(),
+            format!(
+                "{topic:?} cannot be the name of a topic: 1 to 249 of the characters a-z A-Z 0-9 . _ - are, and not \
+                 \".\" or \"..\""
+            ),
+        ),
+        (ErrorCode::TOPIC_AUTHORIZATION_FAILED, _) => (
+            code.class(),
+            format!("this client is not allowed to see topic {topic:?}; it needs DESCRIBE and WRITE on it"),
+        ),
+        _ => (code.class(), format!("topic {topic:?}: the broker answered {}", name(code))),
+    };
+    ProducerError { class, code: Some(code), message }
+}
+
+pub(super) async fn init_producer_id(client: &Client) -> Result<ProducerIdentity, ProducerError> {
+    let request = |version| init_producer_id_request(version, 0, &client.client_id);
+    let Some((connection, answer)) = client.ask(Api::InitProducerId, request, read_init_producer_id).await? else {
+        let message = "the broker gives no producer ids (it does not speak InitProducerId in a version of this \
+                       client's); idempotence needs Kafka 0.11 or newer"
+            .to_owned();
+        return Err(ProducerError { class: ErrorClass::Unavailable, code: None, message });
+    };
+    connection.throttle(answer.throttle_ms);
+    let fail = |class, code, message| Err(ProducerError { class, code, message });
+    match answer.code {
+        // Seen on a broker that starts: an id of -1. It must never be stamped.
+        ErrorCode(0) if answer.producer_id < 0 || answer.epoch < 0 => {
+            let (id, at) = (answer.producer_id, connection.name());
+            fail(ErrorClass::Retriable, None, format!("{at} gave {id} as producer id; it is perhaps starting up"))
+        }
+        ErrorCode(0) => Ok(ProducerIdentity { id: answer.producer_id, epoch: answer.epoch }),
+        code @ ErrorCode::CLUSTER_AUTHORIZATION_FAILED => fail(
+            code.class(),
+            Some(code),
+            "this client is not allowed to get a producer id; before Kafka 2.8 it needs IDEMPOTENT_WRITE on the cluster, \
+             later WRITE on any topic"
+                .to_owned(),
+        ),
+        code => fail(code.class(), Some(code), format!("{} gave no producer id: {}", connection.name(), name(code))),
+    }
+}
+
+pub(super) async fn describe_producer(
+    client: &Client,
+    topic: &str,
+    partition: i32,
+    producer_id: i64,
+) -> (ProducerState, Option<Leader>) {
+    let failed = |message: String| ProducerState::Failed { message };
+    let Some((mut leader, node)) = client.cluster.place(topic, partition) else {
+        client.cluster.want_refresh();
+        return (failed(format!("nobody is known to lead {topic}-{partition}")), None);
+    };
+    let connection = match client.with_node(&node, Arc::clone).await {
+        Ok(connection) => connection,
+        Err(why) => return (failed(why.to_string()), None),
+    };
+    leader.connection = connection.generation();
+    if connection.version(Api::DescribeProducers).is_none() {
+        return (ProducerState::Unanswerable, Some(leader));
+    }
+    let request = describe_producers_request(0, &client.client_id, topic, partition);
+    let answer = match connection.ask(request).await {
+        Ok(answer) => answer,
+        Err(lost) => return (failed(lost.to_string()), Some(leader)),
+    };
+    let state = match read_described_partition(&answer, topic, partition, producer_id) {
+        Err(error) => {
+            connection.shut();
+            failed(format!("the answer of {} to DescribeProducers cannot be read: {error}", connection.name()))
+        }
+        Ok(None) => failed(format!("the answer of {} leaves out {topic}-{partition}", connection.name())),
+        Ok(Some(found)) => {
+            connection.throttle(found.throttle_ms);
+            match (found.code, found.producer) {
+                (ErrorCode(0), None) => ProducerState::Unknown,
+                (ErrorCode(0), Some((epoch, last_sequence))) => {
+                    // The protocol has 32 bits here and 16 everywhere else.
+                    ProducerState::Known { epoch: i16::try_from(epoch).unwrap_or(-1), last_sequence }
+                }
+                (ErrorCode::TOPIC_AUTHORIZATION_FAILED | ErrorCode::UNSUPPORTED_VERSION, _) => {
+                    ProducerState::Unanswerable
+                }
+                (code, _) => {
+                    client.cluster.want_refresh();
+                    let words = found.message.map(|words| format!(": {words}")).unwrap_or_default();
+                    failed(format!("broker {} answered DescribeProducers with {}{words}", leader.node, name(code)))
+                }
+            }
+        }
+    };
+    (state, Some(leader))
+}
