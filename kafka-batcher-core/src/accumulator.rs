@@ -45,7 +45,7 @@ use crate::time::Time;
 pub struct Offer<'a> {
     /// Which lane: 0 where events are collected by partition, else what [`Accumulator::add_lane`] answered.
     pub lane: usize,
-    /// The event. Its own `timestamp` and `partition` are not looked at.
+    /// The event. Of its own `timestamp` only whether there is one matters, its `partition` not at all.
     pub record: &'a Record<'a>,
     /// Its time in milliseconds since the Unix epoch: the record's own or that of acceptance.
     pub timestamp: i64,
@@ -203,29 +203,35 @@ impl Accumulator {
         mut clock: impl FnMut() -> Time,
     ) -> Result<Pushed, PushError> {
         let events = self.events + 1;
-        // A lane's `room` is what it takes without any question: it is 0 before the first event of a batch, and
-        // ends before the chunk and the byte limit do.
+        // What a lane takes these ways needs no further question: not the first event of a batch, and nothing
+        // that reaches the end of the chunk or the byte limit.
         if events < self.check_at
             && !offer.flush_after
             && let Some(lane) = self.lanes.get_mut(offer.lane)
-            && let Some(size) = lane.encoder.append_short(offer.record, offer.timestamp, lane.room)
+            && (lane.encoder.append_short(offer.record, offer.timestamp)
+                || lane.encoder.append_within(offer.record, offer.timestamp))
         {
-            lane.room -= size;
             self.events = events;
             let receipt = if offer.want_receipt { Some(lane.encoder.receipt()) } else { None };
             return Ok(Pushed { ready: Ready::No, receipt });
         }
-        self.push_any(&offer, spare, &mut clock)
+        // In parts, so that they stay in registers as long as this line is not reached.
+        let Offer { lane, record, timestamp, flush_after, want_receipt } = offer;
+        self.push_any(lane, record, timestamp, (flush_after, want_receipt), spare, &mut clock)
     }
 
-    /// The whole rule, for every event that the short way above does not take.
+    /// The whole rule, for every event that the ways above do not take.
     #[inline(never)]
     fn push_any(
         &mut self,
-        offer: &Offer<'_>,
+        lane: usize,
+        record: &Record<'_>,
+        timestamp: i64,
+        (flush_after, want_receipt): (bool, bool),
         spare: &mut Option<Chunk>,
         clock: &mut dyn FnMut() -> Time,
     ) -> Result<Pushed, PushError> {
+        let offer = Offer { lane, record, timestamp, flush_after, want_receipt };
         let limit = self.settings.max_batch_bytesize;
         let (index, lanes) = (offer.lane, self.lanes.len());
         let lane = self.lanes.get_mut(index).ok_or(PushError::NoSuchLane { lane: index, lanes })?;
@@ -272,7 +278,7 @@ impl Accumulator {
             lane.update_room(limit);
             receipt = offer.want_receipt.then(|| lane.encoder.receipt());
         }
-        self.evaluate(offer, &mut now);
+        self.evaluate(&offer, &mut now);
 
         let ready = if !self.outbound.is_empty() {
             Ready::Sealed

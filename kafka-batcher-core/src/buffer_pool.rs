@@ -118,6 +118,19 @@ impl Chunk {
         self.bytes.len() - self.len
     }
 
+    /// The next `n` bytes if they end at `end` at the latest and within the chunk; otherwise claims nothing.
+    #[inline]
+    pub(crate) fn claim_before(&mut self, n: usize, end: usize) -> Option<&mut [u8]> {
+        let start = self.len;
+        let stop = start + n;
+        if stop > end {
+            return None;
+        }
+        let out = self.bytes.get_mut(start..stop)?;
+        self.len = stop;
+        Some(out)
+    }
+
     /// The next `n` bytes, to be filled by the caller, who has checked [`Chunk::remaining`]; shorter if less is left.
     #[inline]
     pub(crate) fn claim(&mut self, n: usize) -> &mut [u8] {

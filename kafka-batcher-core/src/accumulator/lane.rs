@@ -10,16 +10,13 @@ use crate::time::Time;
 pub(super) struct Lane {
     pub(super) partition: i32,
     pub(super) encoder: Encoder,
-    /// How large a record may be to be appended without a question: it fits the chunk, and the batch is not full
-    /// afterwards. 0 while nothing is open.
-    pub(super) room: usize,
     /// Acceptance of the oldest event; means nothing while nothing is open.
     pub(super) opened: Time,
 }
 
 impl Lane {
     fn new(partition: i32) -> Self {
-        Lane { partition, encoder: Encoder::default(), room: 0, opened: Time::ZERO }
+        Lane { partition, encoder: Encoder::default(), opened: Time::ZERO }
     }
 
     /// Bytes of the batch so far, and the size of the chunk that a record of `size` bytes needs, if it needs one.
@@ -27,9 +24,10 @@ impl Lane {
         (self.encoder.encoded_len(), self.encoder.chunk_needed(size))
     }
 
+    /// To be called after an event that was not appended the short way: allows that until the batch may be full.
     pub(super) fn update_room(&mut self, limit: usize) {
         let below_full = limit.saturating_sub(self.encoder.encoded_len() + SMALLEST_MAX);
-        self.room = self.encoder.chunk_remaining().min(below_full);
+        self.encoder.set_room(below_full);
     }
 
     /// True if not even the smallest event fits any more.

@@ -90,7 +90,6 @@ impl Queue {
 
     /// Seals the lane's batch and returns how many events were in it.
     fn seal(&mut self, lane: &mut Lane, reason: FlushReason) -> u64 {
-        lane.room = 0;
         let Some(batch) = lane.encoder.seal() else { return 0 };
         let events = u64::from(batch.count());
         self.0.push_back(Sealed { partition: lane.partition, batch, reason, opened: lane.opened });

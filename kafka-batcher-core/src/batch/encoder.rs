@@ -1,7 +1,8 @@
 //! Builds a batch in place: the exact size of a record is known before a byte of it is written, its bytes are copied
 //! once into the partition's current chunk, and the header is made when the batch is sealed.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use super::{Body, Fixed, HEADER_LEN, OwnedRecord, RecordBatch, Stamp};
 use crate::buffer_pool::{Chunk, MAX_CHUNK, MIN_CHUNK};
@@ -90,12 +91,44 @@ pub(crate) struct Encoder {
     /// The chunk being filled: inline, so that an append follows one pointer less.
     current: Option<Chunk>,
     full: Vec<Chunk>,
-    len: usize,
+    /// Bytes written in `full`.
+    full_len: usize,
     count: u32,
     base_timestamp: i64,
     max_timestamp: i64,
     completion: Option<Arc<Completion>>,
+    /// The events whose time the user gave, as ranges of indices.
+    given: Vec<Range<u32>>,
+    next: Next,
+    /// The current chunk may be filled up to here by `append_short` and `append_within`.
+    short_end: usize,
 }
+
+/// Attributes, timestamp delta and offset delta of the next record, as encoded, if it has the same time as the one
+/// before it. Successive offsets differ by 2 in the varint's first byte, so that keeping them ready takes one addition.
+#[derive(Default)]
+struct Next {
+    timestamp: i64,
+    bits: u64,
+    /// What `bits` grows by from one record to the next.
+    step: u64,
+    /// Length in bytes: at most 5.
+    width: u8,
+    /// Where in a word the next byte goes.
+    key_shift: u8,
+    /// Good while fewer records than this are in the batch.
+    until: u32,
+}
+
+impl std::fmt::Debug for Next {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A cache is no state: it may differ where nothing else does.
+        f.write_str("..")
+    }
+}
+
+/// With a value of this length and a key below 64 bytes, every length of a record takes at most two bytes as a varint.
+const SHORT_VALUE: usize = varint::SHORT as usize / 2 - 128;
 
 impl Encoder {
     pub(crate) fn is_empty(&self) -> bool {
@@ -104,7 +137,7 @@ impl Encoder {
 
     /// Size on the wire if it were sealed now, in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
-        HEADER_LEN + self.len
+        HEADER_LEN + self.full_len + self.chunk_written()
     }
 
     /// Exactly how many bytes the record would add.
@@ -134,11 +167,16 @@ impl Encoder {
     }
 
     pub(crate) fn add_chunk(&mut self, chunk: Chunk) {
+        self.full_len += self.chunk_written();
         self.full.extend(self.current.replace(chunk));
+        self.short_end = 0;
     }
 
-    /// Bytes left in the current chunk.
-    pub(crate) fn chunk_remaining(&self) -> usize {
+    fn chunk_written(&self) -> usize {
+        self.current.as_ref().map_or(0, |chunk| chunk.written().len())
+    }
+
+    fn chunk_remaining(&self) -> usize {
         self.current.as_ref().map_or(0, Chunk::remaining)
     }
 
@@ -156,54 +194,107 @@ impl Encoder {
         (completion, self.count.saturating_sub(1))
     }
 
-    /// Appends the record if it is an ordinary one and at most `room` bytes long, and returns its size; otherwise
-    /// changes nothing. `room` must lie within the current chunk.
+    /// Lets [`Encoder::append_short`] and [`Encoder::append_within`] append at most this many bytes, from now on and in all: as far as nobody need be
+    /// asked. What lies beyond the current chunk counts for nothing.
+    pub(crate) fn set_room(&mut self, bytes: usize) {
+        let written = self.chunk_written();
+        self.short_end = written + bytes.min(self.chunk_remaining());
+    }
+
+    /// Appends the record if it is an ordinary one for which there is room ([`Encoder::set_room`]); otherwise changes
+    /// nothing and says so.
     ///
-    /// This is the hot path, and the same bytes as [`Encoder::append`] writes. An ordinary record has no headers and
-    /// only lengths and deltas whose varints take one or two bytes (the offset: three); those are put together in
-    /// registers and stored with three fixed-size writes, each of which may reach into bytes that the next one fills.
-    #[inline]
-    pub(crate) fn append_short(&mut self, record: &Record<'_>, timestamp: i64, room: usize) -> Option<usize> {
-        let (key, value) = (record.key.unwrap_or_default(), record.value.unwrap_or_default());
-        let key_zigzag = if record.key.is_some() { (key.len() as u64) << 1 } else { varint::MINUS_ONE };
-        let value_zigzag = if record.value.is_some() { (value.len() as u64) << 1 } else { varint::MINUS_ONE };
-        let time_zigzag = varint::zigzag(timestamp.wrapping_sub(self.base_timestamp));
-        let offset_zigzag = u64::from(self.count) << 1;
-        if (key_zigzag | value_zigzag | time_zigzag) >= varint::SHORT
-            || offset_zigzag >= varint::MEDIUM
+    /// This is the hot path; it writes the same bytes as [`Encoder::append`]. An ordinary record has no headers and
+    /// no time of its own, a key shorter than 64 bytes or none, and a value of up to 8 000. Whatever stands before its key is put together
+    /// in a register and stored in one write of eight bytes, which may reach into what is filled afterwards.
+    #[inline(always)]
+    pub(crate) fn append_short(&mut self, record: &Record<'_>, timestamp: i64) -> bool {
+        let Some(value) = record.value else { return false };
+        // A null key has length -1, which is 1 in the varint.
+        let (key, key_bits) =
+            record.key.map_or((&[][..], varint::MINUS_ONE), |key| (key, (key.len() as u64) << 1));
+        if key.len() >= 64
+            || value.len() > SHORT_VALUE
             || !record.headers.is_empty()
+            || record.timestamp.is_some()
         {
-            return None;
+            return false;
         }
-        let (time_bits, time_len) = varint::short(time_zigzag);
-        let (offset_bits, offset_len) = varint::medium(offset_zigzag);
-        let (key_bits, key_len) = varint::short(key_zigzag);
-        let (value_bits, value_len) = varint::short(value_zigzag);
-        // Attributes before, the header count behind.
-        let body = 2 + time_len + offset_len + key_len + key.len() + value_len + value.len();
-        let (len_bits, len_len) = varint::short((body as u64) << 1);
-        let size = len_len + body;
+        if (timestamp != self.next.timestamp || self.count >= self.next.until) && !self.foretell(timestamp) {
+            return false;
+        }
+        let (value_bits, value_width) = varint::short((value.len() as u64) << 1);
+        // The key's length before it, the number of headers behind the value.
+        let body = usize::from(self.next.width) + 1 + key.len() + value_width + value.len() + 1;
+        let (len_bits, len_width) = varint::short((body as u64) << 1);
+        let size = len_width + body;
         // The first write takes eight bytes; a record has at least seven.
-        if size > room || size < 8 || (body as u64) << 1 >= varint::SHORT {
-            return None;
+        if size < 8 {
+            return false;
         }
-        let out = self.current.as_mut()?.claim(size);
-        let time_at = len_len + 1;
-        let offset_at = time_at + time_len;
-        let key_len_at = offset_at + offset_len;
-        let key_at = key_len_at + key_len;
-        // 2 + 1 + 2 + 3 bytes at most: one word.
-        let head = len_bits | time_bits << (8 * time_at) | offset_bits << (8 * offset_at);
-        out[..8].copy_from_slice(&head.to_le_bytes());
-        out[key_len_at..key_len_at + 2].copy_from_slice(&(key_bits as u16).to_le_bytes());
-        let value_len_at = copy(out, key_at, key);
-        out[value_len_at..value_len_at + 2].copy_from_slice(&(value_bits as u16).to_le_bytes());
-        let headers_at = copy(out, value_len_at + value_len, value);
-        out[headers_at] = 0;
-        self.max_timestamp = self.max_timestamp.max(timestamp);
+        let Some(out) = self.current.as_mut().and_then(|chunk| chunk.claim_before(size, self.short_end))
+        else {
+            return false;
+        };
+        let head = len_bits | (self.next.bits | key_bits << self.next.key_shift) << (8 * len_width);
+        let key_at = len_width + usize::from(self.next.width) + 1;
+        self.next.bits += self.next.step;
         self.count += 1;
-        self.len += size;
-        Some(size)
+        if timestamp > self.max_timestamp {
+            self.max_timestamp = timestamp;
+        }
+        out[..8].copy_from_slice(&head.to_le_bytes());
+        let key_end = key_at + key.len();
+        copy_short(&mut out[key_at..key_end], key);
+        out[key_end..key_end + 2].copy_from_slice(&(value_bits as u16).to_le_bytes());
+        let value_at = key_end + value_width;
+        let value_end = value_at + value.len();
+        out[value_end] = 0;
+        // Last, so that little need be kept over the call.
+        out[value_at..value_end].copy_from_slice(value);
+        true
+    }
+
+    /// As [`Encoder::append_short`], for any record: with headers, a long key, a long value.
+    #[inline(never)]
+    pub(crate) fn append_within(&mut self, record: &Record<'_>, timestamp: i64) -> bool {
+        let Ok(measured) = Measured::of(record) else { return false };
+        let size = self.size_of_next(measured, timestamp);
+        // The first record of a batch finds no room.
+        let fits = self.chunk_written() + size <= self.short_end;
+        if fits {
+            self.append(record, timestamp, measured, size);
+        }
+        fits
+    }
+
+    /// Puts together what stands between the length and the key of the next record, if that is possible.
+    #[inline(never)]
+    fn foretell(&mut self, timestamp: i64) -> bool {
+        let time = varint::zigzag(timestamp.wrapping_sub(self.base_timestamp));
+        let offset = u64::from(self.count) << 1;
+        if self.count == 0 || time >= varint::SHORT || offset >= varint::MEDIUM {
+            return false;
+        }
+        let (time_bits, time_width) = varint::short(time);
+        let (offset_bits, offset_width) = varint::medium(offset);
+        let width = 1 + time_width + offset_width;
+        // With two bytes of length before it and one of the key's behind, it must fit a word.
+        if width > 5 {
+            return false;
+        }
+        let offset_at = 8 * (1 + time_width);
+        self.next = Next {
+            timestamp,
+            // Attributes, the lowest byte, are 0.
+            bits: time_bits << 8 | offset_bits << offset_at,
+            step: 2 << offset_at,
+            width: width as u8,
+            key_shift: 8 * width as u8,
+            // From there on the offset's first byte carries into its second.
+            until: (self.count | 63) + 1,
+        };
+        true
     }
 
     /// Appends a record of exactly `size` bytes (from [`Encoder::size_of_next`]) for which there is room
@@ -223,8 +314,12 @@ impl Encoder {
         at = varint::put(&mut prefix, at, delta);
         at = varint::put(&mut prefix, at, i64::from(self.count));
         at = varint::put(&mut prefix, at, nullable(record.key));
+        if record.timestamp.is_some() {
+            mark_given(&mut self.given, self.count);
+        }
         self.count += 1;
-        self.len += size;
+        // Stays right for the time that it was made for.
+        self.next.bits = self.next.bits.wrapping_add(self.next.step);
         let Some(chunk) = &mut self.current else { return };
         let out = chunk.claim(size);
         let mut end = copy(out, 0, &prefix[..at]);
@@ -252,10 +347,22 @@ impl Encoder {
                 max_timestamp: done.max_timestamp,
                 count: done.count,
             },
-            body: Arc::new(Body::new(done.full)),
+            body: Arc::new(Body::new(done.full, done.given)),
             stamp: Stamp::NONE,
+            crc: OnceLock::new(),
             spans: Spans::whole(done.completion, done.count),
         })
+    }
+}
+
+/// Notes that the time of event `index`, appended now, is the user's: a broker that refuses it refuses the event, while
+/// a time of ours that is refused holds the partition (delivery-rules.md section 3).
+#[cold]
+#[inline(never)]
+fn mark_given(given: &mut Vec<Range<u32>>, index: u32) {
+    match given.last_mut() {
+        Some(range) if range.end == index => range.end += 1,
+        _ => given.push(index..index + 1),
     }
 }
 
@@ -272,6 +379,23 @@ fn copy(out: &mut [u8], at: usize, bytes: &[u8]) -> usize {
     end
 }
 
+/// As `copy_from_slice`, for slices that are mostly short: keys. Two overlapping words instead of a call.
+#[inline(always)]
+fn copy_short(to: &mut [u8], from: &[u8]) {
+    if from.len() <= 16
+        && let (Some(first), Some(last)) = (from.first_chunk::<8>(), from.last_chunk::<8>())
+    {
+        if let Some(to) = to.first_chunk_mut() {
+            *to = *first;
+        }
+        if let Some(to) = to.last_chunk_mut() {
+            *to = *last;
+        }
+    } else {
+        to.copy_from_slice(from);
+    }
+}
+
 fn put_headers(record: &Record<'_>, out: &mut [u8], at: usize) {
     let mut end = varint::put(out, at, record.headers.len() as i64);
     for header in record.headers {
@@ -282,7 +406,8 @@ fn put_headers(record: &Record<'_>, out: &mut [u8], at: usize) {
     }
 }
 
-/// One batch of all these records, in one chunk.
+/// One batch of all these records, in one chunk. Whose times the user gave is not said in `records`:
+/// the caller knows.
 pub(super) fn encode_all(records: &[OwnedRecord], chunk: &mut dyn FnMut(usize) -> Chunk) -> RecordBatch {
     let mut encoder = Encoder::default();
     let mut size = 0;
@@ -300,10 +425,12 @@ pub(super) fn encode_all(records: &[OwnedRecord], chunk: &mut dyn FnMut(usize) -
             }
         });
     }
+    encoder.given = Vec::new();
     encoder.seal().unwrap_or_else(|| RecordBatch {
-        body: Arc::new(Body::new(Vec::new())),
+        body: Arc::new(Body::new(Vec::new(), Vec::new())),
         fixed: Fixed { attributes: 0, base_timestamp: 0, max_timestamp: 0, count: 0 },
         stamp: Stamp::NONE,
+        crc: OnceLock::new(),
         spans: Spans::default(),
     })
 }
