@@ -20,16 +20,19 @@
 //! | 57 | 4 | number of records | seal |
 //!
 //! A sealed batch is immutable but for its [`Stamp`]; its body is shared, so that a request in flight, a retry and the
-//! outbox hold the same bytes, and giving it a new stamp recomputes only the CRC of the 40 header bytes: the body's
-//! own CRC is computed once, off every lock, and the two are combined.
+//! outbox hold the same bytes. The CRC covers the stamp, so it is computed after stamping, off every lock, once for as
+//! long as the stamp stays.
 
 pub(crate) mod decoder;
 pub(crate) mod encoder;
+mod regroup;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 pub use self::decoder::{OwnedHeader, OwnedRecord};
+pub use self::regroup::Regrouped;
 use crate::buffer_pool::Chunk;
 use crate::completion::Spans;
 use crate::error::DecodeError;
@@ -69,6 +72,8 @@ pub struct RecordBatch {
     body: Arc<Body>,
     fixed: Fixed,
     stamp: Stamp,
+    /// Of the bytes with this stamp.
+    crc: OnceLock<u32>,
     spans: Spans,
 }
 
@@ -85,19 +90,14 @@ struct Fixed {
 struct Body {
     chunks: Vec<Chunk>,
     len: usize,
-    crc: OnceLock<u32>,
+    /// The events whose time the user gave, as ascending ranges of indices; all others got theirs at acceptance.
+    given: Vec<Range<u32>>,
 }
 
 impl Body {
-    fn new(chunks: Vec<Chunk>) -> Self {
+    fn new(chunks: Vec<Chunk>, given: Vec<Range<u32>>) -> Self {
         let len = chunks.iter().map(|chunk| chunk.written().len()).sum();
-        Body { chunks, len, crc: OnceLock::new() }
-    }
-
-    fn crc(&self) -> u32 {
-        *self.crc.get_or_init(|| {
-            self.chunks.iter().fold(0, |crc, chunk| crc32c::crc32c_append(crc, chunk.written()))
-        })
+        Body { chunks, len, given }
     }
 }
 
@@ -135,6 +135,25 @@ impl RecordBatch {
     /// Gives it numbers. Who may do so, and when, is decided by the outbox alone.
     pub(crate) fn set_stamp(&mut self, stamp: Stamp) {
         self.stamp = stamp;
+        self.crc = OnceLock::new();
+    }
+
+    /// Whether the user gave event `index` its time. Of a batch that was decoded nobody knows: false, as if we had
+    /// given it, so that a refused time holds the event rather than rejects it.
+    pub(crate) fn time_given(&self, index: u32) -> bool {
+        self.body.given.iter().any(|range| range.contains(&index))
+    }
+
+    /// Says so of a batch that was just encoded and is not shared yet.
+    fn set_given(&mut self, given: Vec<Range<u32>>) {
+        if let Some(body) = Arc::get_mut(&mut self.body) {
+            body.given = given;
+        }
+    }
+
+    /// Whether the user gave any of its events a time.
+    pub(crate) fn any_time_given(&self) -> bool {
+        !self.body.given.is_empty()
     }
 
     /// Which receipts wait for which of its events.
@@ -142,7 +161,7 @@ impl RecordBatch {
         &self.spans
     }
 
-    /// The header as it goes on the wire, with base offset 0 and the CRC. The body's CRC is computed at the first call.
+    /// The header as it goes on the wire, with base offset 0 and the CRC, which is computed at the first call.
     pub fn header(&self) -> [u8; HEADER_LEN] {
         let mut h = [0u8; HEADER_LEN];
         let length = (self.encoded_len() - LOG_OVERHEAD) as i32;
@@ -157,14 +176,17 @@ impl RecordBatch {
         h[51..53].copy_from_slice(&self.stamp.epoch.to_be_bytes());
         h[53..57].copy_from_slice(&self.stamp.first_sequence.to_be_bytes());
         h[57..61].copy_from_slice(&self.fixed.count.to_be_bytes());
-        let crc = crc32c::crc32c_combine(crc32c::crc32c(&h[CRC_START..]), self.body.crc(), self.body.len);
+        let crc = *self.crc.get_or_init(|| {
+            let header = crc32c::crc32c(&h[CRC_START..]);
+            self.body().fold(header, crc32c::crc32c_append)
+        });
         h[17..21].copy_from_slice(&crc.to_be_bytes());
         h
     }
 
-    /// Computes the body's CRC now: to be called off the lock, before the batch is handed to a socket's task.
+    /// Computes the CRC now: to be called off the lock, before the batch is handed to a socket's task.
     pub fn finish(&self) {
-        let _ = self.body.crc();
+        let _ = self.header();
     }
 
     /// The encoded records, piece by piece, as they follow the header on the wire.
@@ -227,21 +249,27 @@ impl RecordBatch {
         chunk: &mut dyn FnMut(usize) -> Chunk,
     ) -> Result<(Option<RecordBatch>, Vec<RecordBatch>), DecodeError> {
         let records = self.records()?;
-        let (mut rest, mut spans) = (Vec::new(), Spans::default());
+        let (mut rest, mut spans, mut given) = (Vec::new(), Spans::default(), Vec::new());
         let mut cut = Vec::with_capacity(indices.len());
         for (i, record) in (0u32..).zip(records) {
             let span = self.spans.slice(i..i + 1);
             if indices.binary_search(&i).is_ok() {
                 let mut batch = encoder::encode_all(&[record], chunk);
+                batch.set_given(if self.time_given(i) { vec![0..1] } else { Vec::new() });
                 batch.spans = span;
                 cut.push(batch);
             } else {
-                spans.append(rest.len() as u32, span, 1);
+                let at = rest.len() as u32;
+                spans.append(at, span, 1);
+                if self.time_given(i) {
+                    given.push(at..at + 1);
+                }
                 rest.push(record);
             }
         }
         let rest = (!rest.is_empty()).then(|| {
             let mut batch = encoder::encode_all(&rest, chunk);
+            batch.set_given(given);
             batch.spans = spans;
             batch
         });
@@ -255,8 +283,12 @@ impl RecordBatch {
         first: u32,
         chunk: &mut dyn FnMut(usize) -> Chunk,
     ) -> RecordBatch {
+        let end = first + records.len() as u32;
+        let given = self.body.given.iter().filter(|range| range.start < end && range.end > first);
+        let given = given.map(|range| range.start.max(first) - first..range.end.min(end) - first).collect();
         let mut batch = encoder::encode_all(records, chunk);
-        batch.spans = self.spans.slice(first..first + records.len() as u32);
+        batch.set_given(given);
+        batch.spans = self.spans.slice(first..end);
         if self.stamp != Stamp::NONE {
             batch.stamp =
                 Stamp { first_sequence: sequence_add(self.stamp.first_sequence, first), ..self.stamp };

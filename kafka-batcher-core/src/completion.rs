@@ -35,7 +35,10 @@ struct State {
 #[derive(Clone, Debug)]
 enum Settled {
     /// `base_offset` belongs to the first event of the range.
-    Delivered { partition: i32, base_offset: Option<i64> },
+    Delivered {
+        partition: i32,
+        base_offset: Option<i64>,
+    },
     Failed(Arc<DeliveryError>),
 }
 
@@ -214,7 +217,10 @@ mod tests {
         spans.slice(2..5).delivered(1, Some(100));
         assert_eq!(completion.get(1), None);
         spans.slice(0..2).delivered(1, Some(50));
-        assert_eq!((0..5).map(|i| offset(&completion, i)).collect::<Vec<_>>(), [50, 51, 100, 101, 102].map(Some));
+        assert_eq!(
+            (0..5).map(|i| offset(&completion, i)).collect::<Vec<_>>(),
+            [50, 51, 100, 101, 102].map(Some)
+        );
     }
 
     #[test]

@@ -1,1 +1,84 @@
-//! Under construction.
+//! Batches events for Kafka: accumulates them per partition, sends them, keeps their order, accounts for every one.
+//!
+//! Applications emit events one at a time; Kafka is fast only with batches. A [`Collector`] takes events one at a time
+//! and copies each once, into its place in the batch that goes on the wire; a batch is sent when it has enough events
+//! or bytes, when its oldest event has waited long enough, or when somebody says so; and while Kafka is down, slow or
+//! refuses, events wait in memory, in order, up to a bound.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use kafka_batcher::KafkaBatcher;
+//!
+//! let batcher = KafkaBatcher::builder(["127.0.0.1:9092"]).start().await?;
+//! let flights = batcher.collector("flights").build()?;
+//!
+//! flights.add_event(("SEA", r#"{"delay":66}"#)).await?;               // accepted: in memory, in order
+//! let receipt = flights.send(("SEA", r#"{"delay":-5}"#)).await?;      // the same, with a claim on the outcome
+//! let place = receipt.delivered().await?;                             // in Kafka
+//! println!("partition {}, offset {:?}", place.partition, place.offset);
+//!
+//! let report = batcher.shutdown(Duration::from_secs(10)).await;       // delivers what is left
+//! assert!(report.all_delivered());
+//! # Ok(()) }
+//! ```
+//!
+//! # What is promised
+//!
+//! At-least-once and ordered per partition, always. Written once (into the log) with the native producer and
+//! `required_acks = -1`, to the same cluster and topic, as long as this process lives, with event times younger than
+//! the broker's `producer.id.expiration.ms` and without unclean leader election. *Accepted* is not *durable*: what is
+//! in memory dies with the process.
+//!
+//! # The map
+//!
+//! - [`KafkaBatcher`], [`Builder`]: start and shut down; [`Settings`], [`CollectorSettings`]: every setting, its unit
+//!   and default; [`Health`], [`Report`]: how it is and what became of every event;
+//! - [`Collector`], [`TypedCollector`], [`Record`], [`Receipt`]: events in, outcomes out;
+//! - the seams that may be filled: [`Producer`], [`TempStorage`], [`ErrorNotifier`], [`Partitioner`](partitioner),
+//!   [`BatchFlusher`](flusher).
+
+#![forbid(unsafe_code)]
+
+mod batcher;
+mod builder;
+mod client;
+mod clock;
+mod collector;
+pub mod config;
+mod connection_manager;
+mod dispatcher;
+mod error;
+mod error_notifier;
+mod identity;
+mod metrics;
+pub mod producer;
+mod receipt;
+mod slots;
+mod storage;
+mod topic;
+mod typed;
+
+pub use batcher::KafkaBatcher;
+pub use builder::{Builder, CollectorBuilder};
+pub use collector::Collector;
+pub use config::{CollectorSettings, Settings};
+pub use connection_manager::{ClusterHealth, Health, TopicHealth};
+pub use error::{AddError, BuildError, ReceiptError};
+pub use error_notifier::{ErrorNotifier, LogNotifier, Notification, NotificationKind};
+pub use kafka_batcher_core::flusher::BatchFlusher;
+pub use kafka_batcher_core::partitioner::Partitioner;
+pub use kafka_batcher_core::{
+    DeliveryError, FailureReason, Header, Persisted, Record, RecordBatch, RecordError, TopicPartition,
+    flusher, partitioner,
+};
+pub use metrics::{Latency, Report};
+pub use producer::Producer;
+pub use receipt::{Delivery, Receipt};
+pub use storage::{Backlog, Discard, StorageError, StoredBatch, TempStorage};
+pub use typed::TypedCollector;
+
+/// The README's examples, compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

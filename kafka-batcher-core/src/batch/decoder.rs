@@ -91,13 +91,19 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RecordBatch, usize), DecodeError> 
     let mut chunk = Chunk::unpooled(body.len());
     chunk.claim(body.len()).copy_from_slice(body);
     let batch = RecordBatch {
-        body: std::sync::Arc::new(Body::new(vec![chunk])),
-        fixed: Fixed { attributes, base_timestamp, max_timestamp: i64::from_be_bytes(field(whole, 35)), count },
+        body: std::sync::Arc::new(Body::new(vec![chunk], Vec::new())),
+        fixed: Fixed {
+            attributes,
+            base_timestamp,
+            max_timestamp: i64::from_be_bytes(field(whole, 35)),
+            count,
+        },
         stamp: Stamp {
             producer_id: i64::from_be_bytes(field(whole, 43)),
             epoch: i16::from_be_bytes(field(whole, 51)),
             first_sequence: i32::from_be_bytes(field(whole, 53)),
         },
+        crc: std::sync::OnceLock::new(),
         spans: Spans::default(),
     };
     Ok((batch, total))

@@ -47,8 +47,10 @@ pub(crate) fn lost(piece: &Piece, why: &str) -> Vec<ProduceAnswer> {
 
 /// No batch was sent, for this reason.
 pub(crate) fn not_sent(piece: &Piece, why: &str) -> Vec<ProduceAnswer> {
-    let not_sent =
-        |_: &PieceItem| ProduceAnswer { result: ProduceResult::NotSent { message: why.to_owned() }, leader: None };
+    let not_sent = |_: &PieceItem| ProduceAnswer {
+        result: ProduceResult::NotSent { message: why.to_owned() },
+        leader: None,
+    };
     piece.items.iter().map(not_sent).collect()
 }
 
@@ -114,7 +116,10 @@ fn is(item: &PieceItem, topic: TopicRef<'_>, partition: i32) -> bool {
 impl ProduceVisitor for Matcher<'_> {
     fn partition(&mut self, found: ProducedPartition<'_>) {
         let Some(at) = self.place(found.topic, found.partition) else {
-            tracing::debug!(partition = found.partition, "a broker answered for a partition that was not sent");
+            tracing::debug!(
+                partition = found.partition,
+                "a broker answered for a partition that was not sent"
+            );
             return;
         };
         let (Some(answer), Some(item)) = (self.answers.get_mut(at), self.piece.items.get(at)) else { return };

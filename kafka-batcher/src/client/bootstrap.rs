@@ -226,7 +226,8 @@ impl Client {
                 Ok(sent)
             }
             Err(error) => {
-                let message = format!("cannot connect to broker {} at {error}{}", node.id, self.hint(node, &endpoint));
+                let message =
+                    format!("cannot connect to broker {} at {error}{}", node.id, self.hint(node, &endpoint));
                 let message: Arc<str> = message.into();
                 node.failed(message.clone(), Instant::now());
                 self.cluster.want_refresh();
@@ -276,7 +277,12 @@ impl Client {
 
 /// Keeps metadata fresh, until the client is gone: when somebody found it wrong, when it is old, and again and again
 /// while something in it is missing; never more often than the backoff allows.
-pub(crate) async fn keep_fresh(client: Weak<Client>, cluster: Arc<Cluster>, max_age: Duration, backoff: BackoffSettings) {
+pub(crate) async fn keep_fresh(
+    client: Weak<Client>,
+    cluster: Arc<Cluster>,
+    max_age: Duration,
+    backoff: BackoffSettings,
+) {
     let mut pause = Backoff::new(backoff, RandomState::new().hash_one(1));
     loop {
         tokio::select! {

@@ -36,12 +36,7 @@ struct Known {
 
 impl Cluster {
     pub(super) fn new(backoff: BackoffSettings) -> Self {
-        Cluster {
-            known: RwLock::default(),
-            version: watch::Sender::new(0),
-            refresh: Notify::new(),
-            backoff,
-        }
+        Cluster { known: RwLock::default(), version: watch::Sender::new(0), refresh: Notify::new(), backoff }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -80,8 +75,12 @@ impl Cluster {
         let topic = known.topics.get(topic)?;
         let place = topic.partitions.get(usize::try_from(partition).ok()?)?;
         let node = known.nodes.get(&place.node)?;
-        let leader =
-            Leader { node: place.node, epoch: place.epoch, topic_id: topic.id, connection: node.generation() };
+        let leader = Leader {
+            node: place.node,
+            epoch: place.epoch,
+            topic_id: topic.id,
+            connection: node.generation(),
+        };
         Some((leader, node.clone()))
     }
 

@@ -52,11 +52,15 @@ enum Problem {
     Connect(io::Error),
     #[error("no connection within {0:?} (connect_timeout); is a firewall in between?")]
     ConnectTimeout(Duration),
-    #[error("it accepts connections, but does not say within {0:?} (connect_timeout) which versions it speaks; is it a \
-             Kafka broker?")]
+    #[error(
+        "it accepts connections, but does not say within {0:?} (connect_timeout) which versions it speaks; is it a \
+             Kafka broker?"
+    )]
     HandshakeTimeout(Duration),
-    #[error("it closed the connection when asked which versions it speaks; is it a Kafka broker (0.11 or newer), and \
-             this its PLAINTEXT listener?")]
+    #[error(
+        "it closed the connection when asked which versions it speaks; is it a Kafka broker (0.11 or newer), and \
+             this its PLAINTEXT listener?"
+    )]
     HandshakeClosed,
     #[error("the connection broke when it was asked which versions it speaks: {0}")]
     HandshakeBroke(io::Error),
@@ -82,7 +86,9 @@ fn version_gap(api: Api, offered: Option<(i16, i16)>) -> String {
             "no common version: the broker speaks {name} {from} to {to}, this client {oldest} to {newest}; use a newer \
              version of this client"
         ),
-        None => format!("it does not speak {name}; is it a Kafka broker that clients may use (not a controller)?"),
+        None => {
+            format!("it does not speak {name}; is it a Kafka broker that clients may use (not a controller)?")
+        }
     }
 }
 
@@ -103,14 +109,18 @@ impl fmt::Display for Listed<'_> {
 
 impl Connector {
     /// Tries every address of the endpoint.
-    pub(super) async fn connect(&self, endpoint: &Endpoint, role: Role) -> Result<Arc<Connection>, ConnectError> {
+    pub(super) async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        role: Role,
+    ) -> Result<Arc<Connection>, ConnectError> {
         let fail = |attempts| ConnectError { endpoint: endpoint.clone(), attempts };
-        let addresses = match timeout(self.connect_timeout, lookup_host((endpoint.host.as_str(), endpoint.port))).await
-        {
-            Ok(Ok(addresses)) => addresses,
-            Ok(Err(error)) => return Err(fail(vec![(None, Problem::Resolve(error))])),
-            Err(_) => return Err(fail(vec![(None, Problem::ResolveTimeout(self.connect_timeout))])),
-        };
+        let addresses =
+            match timeout(self.connect_timeout, lookup_host((endpoint.host.as_str(), endpoint.port))).await {
+                Ok(Ok(addresses)) => addresses,
+                Ok(Err(error)) => return Err(fail(vec![(None, Problem::Resolve(error))])),
+                Err(_) => return Err(fail(vec![(None, Problem::ResolveTimeout(self.connect_timeout))])),
+            };
         let mut attempts = Vec::new();
         for address in addresses {
             match self.try_address(endpoint, address, role).await {
@@ -135,7 +145,9 @@ impl Connector {
     ) -> Result<Arc<Connection>, Problem> {
         let mut stream = match timeout(self.connect_timeout, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(Problem::Refused),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Err(Problem::Refused);
+            }
             Ok(Err(error)) => return Err(Problem::Connect(error)),
             Err(_) => return Err(Problem::ConnectTimeout(self.connect_timeout)),
         };

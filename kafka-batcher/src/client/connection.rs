@@ -145,7 +145,11 @@ impl Pause {
 
 impl Connection {
     /// Takes over a connection whose broker has said its versions. `frames` may hold what was read too much.
-    pub(super) fn start(about: Established, stream: tokio::net::TcpStream, frames: FrameBuffer) -> Arc<Connection> {
+    pub(super) fn start(
+        about: Established,
+        stream: tokio::net::TcpStream,
+        frames: FrameBuffer,
+    ) -> Arc<Connection> {
         let (read, write) = stream.into_split();
         let connection = Arc::new(Connection {
             about,
@@ -385,7 +389,9 @@ impl Connection {
         let mut state = self.lock();
         state.heard = true;
         let request = match state.in_flight.front() {
-            None => return Err(format!("an answer came that nobody waits for (correlation id {correlation})")),
+            None => {
+                return Err(format!("an answer came that nobody waits for (correlation id {correlation})"));
+            }
             Some(first) if first.correlation != correlation => {
                 let expected = first.correlation;
                 return Err(format!(

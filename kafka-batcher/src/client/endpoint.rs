@@ -34,7 +34,9 @@ impl Endpoint {
         }
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => match rest.split_once(']') {
-                Some((host, rest)) if host.parse::<std::net::Ipv6Addr>().is_ok() => match rest.strip_prefix(':') {
+                Some((host, rest)) if host.parse::<std::net::Ipv6Addr>().is_ok() => match rest
+                    .strip_prefix(':')
+                {
                     Some(port) => (host, Some(port)),
                     None if rest.is_empty() => (host, None),
                     None => return fail(format!("{rest:?} follows the bracket, where \":port\" should be")),
@@ -53,7 +55,9 @@ impl Endpoint {
         if host.is_empty() {
             return fail("the host is missing".to_owned());
         }
-        if let Some(odd) = host.chars().find(|c| c.is_whitespace() || c.is_control() || "/\\@?#\"'".contains(*c)) {
+        if let Some(odd) =
+            host.chars().find(|c| c.is_whitespace() || c.is_control() || "/\\@?#\"'".contains(*c))
+        {
             return fail(format!("{odd:?} cannot be part of a host"));
         }
         let port = match port {

@@ -113,7 +113,8 @@ impl Topics {
 
 impl Topic {
     fn learn(&mut self, found: &PartitionMetadata) {
-        let Some(index) = usize::try_from(found.partition).ok().filter(|index| *index < MOST_PARTITIONS) else {
+        let Some(index) = usize::try_from(found.partition).ok().filter(|index| *index < MOST_PARTITIONS)
+        else {
             return;
         };
         if index >= self.partitions.len() {

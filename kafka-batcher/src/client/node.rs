@@ -70,7 +70,11 @@ impl Node {
 
     /// What the last attempt failed of, while it is too early for the next.
     pub(super) fn recent_failure(&self, now: Instant) -> Option<Arc<str>> {
-        self.lock().failure.as_ref().filter(|failure| failure.until > now).map(|failure| failure.message.clone())
+        self.lock()
+            .failure
+            .as_ref()
+            .filter(|failure| failure.until > now)
+            .map(|failure| failure.message.clone())
     }
 
     pub(super) fn connected(&self, connection: Arc<Connection>) {
@@ -90,7 +94,8 @@ impl Node {
     pub(super) fn disconnected(&self, generation: u64) {
         let mut state = self.lock();
         // Before the connection is let go: who finds none must find the next one's number.
-        let _ = self.generation.compare_exchange(generation, generation + 1, Ordering::AcqRel, Ordering::Acquire);
+        let _ =
+            self.generation.compare_exchange(generation, generation + 1, Ordering::AcqRel, Ordering::Acquire);
         state.connection = None;
     }
 }

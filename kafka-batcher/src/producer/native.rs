@@ -16,14 +16,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use self::route::{Plan, Routed, Sending};
-use super::{
-    BoxFuture, ClusterInfo, MissingTopic, ProduceRequest, Producer, ProducerError, TopicInfo,
-};
+use super::{BoxFuture, ClusterInfo, MissingTopic, ProduceRequest, Producer, ProducerError, TopicInfo};
 pub use crate::client::{ClientSettings, ClientSettingsError, Endpoint, EndpointError};
 
-use crate::client::{
-    Client, Piece, backoff_of, keep_fresh, lost, not_sent,
-};
+use crate::client::{Client, Piece, backoff_of, keep_fresh, lost, not_sent};
 
 /// A [`Producer`] over this crate's own client.
 ///
@@ -60,7 +56,8 @@ impl NativeProducer {
         if keeper.is_none() && !self.client.is_closed() {
             let settings = &self.client.settings;
             let (max_age, backoff) = (settings.metadata_max_age, backoff_of(settings));
-            let task = keep_fresh(Arc::downgrade(&self.client), self.client.cluster.clone(), max_age, backoff);
+            let task =
+                keep_fresh(Arc::downgrade(&self.client), self.client.cluster.clone(), max_age, backoff);
             *keeper = Some(tokio::spawn(task).abort_handle());
         }
     }
@@ -171,7 +168,8 @@ impl Sent {
 async fn send_later(client: &Client, routed: Routed) -> Sending {
     let Routed { node, piece } = routed;
     let mut piece = Some(piece);
-    let sent = client.with_node(&node, |connection| piece.take().map(|piece| route::send(connection, piece))).await;
+    let sent =
+        client.with_node(&node, |connection| piece.take().map(|piece| route::send(connection, piece))).await;
     match (sent, piece) {
         (Ok(Some(sending)), _) => sending,
         (Err(why), Some(piece)) => Sending::Answered(not_sent(&piece, &why)),

@@ -73,10 +73,12 @@ fn refusal(found: &TopicMetadata, topic: &str, missing: MissingTopic) -> Produce
 
 pub(super) async fn init_producer_id(client: &Client) -> Result<ProducerIdentity, ProducerError> {
     let request = |version| init_producer_id_request(version, 0, &client.client_id);
-    let Some((connection, answer)) = client.ask(Api::InitProducerId, request, read_init_producer_id).await? else {
-        let message = "the broker gives no producer ids (it does not speak InitProducerId in a version of this \
+    let Some((connection, answer)) = client.ask(Api::InitProducerId, request, read_init_producer_id).await?
+    else {
+        let message =
+            "the broker gives no producer ids (it does not speak InitProducerId in a version of this \
                        client's); idempotence needs Kafka 0.11 or newer"
-            .to_owned();
+                .to_owned();
         return Err(ProducerError { class: ErrorClass::Unavailable, code: None, message });
     };
     connection.throttle(answer.throttle_ms);
@@ -126,7 +128,10 @@ pub(super) async fn describe_producer(
     let state = match read_described_partition(&answer, topic, partition, producer_id) {
         Err(error) => {
             connection.shut();
-            failed(format!("the answer of {} to DescribeProducers cannot be read: {error}", connection.name()))
+            failed(format!(
+                "the answer of {} to DescribeProducers cannot be read: {error}",
+                connection.name()
+            ))
         }
         Ok(None) => failed(format!("the answer of {} leaves out {topic}-{partition}", connection.name())),
         Ok(Some(found)) => {
@@ -143,7 +148,11 @@ pub(super) async fn describe_producer(
                 (code, _) => {
                     client.cluster.want_refresh();
                     let words = found.message.map(|words| format!(": {words}")).unwrap_or_default();
-                    failed(format!("broker {} answered DescribeProducers with {}{words}", leader.node, name(code)))
+                    failed(format!(
+                        "broker {} answered DescribeProducers with {}{words}",
+                        leader.node,
+                        name(code)
+                    ))
                 }
             }
         }

@@ -74,7 +74,9 @@ impl Planner<'_> {
             None => {
                 self.client.cluster.want_refresh();
                 let (topic, partition) = (&batch.topic, batch.partition);
-                Err(ProduceResult::NotSent { message: format!("nobody is known to lead {topic}-{partition}") })
+                Err(ProduceResult::NotSent {
+                    message: format!("nobody is known to lead {topic}-{partition}"),
+                })
             }
             Some(leader) => match batch.leader {
                 Some(meant) if meant != leader => Err(ProduceResult::NotSent {
@@ -114,7 +116,8 @@ impl Planner<'_> {
 
     fn plan(mut self, size: usize) -> Plan {
         let in_order = |(a, b): (&PieceItem, &PieceItem)| {
-            a.leader.node == b.leader.node && (Arc::ptr_eq(&a.batch.topic, &b.batch.topic) || a.batch.topic <= b.batch.topic)
+            a.leader.node == b.leader.node
+                && (Arc::ptr_eq(&a.batch.topic, &b.batch.topic) || a.batch.topic <= b.batch.topic)
         };
         let whole = self.answered.is_empty()
             && size <= self.limit
@@ -140,16 +143,15 @@ impl Planner<'_> {
         let place = |n: usize| places.get(n).copied().unwrap_or(n);
         let mut items: Vec<(usize, PieceItem)> =
             items.into_iter().enumerate().map(|(n, item)| (place(n), item)).collect();
-        items.sort_by(|(_, a), (_, b)| {
-            (a.leader.node, &a.batch.topic).cmp(&(b.leader.node, &b.batch.topic))
-        });
+        items.sort_by(|(_, a), (_, b)| (a.leader.node, &a.batch.topic).cmp(&(b.leader.node, &b.batch.topic)));
         let mut routed: Vec<(Vec<usize>, Vec<PieceItem>)> = Vec::new();
         let mut room = 0;
         for (place, item) in items {
             let size = size_of(&item.batch);
             match routed.last_mut() {
                 Some((places, items))
-                    if size <= room && items.last().is_some_and(|last| last.leader.node == item.leader.node) =>
+                    if size <= room
+                        && items.last().is_some_and(|last| last.leader.node == item.leader.node) =>
                 {
                     places.push(place);
                     items.push(item);
@@ -167,7 +169,9 @@ impl Planner<'_> {
             let piece = self.piece(items);
             match node {
                 Some(node) => parts.routed.push((places, Routed { node, piece })),
-                None => parts.answered.extend(places.into_iter().zip(not_sent(&piece, "the broker is not known"))),
+                None => {
+                    parts.answered.extend(places.into_iter().zip(not_sent(&piece, "the broker is not known")))
+                }
             }
         }
         parts
@@ -244,7 +248,9 @@ fn size_of(batch: &PartitionBatch) -> usize {
 fn too_large(batch: &PartitionBatch, limit: usize) -> ProduceResult {
     let size = batch.batch.encoded_len();
     ProduceResult::Refused(Refusal {
-        message: Some(format!("a batch of {size} bytes does not fit a request of {limit} bytes (max_request_size)")),
+        message: Some(format!(
+            "a batch of {size} bytes does not fit a request of {limit} bytes (max_request_size)"
+        )),
         ..Refusal::code(ErrorCode::MESSAGE_TOO_LARGE)
     })
 }

@@ -1,0 +1,321 @@
+//! `KafkaBatcher`: owns everything, and is the one thing to start and to shut down.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use kafka_batcher_core::{BufferPool, OutboxSettings};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::builder::{Builder, Choices, CollectorBuilder};
+use crate::clock::Clock;
+use crate::collector::Collector;
+use crate::config::{CollectorSettings, Settings};
+use crate::connection_manager::{ConnectionManager, Health, TopicHealth};
+use crate::dispatcher::{Command, Dispatcher, Parts};
+use crate::error::BuildError;
+use crate::identity::Identity;
+use crate::metrics::Report;
+use crate::producer::{MissingTopic, Producer};
+use crate::topic::Topic;
+
+/// Accumulates events per partition and delivers them in batches. Cheap to clone; all clones are the same batcher.
+///
+/// Call [`KafkaBatcher::shutdown`] before the process ends: it delivers what is left and says what became of it.
+/// Dropping the last clone without it loses what is still in memory, and says so in the log.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use kafka_batcher::KafkaBatcher;
+///
+/// let batcher = KafkaBatcher::builder(["127.0.0.1:9092"]).start().await?;
+/// let flights = batcher.collector("flights").build()?;
+/// flights.add_event(("SEA", r#"{"delay":66}"#)).await?;
+/// let report = batcher.shutdown(std::time::Duration::from_secs(10)).await;
+/// assert!(report.all_delivered());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct KafkaBatcher {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    defaults: CollectorSettings,
+    runtime: Handle,
+    /// Ends the thread that `start_blocking` made, if it did.
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    clock: Clock,
+    pool: BufferPool,
+    producer: Arc<dyn Producer>,
+    manager: Arc<ConnectionManager>,
+    health: watch::Receiver<Health>,
+    identity: Arc<Identity>,
+    seed: AtomicU64,
+    closed: AtomicBool,
+    state: Mutex<State>,
+    /// Topics to wake when memory runs out.
+    topics: Topics,
+}
+
+type Topics = Arc<Mutex<Vec<Weak<Topic>>>>;
+
+#[derive(Default)]
+struct State {
+    topics: BTreeMap<String, Running>,
+    tasks: Vec<JoinHandle<()>>,
+    /// The last word, once shut down.
+    report: Option<Report>,
+}
+
+struct Running {
+    topic: Arc<Topic>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl KafkaBatcher {
+    /// A builder for a batcher that finds its cluster at these addresses (`host:port`).
+    pub fn builder(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Builder {
+        Builder::new(endpoints.into_iter().map(Into::into).collect())
+    }
+
+    pub(crate) fn launch(choices: Choices, runtime: Handle, stop: Option<oneshot::Sender<()>>) -> Self {
+        let Choices { settings, defaults, producer, notifier, seed } = choices;
+        let clock = Clock::start();
+        let topics = Topics::default();
+        let to_wake = topics.clone();
+        let pool = BufferPool::with_hook(settings.memory, move || {
+            lock(&to_wake).iter().filter_map(Weak::upgrade).for_each(|topic| topic.wake.notify_one());
+        });
+        let (health, watched) = watch::channel(Health::default());
+        let manager = Arc::new(ConnectionManager {
+            producer: producer.clone(),
+            notifier,
+            health,
+            backoff: settings.backoff(),
+            metadata_max_age: settings.metadata_max_age,
+            doubts: Notify::new(),
+        });
+        let connecting = runtime.spawn(manager.clone().run(seed));
+        let inner = Inner {
+            settings,
+            defaults,
+            runtime,
+            stop: Mutex::new(stop),
+            clock,
+            pool,
+            producer,
+            manager,
+            health: watched,
+            identity: Arc::new(Identity::default()),
+            seed: AtomicU64::new(seed),
+            closed: AtomicBool::new(false),
+            state: Mutex::new(State { tasks: vec![connecting], ..State::default() }),
+            topics,
+        };
+        KafkaBatcher { inner: Arc::new(inner) }
+    }
+
+    /// A collector for a topic; may be called at any time, once for each topic.
+    pub fn collector(&self, topic: impl Into<String>) -> CollectorBuilder {
+        CollectorBuilder::new(self.clone(), topic.into(), self.inner.defaults.clone())
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// A number that no other part of this batcher was seeded with.
+    pub(crate) fn next_seed(&self) -> u64 {
+        self.inner.seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_topic(
+        &self,
+        make: impl FnOnce(BufferPool, Clock) -> Topic,
+    ) -> Result<Collector, BuildError> {
+        let inner = &*self.inner;
+        let mut state = lock(&inner.state);
+        if inner.closed.load(Ordering::SeqCst) {
+            return Err(BuildError::Closed);
+        }
+        let topic = Arc::new(make(inner.pool.clone(), inner.clock));
+        if state.topics.contains_key(&*topic.name) {
+            return Err(BuildError::DuplicateCollector(topic.name.to_string()));
+        }
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (found, info) = watch::channel(None);
+        let refresh = Arc::new(Notify::new());
+        let seed = self.next_seed();
+        inner.manager.set_topic(&topic.name, |health| *health = TopicHealth::Connecting);
+        let missing = match topic.settings.allow_topic_auto_creation {
+            true => MissingTopic::Create,
+            false => MissingTopic::Refuse,
+        };
+        let watcher =
+            inner.manager.clone().watch_topic(topic.name.clone(), missing, found, refresh.clone(), seed);
+        let dispatcher = Dispatcher::new(Parts {
+            topic: topic.clone(),
+            producer: inner.producer.clone(),
+            manager: inner.manager.clone(),
+            identity: inner.identity.clone(),
+            outbox: OutboxSettings {
+                idempotent: topic.settings.idempotent() && inner.producer.accepts_stamped(),
+                max_in_flight: inner.settings.max_in_flight,
+                backoff: inner.settings.backoff(),
+                first_sequence: 0,
+            },
+            request_timeout: inner.settings.request_timeout,
+            info,
+            refresh,
+            commands: inbox,
+            seed,
+        });
+        lock(&inner.topics).push(Arc::downgrade(&topic));
+        state.tasks.push(inner.runtime.spawn(watcher));
+        state.tasks.push(inner.runtime.spawn(dispatcher.run()));
+        let collector = Collector {
+            topic: topic.clone(),
+            commands: commands.clone(),
+            max_block: inner.settings.max_block,
+        };
+        state.topics.insert(topic.name.to_string(), Running { topic, commands });
+        Ok(collector)
+    }
+
+    /// How it stands with the cluster and each topic; the receiver sees every change.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.inner.health.clone()
+    }
+
+    /// The settings in effect.
+    pub fn effective_settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// The settings in effect for a topic's collector; `None` if there is none.
+    pub fn collector_settings(&self, topic: &str) -> Option<CollectorSettings> {
+        lock(&self.inner.state).topics.get(topic).map(|running| running.topic.settings.clone())
+    }
+
+    /// Flushes every collector; see [`Collector::flush`].
+    pub async fn flush(&self) {
+        let asked = self.ask(Command::Flush);
+        for settled in asked {
+            let _ = settled.await;
+        }
+    }
+
+    /// What became of every event so far.
+    pub async fn report(&self) -> Report {
+        if let Some(report) = &lock(&self.inner.state).report {
+            return report.clone();
+        }
+        let mut sum = Report::default();
+        for answer in self.ask(Command::Report) {
+            if let Ok(report) = answer.await {
+                sum.add(&report);
+            }
+        }
+        sum
+    }
+
+    fn ask<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<oneshot::Receiver<T>> {
+        let state = lock(&self.inner.state);
+        let running = state.topics.values();
+        running
+            .filter_map(|running| {
+                let (answer, answered) = oneshot::channel();
+                running.commands.send(command(answer)).ok().map(|()| answered)
+            })
+            .collect()
+    }
+
+    /// Accepts no more events, delivers what is left for at most `timeout`, gives up on the rest, disconnects, and says
+    /// what became of every event. Called again, it answers the same.
+    ///
+    /// Not cancel-safe: a dropped call has stopped the intake, and the rest may not have happened.
+    #[must_use = "the report says whether events were lost"]
+    pub async fn shutdown(&self, timeout: Duration) -> Report {
+        let inner = &*self.inner;
+        let topics: Vec<Arc<Topic>> = {
+            let state = lock(&inner.state);
+            inner.closed.store(true, Ordering::SeqCst);
+            state.topics.values().map(|running| running.topic.clone()).collect()
+        };
+        // First the intake of all topics, then deliveries: no topic goes on while another one is closing.
+        topics.iter().for_each(|topic| topic.close());
+        let deadline = inner.clock.now() + timeout;
+        let mut sum = Report::default();
+        let mut answered = false;
+        for done in self.ask(|done| Command::Close { deadline, done }) {
+            if let Ok(report) = done.await {
+                answered = true;
+                sum.add(&report);
+            }
+        }
+        inner.producer.close().await;
+        let mut state = lock(&inner.state);
+        state.tasks.drain(..).for_each(|task| task.abort());
+        let report = match &state.report {
+            Some(report) if !answered => report.clone(),
+            _ => sum,
+        };
+        state.report = Some(report.clone());
+        drop(state);
+        report
+    }
+
+    /// Ends the batcher's own thread, where there is one.
+    fn stop(&self) {
+        if let Some(stop) = lock(&self.inner.stop).take() {
+            let _ = stop.send(());
+        }
+    }
+
+    /// As [`KafkaBatcher::shutdown`], for a thread without a runtime.
+    ///
+    /// # Panics
+    /// Within an asynchronous task, as every blocking call of tokio's.
+    #[must_use = "the report says whether events were lost"]
+    pub fn shutdown_blocking(&self, timeout: Duration) -> Report {
+        let report = self.inner.runtime.block_on(self.shutdown(timeout));
+        self.stop();
+        report
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let left: u64 = state.topics.values().map(|running| running.topic.unsettled()).sum();
+        if state.report.is_none() {
+            if left > 0 {
+                tracing::error!(
+                    events = left,
+                    "the batcher was dropped without shutdown; what was not delivered yet is lost"
+                );
+            }
+            state.topics.values().for_each(|running| running.topic.close());
+            state.tasks.drain(..).for_each(|task| task.abort());
+        }
+        // Dropping the sender of `stop` ends the thread that waits for it.
+    }
+}
+
+impl fmt::Debug for KafkaBatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaBatcher")
+            .field("endpoints", &self.inner.settings.endpoints)
+            .finish_non_exhaustive()
+    }
+}

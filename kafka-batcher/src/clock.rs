@@ -1,0 +1,38 @@
+//! The one place of this crate that reads a clock.
+//!
+//! Deadlines run on the monotonic clock, read when a batch opens and when the dispatcher wakes. An event's timestamp
+//! is the kernel's *coarse* real-time clock (`CLOCK_REALTIME_COARSE` on Linux): a millisecond that the kernel keeps in
+//! shared memory, at most 4 ms old, a few nanoseconds to read, and nothing of ours has to tick to keep it fresh.
+
+use std::time::Instant;
+
+use kafka_batcher_core::Time;
+
+/// Monotonic time since its creation, and the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Clock { origin: Instant::now() }
+    }
+
+    /// The monotonic clock, exactly.
+    pub(crate) fn now(&self) -> Time {
+        Time::from_micros(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// The runtime's instant that `time` stands for.
+    pub(crate) fn instant(&self, time: Time) -> tokio::time::Instant {
+        let far = std::time::Duration::from_secs(86_400 * 365);
+        tokio::time::Instant::from_std(self.origin + time.since(Time::ZERO).min(self.origin.elapsed() + far))
+    }
+
+    /// Milliseconds since the Unix epoch, coarsely.
+    #[inline]
+    pub(crate) fn unix_ms(&self) -> i64 {
+        coarsetime::Clock::now_since_epoch().as_millis() as i64
+    }
+}

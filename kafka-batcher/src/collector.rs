@@ -1,0 +1,262 @@
+//! `Collector`: where events of one topic go in. Knows no producer and no disk.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use kafka_batcher_core::{BufferPool, Chunk, Record, Share};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::dispatcher::Command;
+use crate::error::AddError;
+use crate::receipt::Receipt;
+use crate::topic::{NotAdded, Topic};
+
+/// Accepts events of one topic. Cheap to clone; clones feed the same batches.
+///
+/// *Accepted* means: in memory, in order, will be delivered or accounted for. It does not survive the death of the
+/// process; for that, await a [`Receipt`].
+///
+/// Events are anything that is `Into<Record>`: a value, `(key, value)`, `(headers, key, value)`, or a [`Record`].
+///
+/// ```no_run
+/// # async fn run(batcher: kafka_batcher::KafkaBatcher) -> Result<(), Box<dyn std::error::Error>> {
+/// let flights = batcher.collector("flights").build()?;
+/// flights.add_event(("SEA", r#"{"delay":66}"#)).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Collector {
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) max_block: Duration,
+}
+
+impl Collector {
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.topic.name
+    }
+
+    /// Accepts one event; waits only while memory is full, at most `max_block`.
+    ///
+    /// Cancel-safe: a dropped call has accepted nothing.
+    ///
+    /// # Errors
+    /// [`AddError`]; the event was not accepted, those before and after it are unharmed.
+    pub async fn add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
+        let record = event.into();
+        match self.topic.add(&record, &mut None, false) {
+            Ok(_) => Ok(()),
+            Err(full) => {
+                self.add_slowly(full, |spare| self.topic.add(&record, spare, false)).await.map(|_| ())
+            }
+        }
+    }
+
+    /// Accepts one event and answers with the claim on its outcome; waits as [`Collector::add_event`] does.
+    ///
+    /// Cancel-safe: a dropped call has accepted nothing.
+    ///
+    /// # Errors
+    /// As [`Collector::add_event`].
+    pub async fn send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
+        let record = event.into();
+        let added = match self.topic.add(&record, &mut None, true) {
+            Ok(receipt) => receipt,
+            Err(full) => self.add_slowly(full, |spare| self.topic.add(&record, spare, true)).await?,
+        };
+        added.ok_or_else(no_receipt)
+    }
+
+    /// Accepts one event now, or says why not. Never waits; callable from anywhere.
+    ///
+    /// The event is borrowed, so on an error the caller still has it.
+    ///
+    /// # Errors
+    /// [`AddError::Full`] if there is no memory for it now; the others as for [`Collector::add_event`].
+    pub fn try_add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
+        let record = event.into();
+        self.add_now(|spare| self.topic.add(&record, spare, false)).map(|_| ())
+    }
+
+    /// As [`Collector::try_add_event`], with a receipt.
+    ///
+    /// # Errors
+    /// As [`Collector::try_add_event`].
+    pub fn try_send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
+        let record = event.into();
+        self.add_now(|spare| self.topic.add(&record, spare, true))?.ok_or_else(no_receipt)
+    }
+
+    /// Accepts one event from a thread without a runtime; blocks the thread only while memory is full, at most
+    /// `max_block`.
+    ///
+    /// # Errors
+    /// As [`Collector::add_event`].
+    pub fn blocking_add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
+        let record = event.into();
+        self.add_blocking(|spare| self.topic.add(&record, spare, false)).map(|_| ())
+    }
+
+    /// As [`Collector::blocking_add_event`], with a receipt.
+    ///
+    /// # Errors
+    /// As [`Collector::add_event`].
+    pub fn blocking_send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
+        let record = event.into();
+        self.add_blocking(|spare| self.topic.add(&record, spare, true))?.ok_or_else(no_receipt)
+    }
+
+    /// Accepts events in order, and answers for each of them; one that is refused does not stop the others.
+    ///
+    /// Not cancel-safe as a whole: a dropped call has accepted a prefix.
+    pub async fn add_events<'a, E: Into<Record<'a>>>(
+        &self,
+        events: impl IntoIterator<Item = E>,
+    ) -> Vec<Result<(), AddError>> {
+        let mut results = Vec::new();
+        for event in events {
+            results.push(self.add_event(event).await);
+        }
+        results
+    }
+
+    /// Seals everything that is open, and resolves when each event accepted before this call is durable (without a
+    /// spool: acknowledged) or finally failed. After a shutdown it resolves at once.
+    ///
+    /// Cancel-safe: dropping it leaves the batches sealed and changes nothing else.
+    pub async fn flush(&self) {
+        let (done, settled) = oneshot::channel();
+        if self.commands.send(Command::Flush(done)).is_ok() {
+            // An error means that the dispatcher has ended, and with it every batch.
+            let _ = settled.await;
+        }
+    }
+
+    // ---- waiting for memory -----------------------------------------------------------------------------------------
+
+    pub(crate) fn add_now(
+        &self,
+        mut add: impl FnMut(&mut Option<Chunk>) -> Result<Option<Receipt>, NotAdded>,
+    ) -> Result<Option<Receipt>, AddError> {
+        let mut spare = None;
+        loop {
+            match add(&mut spare) {
+                Ok(receipt) => return Ok(receipt),
+                Err(NotAdded::Refused(error)) => return Err(error),
+                Err(NotAdded::NeedsChunk { size, least, share }) => {
+                    spare = take(&self.topic.pool, &share, size, least);
+                    if spare.is_none() {
+                        self.topic.wake.notify_one();
+                        return Err(self.full(Duration::ZERO));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The rest of an asynchronous add, once the fast way did not lead anywhere.
+    pub(crate) async fn add_slowly(
+        &self,
+        first: NotAdded,
+        mut add: impl FnMut(&mut Option<Chunk>) -> Result<Option<Receipt>, NotAdded>,
+    ) -> Result<Option<Receipt>, AddError> {
+        let mut next = first;
+        let mut deadline = None;
+        loop {
+            let (size, least, share) = match next {
+                NotAdded::Refused(error) => return Err(error),
+                NotAdded::NeedsChunk { size, least, share } => (size, least, share),
+            };
+            let mut spare = take(&self.topic.pool, &share, size, least);
+            if spare.is_none() {
+                let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + self.max_block);
+                let chunk = self.topic.pool.acquire(&share, least);
+                spare = Some(
+                    tokio::time::timeout_at(deadline, chunk).await.map_err(|_| self.full(self.max_block))?,
+                );
+            }
+            match add(&mut spare) {
+                Ok(receipt) => return Ok(receipt),
+                Err(again) => next = again,
+            }
+        }
+    }
+
+    pub(crate) fn add_blocking(
+        &self,
+        mut add: impl FnMut(&mut Option<Chunk>) -> Result<Option<Receipt>, NotAdded>,
+    ) -> Result<Option<Receipt>, AddError> {
+        let mut spare = None;
+        let mut deadline = None;
+        loop {
+            match add(&mut spare) {
+                Ok(receipt) => return Ok(receipt),
+                Err(NotAdded::Refused(error)) => return Err(error),
+                Err(NotAdded::NeedsChunk { size, least, share }) => {
+                    spare = take(&self.topic.pool, &share, size, least);
+                    if spare.is_none() {
+                        let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.max_block);
+                        let chunk = block_on_until(self.topic.pool.acquire(&share, least), deadline);
+                        spare = Some(chunk.ok_or_else(|| self.full(self.max_block))?);
+                    }
+                }
+            }
+        }
+    }
+
+    fn full(&self, waited: Duration) -> AddError {
+        let pool = &self.topic.pool;
+        let full = AddError::Full { used: pool.used(), limit: pool.limit(), waited };
+        match self.topic.refuse(full) {
+            NotAdded::Refused(error) => error,
+            NotAdded::NeedsChunk { .. } => AddError::Closed,
+        }
+    }
+}
+
+/// The chunk that suits best, or the smallest that does.
+fn take(pool: &BufferPool, share: &Share, size: usize, least: usize) -> Option<Chunk> {
+    pool.try_acquire(share, size).or_else(|| if least < size { pool.try_acquire(share, least) } else { None })
+}
+
+/// An accepted event for which a receipt was asked always has one.
+fn no_receipt() -> AddError {
+    AddError::Closed
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs a future on this thread until it is ready or the time has come.
+fn block_on_until<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut cx = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return Some(output);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        thread::park_timeout(left);
+    }
+}
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Collector").field("topic", &self.topic.name).finish_non_exhaustive()
+    }
+}

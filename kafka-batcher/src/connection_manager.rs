@@ -1,0 +1,196 @@
+//! `ConnectionManager`: keeps the producer connected, finds out about topics, says how they are.
+//!
+//! Kafka being down is a state, not an error: it is tried again with a growing, jittered pause, told once when it
+//! begins and once when it has passed. Each topic is watched by a task of its own, so one that is missing or forbidden
+//! never holds up another.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_batcher_core::{Backoff, BackoffSettings, ErrorClass};
+use tokio::sync::{Notify, watch};
+
+use crate::error_notifier::{ErrorNotifier, Notification, NotificationKind, notify};
+use crate::producer::{ClusterInfo, MissingTopic, Producer, ProducerError, TopicInfo};
+
+/// How the batcher stands with the cluster; see [`KafkaBatcher::health`](crate::KafkaBatcher::health).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// The cluster as a whole.
+    pub cluster: ClusterHealth,
+    /// Each topic that has a collector.
+    pub topics: BTreeMap<String, TopicHealth>,
+}
+
+impl Health {
+    /// True if the cluster answers and every topic can be written to.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.cluster, ClusterHealth::Connected(_))
+            && self.topics.values().all(|topic| matches!(topic, TopicHealth::Ready { .. }))
+    }
+}
+
+/// Whether the cluster answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClusterHealth {
+    /// Nobody has answered yet, and nothing has failed yet.
+    #[default]
+    Connecting,
+    /// It answers.
+    Connected(ClusterInfo),
+    /// It does not; events are accepted as long as there is memory.
+    Unreachable {
+        /// Why, where, and what to do.
+        message: String,
+    },
+}
+
+/// Whether a topic can be written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TopicHealth {
+    /// Not known yet.
+    Connecting,
+    /// Known; batches flow.
+    Ready {
+        /// How many partitions it has.
+        partitions: i32,
+    },
+    /// Deliveries to at least one of its partitions have stopped, for now.
+    Troubled {
+        /// Why.
+        message: String,
+    },
+    /// It cannot be written to until somebody acts.
+    Unavailable {
+        /// Why.
+        message: String,
+    },
+}
+
+/// See the module's documentation. One for each batcher.
+pub(crate) struct ConnectionManager {
+    pub(crate) producer: Arc<dyn Producer>,
+    pub(crate) notifier: Arc<dyn ErrorNotifier>,
+    pub(crate) health: watch::Sender<Health>,
+    pub(crate) backoff: BackoffSettings,
+    pub(crate) metadata_max_age: Duration,
+    /// Somebody has reason to think that the cluster is gone.
+    pub(crate) doubts: Notify,
+}
+
+impl ConnectionManager {
+    fn backoff(&self, seed: u64) -> Backoff {
+        Backoff::new(self.backoff, seed)
+    }
+
+    /// Connects, and again whenever a topic's watcher has doubts. Runs until it is aborted.
+    pub(crate) async fn run(self: Arc<Self>, seed: u64) {
+        let mut backoff = self.backoff(seed);
+        let mut told = false;
+        loop {
+            match self.producer.connect().await {
+                Ok(info) => {
+                    backoff.reset();
+                    self.set_cluster(ClusterHealth::Connected(info));
+                    if std::mem::take(&mut told) {
+                        self.tell(NotificationKind::Recovered, None, "the cluster answers again".to_owned());
+                    }
+                    self.doubts.notified().await;
+                }
+                Err(error) => {
+                    self.set_cluster(ClusterHealth::Unreachable { message: error.message.clone() });
+                    if !std::mem::replace(&mut told, true) {
+                        self.tell(NotificationKind::ClientStartFailed, None, error.message);
+                    }
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+            }
+        }
+    }
+
+    /// Finds out how many partitions a topic has, and again when asked by `refresh` or when the answer has become old.
+    /// Runs until it is aborted.
+    pub(crate) async fn watch_topic(
+        self: Arc<Self>,
+        topic: Arc<str>,
+        missing: MissingTopic,
+        found: watch::Sender<Option<TopicInfo>>,
+        refresh: Arc<Notify>,
+        seed: u64,
+    ) {
+        let mut backoff = self.backoff(seed);
+        let mut told = false;
+        loop {
+            match self.producer.topic(&topic, missing).await {
+                Ok(info) => {
+                    backoff.reset();
+                    let partitions = info.partitions;
+                    self.set_topic(&topic, |health| {
+                        // What the dispatcher says of deliveries stands until the dispatcher takes it back.
+                        if !matches!(health, TopicHealth::Troubled { .. }) {
+                            *health = TopicHealth::Ready { partitions };
+                        }
+                    });
+                    if std::mem::take(&mut told) {
+                        let message = format!("the topic has {partitions} partitions and can be written to");
+                        self.tell(NotificationKind::Recovered, Some(&topic), message);
+                    }
+                    found.send_if_modified(|known| {
+                        let new = known.as_ref() != Some(&info);
+                        *known = Some(info);
+                        new
+                    });
+                    let _ = tokio::time::timeout(self.metadata_max_age, refresh.notified()).await;
+                }
+                Err(error) => {
+                    self.topic_failed(&topic, &error, &mut told);
+                }
+            }
+            // Also after a success: who asks again at once has learnt nothing new since.
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
+    fn topic_failed(&self, topic: &Arc<str>, error: &ProducerError, told: &mut bool) {
+        let message = error.message.clone();
+        match error.class {
+            // The cluster's own trouble is told by the cluster's task, not once more for each topic.
+            ErrorClass::Retriable if error.code.is_none() => self.doubts.notify_one(),
+            _ => {
+                self.set_topic(topic, |health| {
+                    *health = TopicHealth::Unavailable { message: message.clone() }
+                });
+                if !std::mem::replace(told, true) {
+                    self.tell(NotificationKind::ProducerStartFailed, Some(topic), message);
+                }
+            }
+        }
+    }
+
+    fn set_cluster(&self, new: ClusterHealth) {
+        self.health.send_if_modified(|health| {
+            let changed = health.cluster != new;
+            health.cluster = new;
+            changed
+        });
+    }
+
+    /// Changes what is said of a topic.
+    pub(crate) fn set_topic(&self, topic: &str, change: impl FnOnce(&mut TopicHealth)) {
+        self.health.send_if_modified(|health| {
+            let entry = health.topics.entry(topic.to_owned()).or_insert(TopicHealth::Connecting);
+            let before = entry.clone();
+            change(entry);
+            *entry != before
+        });
+    }
+
+    pub(crate) fn tell(&self, kind: NotificationKind, topic: Option<&str>, message: String) {
+        let notification = Notification { kind, topic: topic.map(str::to_owned), partition: None, message };
+        notify(self.notifier.as_ref(), &notification);
+    }
+}

@@ -1,0 +1,629 @@
+//! `Dispatcher`: the task of one topic. It owns the topic's outboxes and performs their actions.
+//!
+//! It decides nothing about order or identity: what is sealed goes to its partition's [`Outbox`], what the outbox says
+//! is done, what happened is told to it. What it does decide: which batches share a request (all that go to one broker
+//! at one time), how many requests to a broker are under way, and when to look again (one timer).
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use kafka_batcher_core::partitioner::{Placement, TopicNotice};
+use kafka_batcher_core::{
+    Action, DeliveryError, FailureReason, Leader, Outbox, OutboxEvent, OutboxSettings, Persisted,
+    ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, RecordBatch, Sealed, Time, Trouble,
+};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::connection_manager::{ConnectionManager, TopicHealth};
+use crate::error_notifier::NotificationKind;
+use crate::identity::Identity;
+use crate::metrics::Report;
+use crate::producer::{BoxFuture, PartitionBatch, ProduceRequest, Producer, TopicInfo};
+use crate::topic::{PLACEMENT_HEADER, Topic, UNASSIGNED};
+
+/// Produce requests to one broker under way for one topic. One keeps the wire idle for a round trip; a few fill it;
+/// more only take batches away from the requests to come. What `max.in.flight.requests.per.connection` is elsewhere.
+const REQUESTS_PER_BROKER: usize = 5;
+
+/// What a dispatcher is asked to do.
+pub(crate) enum Command {
+    /// Seal all, and answer when everything accepted so far is settled.
+    Flush(oneshot::Sender<()>),
+    /// Answer with the accounts as they are now.
+    Report(oneshot::Sender<Report>),
+    /// The topic is closed: deliver what is left until then, give up on the rest, answer with the accounts.
+    Close { deadline: Time, done: oneshot::Sender<Report> },
+}
+
+/// What a request led to.
+enum Done {
+    Produced { node: i32, sent: Vec<(i32, u64)>, answers: Vec<ProduceAnswer> },
+    Described { partition: i32, state: ProducerState },
+    Identified { partition: i32, answer: Result<ProducerIdentity, String> },
+}
+
+/// One partition as the dispatcher sees it.
+struct Lane {
+    outbox: Outbox,
+    /// The outbox wants to be asked again: something happened to it.
+    dirty: bool,
+    retry_at: Option<Time>,
+    troubled: bool,
+}
+
+/// Somebody waits until what was accepted before is settled.
+struct Barrier {
+    /// For each partition, the first batch that need not be.
+    marks: Vec<u64>,
+    /// The unassigned batches among it have not been placed yet.
+    unassigned: bool,
+    done: oneshot::Sender<()>,
+}
+
+struct Closing {
+    deadline: Time,
+    done: oneshot::Sender<Report>,
+}
+
+/// What a dispatcher is made of.
+pub(crate) struct Parts {
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) producer: Arc<dyn Producer>,
+    pub(crate) manager: Arc<ConnectionManager>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) outbox: OutboxSettings,
+    pub(crate) request_timeout: Duration,
+    pub(crate) info: watch::Receiver<Option<TopicInfo>>,
+    pub(crate) refresh: Arc<Notify>,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) seed: u64,
+}
+
+pub(crate) struct Dispatcher {
+    parts: Parts,
+    lanes: Vec<Lane>,
+    /// Sealed batches, just taken from the topic's queue.
+    inbox: VecDeque<Sealed>,
+    /// Batches of a topic that is not known yet.
+    unassigned: VecDeque<Sealed>,
+    requests: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Produce requests under way, by node.
+    under_way: HashMap<i32, usize>,
+    barriers: Vec<Barrier>,
+    closing: Option<Closing>,
+    /// How many partitions are in trouble; the operator is told of the first and of the end.
+    troubled: usize,
+    /// What was counted outside of outboxes: batches, reasons, latency, events lost in the unassigned lane.
+    own: Report,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Dispatcher {
+            parts,
+            lanes: Vec::new(),
+            inbox: VecDeque::new(),
+            unassigned: VecDeque::new(),
+            requests: FuturesUnordered::new(),
+            under_way: HashMap::new(),
+            barriers: Vec::new(),
+            closing: None,
+            troubled: 0,
+            own: Report::default(),
+        }
+    }
+
+    /// Runs until it was told to close and has.
+    pub(crate) async fn run(mut self) {
+        let mut metadata = self.parts.producer.metadata_version();
+        let timer = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(timer);
+        let topic = self.parts.topic.clone();
+        self.learn_partitions();
+        loop {
+            self.collect();
+            self.drive();
+            if self.is_done() {
+                return self.finish();
+            }
+            let next = self.next_timer();
+            if let Some(next) = next {
+                timer.as_mut().reset(topic.clock.instant(next));
+            }
+            tokio::select! {
+                Some(done) = self.requests.next(), if !self.requests.is_empty() => self.on_done(done),
+                () = topic.wake.notified() => {}
+                () = &mut timer, if next.is_some() => {}
+                Some(command) = self.parts.commands.recv() => self.on_command(command),
+                changed = self.parts.info.changed() => match changed {
+                    Ok(()) => self.learn_partitions(),
+                    // The watcher is gone only when the batcher was dropped.
+                    Err(_) => return,
+                },
+                changed = metadata.changed() => match changed {
+                    Ok(()) => self.metadata_changed(),
+                    Err(_) => return,
+                },
+            }
+            // What else has been answered meanwhile goes into the same round.
+            while let Some(Some(done)) = self.requests.next().now_or_never() {
+                self.on_done(done);
+            }
+        }
+    }
+
+    fn next_timer(&self) -> Option<Time> {
+        let retry = self.lanes.iter().filter_map(|lane| lane.retry_at).min();
+        let deadline = self.closing.as_ref().map(|closing| closing.deadline);
+        [self.parts.topic.next_due(), retry, deadline].into_iter().flatten().min()
+    }
+
+    // ---- in ---------------------------------------------------------------------------------------------------------
+
+    /// Seals what is due, and hands what is sealed to the outboxes.
+    fn collect(&mut self) {
+        let topic = self.parts.topic.clone();
+        let now = topic.clock.now();
+        if topic.pool.waiting() > 0 {
+            // Half-full batches hold the memory that somebody waits for.
+            topic.seal_all(kafka_batcher_core::FlushReason::Memory);
+        }
+        if topic.next_due().is_some_and(|due| due <= now) {
+            let node =
+                |partition| self.parts.producer.leader(&topic.name, partition).map(|leader| leader.node);
+            topic.seal_due(now, |due, partition| {
+                let mine = node(partition);
+                mine.is_some() && due.iter().any(|p| *p == partition || node(*p) == mine)
+            });
+        }
+        topic.take_queue(&mut self.inbox);
+        while let Some(sealed) = self.inbox.pop_front() {
+            self.own.sealed(&sealed);
+            if sealed.partition != UNASSIGNED {
+                self.enqueue(sealed.partition, sealed.batch, sealed.opened);
+            } else if self.lanes.is_empty() {
+                self.unassigned.push_back(sealed);
+            } else {
+                self.regroup(sealed);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, partition: i32, batch: RecordBatch, opened: Time) {
+        if let Some(lane) = usize::try_from(partition).ok().and_then(|p| self.lanes.get_mut(p)) {
+            lane.outbox.on_sealed(batch, opened);
+            lane.dirty = true;
+        } else {
+            // Slots and lanes grow together; an event must not vanish if that is ever wrong.
+            self.give_up(
+                batch,
+                FailureReason::Internal,
+                Persisted::No,
+                "its partition has no outbox".to_owned(),
+            );
+        }
+    }
+
+    /// The number of partitions is known, or has grown.
+    fn learn_partitions(&mut self) {
+        let partitions = self.parts.info.borrow_and_update().as_ref().map(|info| info.partitions);
+        let Some(partitions) = partitions else { return };
+        let count = usize::try_from(partitions).unwrap_or(0);
+        let topic = self.parts.topic.clone();
+        if count > self.lanes.len() {
+            for partition in self.lanes.len()..count {
+                self.lanes.push(self.lane(partition));
+            }
+            // First the lanes, then the slots: whatever is sealed finds its outbox.
+            topic.set_partitions(partitions);
+        }
+        for sealed in std::mem::take(&mut self.unassigned) {
+            self.regroup(sealed);
+        }
+        // What the lane held until now was queued by `set_partitions`; it belongs before what a flush waits for.
+        self.collect();
+        for barrier in self.barriers.iter_mut().filter(|barrier| barrier.unassigned) {
+            barrier.unassigned = false;
+            barrier.marks = self.lanes.iter().map(|lane| lane.outbox.next_ordinal()).collect();
+        }
+        self.metadata_changed();
+    }
+
+    fn lane(&self, partition: usize) -> Lane {
+        let topic = &self.parts.topic;
+        let seed = self.parts.seed.wrapping_add(partition as u64);
+        let share = kafka_batcher_core::Share::new(usize::MAX);
+        Lane {
+            outbox: Outbox::new(self.parts.outbox, topic.pool.clone(), share, seed),
+            dirty: false,
+            retry_at: None,
+            troubled: false,
+        }
+    }
+
+    /// Places the events of a batch that was collected before the topic was known.
+    fn regroup(&mut self, sealed: Sealed) {
+        let topic = self.parts.topic.clone();
+        let mut place = |record: &kafka_batcher_core::Record<'_>, kept: Option<&[u8]>| {
+            let kept = kept.and_then(Placement::decode);
+            topic.place_late(record, kept).map_err(|error| error.to_string())
+        };
+        let spare = kafka_batcher_core::Share::new(usize::MAX);
+        let mut chunk = |_, size| topic.pool.acquire_reserve(&spare, size);
+        match sealed.batch.regroup(PLACEMENT_HEADER, &mut place, &mut chunk) {
+            Ok(regrouped) => {
+                for (partition, batch) in regrouped.assigned {
+                    self.enqueue(partition, batch, sealed.opened);
+                    self.parts.topic.assigner.observe(TopicNotice::Sealed(partition));
+                }
+                for (batch, reason) in regrouped.refused {
+                    self.give_up(batch, FailureReason::NoSuchPartition, Persisted::No, reason);
+                }
+            }
+            Err(error) => {
+                self.give_up(sealed.batch, FailureReason::Internal, Persisted::No, error.to_string())
+            }
+        }
+    }
+
+    /// Leaders may have moved: every outbox is asked again.
+    fn metadata_changed(&mut self) {
+        let topic = &self.parts.topic;
+        for (partition, lane) in (0i32..).zip(&mut self.lanes) {
+            lane.dirty = true;
+            let led = self.parts.producer.leader(&topic.name, partition).is_some();
+            if let Some(slot) = topic.slots.get(partition)
+                && slot.available.swap(led, std::sync::atomic::Ordering::Relaxed)
+                && !led
+            {
+                topic.assigner.observe(TopicNotice::LeaderLost(partition));
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Flush(done) => {
+                self.parts.topic.seal_all(kafka_batcher_core::FlushReason::Flush);
+                self.collect();
+                let marks = self.lanes.iter().map(|lane| lane.outbox.next_ordinal()).collect();
+                let unassigned = !self.unassigned.is_empty();
+                self.barriers.push(Barrier { marks, unassigned, done });
+            }
+            Command::Report(done) => {
+                self.collect();
+                let _ = done.send(self.report());
+            }
+            Command::Close { deadline, done } => {
+                self.collect();
+                self.lanes.iter_mut().for_each(|lane| {
+                    lane.outbox.close();
+                    lane.dirty = true;
+                });
+                self.closing = Some(Closing { deadline, done });
+            }
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        let now = self.parts.topic.clock.now();
+        match done {
+            Done::Produced { node, sent, answers } => {
+                if let Some(n) = self.under_way.get_mut(&node) {
+                    *n = n.saturating_sub(1);
+                }
+                let mut answers = answers.into_iter();
+                for (partition, ticket) in sent {
+                    // A producer that answers for fewer batches than it was given leaves the others in doubt.
+                    let answer = answers.next().unwrap_or_else(|| lost("the producer gave no answer"));
+                    if let Some(lane) = self.lane_mut(partition) {
+                        lane.outbox.on_produced(ticket, answer, now);
+                        lane.dirty = true;
+                    }
+                    self.take_events(partition, now);
+                }
+            }
+            Done::Described { partition, state } => {
+                if let Some(lane) = self.lane_mut(partition) {
+                    lane.outbox.on_described(state, now);
+                    lane.dirty = true;
+                }
+                self.take_events(partition, now);
+            }
+            Done::Identified { partition, answer } => {
+                if let Some(lane) = self.lane_mut(partition) {
+                    match answer {
+                        Ok(identity) => lane.outbox.on_identity(identity),
+                        Err(message) => lane.outbox.on_identity_failed(message, now),
+                    }
+                    lane.dirty = true;
+                }
+                self.take_events(partition, now);
+            }
+        }
+    }
+
+    fn lane_mut(&mut self, partition: i32) -> Option<&mut Lane> {
+        self.lanes.get_mut(usize::try_from(partition).ok()?)
+    }
+
+    // ---- out --------------------------------------------------------------------------------------------------------
+
+    /// Asks the outboxes to which something happened what to do, and does it, until none of them has anything.
+    fn drive(&mut self) {
+        let now = self.parts.topic.clock.now();
+        let unix_ms = self.parts.topic.clock.unix_ms();
+        for lane in &mut self.lanes {
+            if lane.retry_at.is_some_and(|at| at <= now) {
+                lane.retry_at = None;
+                lane.dirty = true;
+            }
+        }
+        // A request holds one batch of a partition: what an outbox has besides goes into the next round's.
+        loop {
+            let mut groups: HashMap<i32, (Vec<(i32, u64)>, Vec<PartitionBatch>)> = HashMap::new();
+            let mut progress = false;
+            for partition in 0..self.lanes.len() {
+                if self.lanes.get(partition).is_some_and(|lane| lane.dirty) {
+                    progress |= self.ask(partition as i32, now, unix_ms, &mut groups);
+                }
+            }
+            for (node, (sent, batches)) in groups {
+                self.produce(node, sent, batches);
+            }
+            if !progress {
+                break;
+            }
+        }
+        self.settle_barriers();
+        if self.closing.as_ref().is_some_and(|closing| closing.deadline <= now) {
+            self.abandon(now);
+        }
+    }
+
+    /// One question to one outbox. True: it may have more to say.
+    fn ask(
+        &mut self,
+        partition: i32,
+        now: Time,
+        unix_ms: i64,
+        groups: &mut HashMap<i32, (Vec<(i32, u64)>, Vec<PartitionBatch>)>,
+    ) -> bool {
+        let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
+        // It stays dirty, and is asked when a request has been answered.
+        if let Some(leader) = leader
+            && self.under_way.get(&leader.node).is_some_and(|n| *n >= REQUESTS_PER_BROKER)
+        {
+            return false;
+        }
+        let Some(lane) = self.lane_mut(partition) else { return false };
+        let action = lane.outbox.poll_action(leader, now, unix_ms);
+        let more = match action {
+            Action::Wait { until } => {
+                lane.dirty = false;
+                lane.retry_at = until;
+                let stuck = leader.is_none() && !lane.outbox.is_empty();
+                if stuck {
+                    self.parts.refresh.notify_one();
+                }
+                false
+            }
+            Action::Produce { ticket, batch } => {
+                let node = leader.map_or(-1, |leader| leader.node);
+                // Behind others it may go only where they went.
+                let only_to = leader.filter(|_| lane.outbox.in_flight() > 1);
+                let (sent, batches) = groups.entry(node).or_default();
+                sent.push((partition, ticket));
+                batches.push(PartitionBatch {
+                    topic: self.parts.topic.name.clone(),
+                    partition,
+                    batch,
+                    leader: only_to,
+                });
+                true
+            }
+            Action::Describe { producer_id } => {
+                let (producer, topic) = (self.parts.producer.clone(), self.parts.topic.name.clone());
+                self.spawn(async move {
+                    let describe = producer.describe_producer(&topic, partition, producer_id);
+                    let state = match AssertUnwindSafe(describe).catch_unwind().await {
+                        Ok((state, _leader)) => state,
+                        Err(_) => ProducerState::Failed { message: "the producer panicked".to_owned() },
+                    };
+                    Done::Described { partition, state }
+                });
+                true
+            }
+            Action::InitProducerId { other_than } => {
+                let (producer, identity) = (self.parts.producer.clone(), self.parts.identity.clone());
+                self.spawn(async move {
+                    let answer = identity.get(producer.as_ref(), other_than).await;
+                    Done::Identified { partition, answer }
+                });
+                true
+            }
+        };
+        self.take_events(partition, now);
+        more
+    }
+
+    fn spawn(&mut self, request: impl Future<Output = Done> + Send + 'static) {
+        self.requests.push(Box::pin(request));
+    }
+
+    fn produce(&mut self, node: i32, sent: Vec<(i32, u64)>, batches: Vec<PartitionBatch>) {
+        *self.under_way.entry(node).or_default() += 1;
+        let producer = self.parts.producer.clone();
+        let request = ProduceRequest {
+            acks: self.parts.topic.settings.required_acks,
+            timeout: self.parts.request_timeout,
+            batches,
+        };
+        self.spawn(async move {
+            let count = request.batches.len();
+            let answers = match AssertUnwindSafe(producer.produce(request)).catch_unwind().await {
+                Ok(answers) => answers,
+                Err(_) => vec![lost("the producer panicked"); count],
+            };
+            Done::Produced { node, sent, answers }
+        });
+    }
+
+    // ---- outcomes ---------------------------------------------------------------------------------------------------
+
+    fn take_events(&mut self, partition: i32, now: Time) {
+        loop {
+            let Some(event) = self.lane_mut(partition).and_then(|lane| lane.outbox.poll_event()) else {
+                return;
+            };
+            match event {
+                OutboxEvent::Delivered { batch, base_offset, opened, .. } => {
+                    batch.spans().delivered(partition, base_offset);
+                    self.parts.topic.settled(batch.count());
+                    self.own.batches += 1;
+                    self.own.bytes += batch.encoded_len() as u64;
+                    self.own.latency.record(now.since(opened), u64::from(batch.count()));
+                }
+                OutboxEvent::Failed { batch, error } => {
+                    self.tell(
+                        NotificationKind::ProducerError,
+                        format!("{} events are lost: {error}", batch.count()),
+                    );
+                    batch.spans().failed(&Arc::new(error));
+                    self.parts.topic.settled(batch.count());
+                }
+                OutboxEvent::InDoubt { batch } => {
+                    let message = "no answer settled whether it was written".to_owned();
+                    let error = error_of(FailureReason::Unknowable, Persisted::Maybe, message);
+                    self.tell(NotificationKind::ProducerError, format!("{} events: {error}", batch.count()));
+                    batch.spans().failed(&Arc::new(error));
+                    self.parts.topic.settled(batch.count());
+                }
+                OutboxEvent::Troubled(trouble) => self.troubled(partition, &trouble),
+                OutboxEvent::Recovered => self.recovered(partition),
+                OutboxEvent::TopicRecreated => {
+                    let message =
+                        "the topic was deleted and created again; what was undelivered goes to the new one";
+                    self.tell(NotificationKind::ProducerError, message.to_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn troubled(&mut self, partition: i32, trouble: &Trouble) {
+        self.parts.refresh.notify_one();
+        self.parts.manager.doubts.notify_one();
+        let Some(lane) = self.lane_mut(partition) else { return };
+        if std::mem::replace(&mut lane.troubled, true) {
+            return;
+        }
+        self.troubled += 1;
+        if self.troubled == 1 {
+            let message = format!(
+                "deliveries to partition {partition} have stopped: {trouble}; events are kept and tried again"
+            );
+            self.parts.manager.set_topic(&self.parts.topic.name, |health| {
+                *health = TopicHealth::Troubled { message: message.clone() };
+            });
+            self.tell(NotificationKind::ProducerError, message);
+        }
+    }
+
+    fn recovered(&mut self, partition: i32) {
+        let partitions = self.lanes.len() as i32;
+        let Some(lane) = self.lane_mut(partition) else { return };
+        if !std::mem::take(&mut lane.troubled) {
+            return;
+        }
+        self.troubled -= 1;
+        if self.troubled == 0 {
+            self.parts.manager.set_topic(&self.parts.topic.name, |health| {
+                *health = TopicHealth::Ready { partitions };
+            });
+            self.tell(NotificationKind::Recovered, "deliveries go on".to_owned());
+        }
+    }
+
+    fn tell(&self, kind: NotificationKind, message: String) {
+        self.parts.manager.tell(kind, Some(&self.parts.topic.name), message);
+    }
+
+    /// Fails events that no outbox holds.
+    fn give_up(&mut self, batch: RecordBatch, reason: FailureReason, persisted: Persisted, message: String) {
+        self.own.lost += u64::from(batch.count());
+        let error = error_of(reason, persisted, message);
+        self.tell(NotificationKind::ProducerError, format!("{} events are lost: {error}", batch.count()));
+        batch.spans().failed(&Arc::new(error));
+        self.parts.topic.settled(batch.count());
+    }
+
+    fn settle_barriers(&mut self) {
+        let lanes = &self.lanes;
+        let (done, waiting) = std::mem::take(&mut self.barriers).into_iter().partition(|barrier| {
+            let settled = |(mark, lane): (&u64, &Lane)| lane.outbox.settled_below(*mark);
+            !barrier.unassigned && barrier.marks.iter().zip(lanes).all(settled)
+        });
+        self.barriers = waiting;
+        for barrier in Vec::<Barrier>::into_iter(done) {
+            // Who asked may have gone.
+            let _ = barrier.done.send(());
+        }
+    }
+
+    // ---- the end ----------------------------------------------------------------------------------------------------
+
+    /// The time to close is over.
+    fn abandon(&mut self, now: Time) {
+        for sealed in std::mem::take(&mut self.unassigned) {
+            let message = "the topic's partitions were never known".to_owned();
+            self.give_up(sealed.batch, FailureReason::Shutdown, Persisted::No, message);
+        }
+        for partition in 0..self.lanes.len() as i32 {
+            if let Some(lane) = self.lane_mut(partition) {
+                lane.outbox.abandon();
+            }
+            self.take_events(partition, now);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.closing.is_some()
+            && self.unassigned.is_empty()
+            && self.lanes.iter().all(|lane| lane.outbox.is_empty())
+    }
+
+    fn finish(mut self) {
+        self.settle_barriers();
+        let report = self.report();
+        if let Some(closing) = self.closing {
+            let _ = closing.done.send(report);
+        }
+    }
+
+    /// What became of every event so far.
+    fn report(&self) -> Report {
+        let topic = &self.parts.topic;
+        let mut report = self.own.clone();
+        for lane in &self.lanes {
+            report.add_tally(&lane.outbox.tally());
+        }
+        report.in_memory += self.unassigned.iter().map(|sealed| u64::from(sealed.batch.count())).sum::<u64>();
+        report.in_memory += topic.queued_events() + topic.open_events();
+        report.accepted = topic.accepted();
+        report.refused = topic.refused();
+        report
+    }
+}
+
+fn lost(message: &str) -> ProduceAnswer {
+    ProduceAnswer { result: ProduceResult::Lost { message: message.to_owned() }, leader: None::<Leader> }
+}
+
+fn error_of(reason: FailureReason, persisted: Persisted, message: String) -> DeliveryError {
+    DeliveryError { reason, persisted, code: None, message }
+}

@@ -1,0 +1,94 @@
+//! `ErrorNotifier`: where trouble is told, once per episode.
+
+use std::fmt;
+
+/// What kind of trouble. The names are those that users of the Elixir library match on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NotificationKind {
+    /// Deliveries of a topic stopped, or events were refused for good: `KafkaBatcherProducerError`.
+    ProducerError,
+    /// The topic's producer cannot start (unknown topic, no permission): `KafkaBatcherProducerStartFailed`.
+    ProducerStartFailed,
+    /// The cluster cannot be reached: `KafkaBatcherClientStartFailed`.
+    ClientStartFailed,
+    /// What was told before has passed.
+    Recovered,
+}
+
+impl NotificationKind {
+    /// The name as the seed has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NotificationKind::ProducerError => "KafkaBatcherProducerError",
+            NotificationKind::ProducerStartFailed => "KafkaBatcherProducerStartFailed",
+            NotificationKind::ClientStartFailed => "KafkaBatcherClientStartFailed",
+            NotificationKind::Recovered => "KafkaBatcherRecovered",
+        }
+    }
+}
+
+impl fmt::Display for NotificationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One piece of news for an operator. Never holds a payload or a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Notification {
+    /// What kind.
+    pub kind: NotificationKind,
+    /// The topic; `None`: the cluster.
+    pub topic: Option<String>,
+    /// The partition, where it is about one.
+    pub partition: Option<i32>,
+    /// What happened, and what it means for the events.
+    pub message: String,
+}
+
+/// Is told of trouble once when it begins and once when it has passed.
+///
+/// Called from the batcher's tasks: return soon. A panic in here is caught and logged.
+///
+/// ```
+/// use kafka_batcher::{ErrorNotifier, Notification};
+///
+/// struct Pager;
+/// impl ErrorNotifier for Pager {
+///     fn report(&self, notification: &Notification) {
+///         eprintln!("{}: {}", notification.kind, notification.message);
+///     }
+/// }
+/// ```
+pub trait ErrorNotifier: Send + Sync + 'static {
+    /// Takes the news.
+    fn report(&self, notification: &Notification);
+}
+
+/// Logs through `tracing`: error where events are lost or an operator is needed, warn where they are safe, info where
+/// it has passed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogNotifier;
+
+impl ErrorNotifier for LogNotifier {
+    fn report(&self, notification: &Notification) {
+        let Notification { kind, topic, partition, message } = notification;
+        let topic = topic.as_deref().unwrap_or("-");
+        match kind {
+            NotificationKind::ProducerError => tracing::warn!(%kind, topic, partition, "{message}"),
+            NotificationKind::ProducerStartFailed => tracing::error!(%kind, topic, "{message}"),
+            NotificationKind::ClientStartFailed => tracing::warn!(%kind, "{message}"),
+            NotificationKind::Recovered => tracing::info!(%kind, topic, partition, "{message}"),
+        }
+    }
+}
+
+/// Reports, whatever the user's code does.
+pub(crate) fn notify(notifier: &dyn ErrorNotifier, notification: &Notification) {
+    let report = std::panic::AssertUnwindSafe(|| notifier.report(notification));
+    if std::panic::catch_unwind(report).is_err() {
+        tracing::error!(kind = %notification.kind, "the error notifier panicked");
+    }
+}

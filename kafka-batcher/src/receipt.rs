@@ -1,0 +1,80 @@
+//! `Receipt`: how a caller learns what became of one event.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+
+use kafka_batcher_core::{Completion, Outcome};
+
+use crate::error::ReceiptError;
+
+/// The claim on the outcome of one event; what [`Collector::send`](crate::Collector::send) answers.
+///
+/// It is one reference to the batch's completion and an index: dropping it costs nothing and changes nothing about the
+/// delivery.
+#[must_use = "an event's outcome is told only to who asks; `add_event` is for those who do not"]
+#[derive(Clone)]
+pub struct Receipt {
+    completion: Arc<Completion>,
+    index: u32,
+    acknowledged: bool,
+}
+
+/// Where an event lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The partition.
+    pub partition: i32,
+    /// The offset. `None`: written, but its place is not known (acks = 0, or proven by a later batch).
+    pub offset: Option<i64>,
+}
+
+impl Receipt {
+    pub(crate) fn new(completion: Arc<Completion>, index: u32, acknowledged: bool) -> Self {
+        Receipt { completion, index, acknowledged }
+    }
+
+    /// Resolves when the event is in the log, with its partition and offset.
+    ///
+    /// With `required_acks = 0` that means written to the socket, and there is no offset. Cancel-safe: may be dropped
+    /// and asked again, any number of times, by several tasks.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Failed`] when the event is final and not delivered, or in doubt.
+    pub fn delivered(&self) -> impl Future<Output = Result<Delivery, ReceiptError>> + Send + '_ {
+        poll_fn(|cx| self.completion.poll(self.index, cx).map(answer))
+    }
+
+    /// Resolves when the event survives a crash of this process. Without a spool that is when Kafka acknowledged it.
+    ///
+    /// Cancel-safe, as [`Receipt::delivered`].
+    ///
+    /// # Errors
+    /// As [`Receipt::delivered`], and [`ReceiptError::NotAcknowledged`] with `required_acks = 0`.
+    pub async fn durable(&self) -> Result<(), ReceiptError> {
+        if !self.acknowledged {
+            return Err(ReceiptError::NotAcknowledged);
+        }
+        self.delivered().await.map(|_| ())
+    }
+
+    /// What is known now, without waiting.
+    pub fn try_delivered(&self) -> Option<Result<Delivery, ReceiptError>> {
+        self.completion.get(self.index).map(answer)
+    }
+}
+
+fn answer(outcome: Outcome) -> Result<Delivery, ReceiptError> {
+    match outcome {
+        Outcome::Delivered { partition, offset } => Ok(Delivery { partition, offset }),
+        Outcome::Failed(error) => Err(ReceiptError::Failed((*error).clone())),
+        // The enum may grow; what it cannot say here is not a delivery.
+        _ => Err(ReceiptError::NotAcknowledged),
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt").field("known", &self.try_delivered()).finish_non_exhaustive()
+    }
+}

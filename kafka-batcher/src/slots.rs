@@ -1,0 +1,160 @@
+//! `Slots`: a topic's partitions, each with the lock that callers append under.
+//!
+//! Partitions are only ever added, and callers look one up for every event: so the table grows in segments that never
+//! move, and reading it takes one atomic load and no lock.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use kafka_batcher_core::{Accumulator, Share};
+
+use crate::topic::Limits;
+
+/// How often a topic may grow while a batcher lives. Each growth is one `kafka-topics --alter --partitions`.
+const MAX_SEGMENTS: usize = 64;
+
+/// One partition. Aligned to two cache lines, which the prefetcher takes together: neighbours must not slow each other.
+#[repr(align(128))]
+pub(crate) struct Slot {
+    /// Its open batch; unused where the topic is collected as a whole.
+    accumulator: Mutex<Accumulator>,
+    /// What it holds of the memory.
+    pub(crate) share: Share,
+    /// Whether it has a leader; only the dispatcher writes.
+    pub(crate) available: AtomicBool,
+}
+
+struct Segment {
+    first: i32,
+    slots: Box<[Slot]>,
+}
+
+pub(crate) struct Slots {
+    limits: Limits,
+    cap: usize,
+    /// 0: not known. Written last, so that who sees a count finds the slots.
+    count: AtomicI32,
+    segments: [OnceLock<Segment>; MAX_SEGMENTS],
+    /// One accumulator for all partitions, where the limits count over the topic.
+    whole: Option<Mutex<Accumulator>>,
+}
+
+impl Slots {
+    pub(crate) fn new(limits: Limits, by_partition: bool, cap: usize) -> Self {
+        Slots {
+            whole: (!by_partition).then(|| Mutex::new(Accumulator::new(limits, 0))),
+            limits,
+            cap,
+            count: AtomicI32::new(0),
+            segments: [const { OnceLock::new() }; MAX_SEGMENTS],
+        }
+    }
+
+    /// Number of partitions; 0: not known.
+    #[inline]
+    pub(crate) fn count(&self) -> i32 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, partition: i32) -> Option<&Slot> {
+        let first = self.segments[0].get()?;
+        match first.slots.get(partition as usize) {
+            Some(slot) => Some(slot),
+            None => self.get_later(partition),
+        }
+    }
+
+    #[inline(never)]
+    fn get_later(&self, partition: i32) -> Option<&Slot> {
+        self.segments.iter().map_while(OnceLock::get).find_map(|segment| {
+            segment.slots.get(usize::try_from(partition.checked_sub(segment.first)?).ok()?)
+        })
+    }
+
+    /// Makes it `count` partitions. Only the dispatcher calls it; fewer than before is ignored: Kafka never does that
+    /// to a topic, and one that was recreated keeps what it has until a restart.
+    pub(crate) fn grow(&self, count: i32) {
+        let first = self.count();
+        if count <= first {
+            return;
+        }
+        let new = || Slot {
+            accumulator: Mutex::new(Accumulator::new(self.limits, 0)),
+            share: Share::new(self.cap),
+            available: AtomicBool::new(true),
+        };
+        let slots = (first..count).map(|partition| Slot {
+            accumulator: Mutex::new(Accumulator::new(self.limits, partition)),
+            ..new()
+        });
+        let segment = Segment { first, slots: slots.collect() };
+        let free = self.segments.iter().find(|segment| segment.get().is_none());
+        if let Some(whole) = &self.whole {
+            let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);
+            // Lane 0 is there from the beginning.
+            (first.max(1)..count).for_each(|partition| {
+                whole.add_lane(partition);
+            });
+        }
+        if free.is_some_and(|free| free.set(segment).is_ok()) {
+            self.count.store(count, Ordering::Release);
+        }
+    }
+
+    /// The accumulator of a partition, and its lane in there.
+    #[inline]
+    pub(crate) fn accumulator<'a>(
+        &'a self,
+        slot: &'a Slot,
+        partition: i32,
+    ) -> (&'a Mutex<Accumulator>, usize) {
+        match &self.whole {
+            None => (&slot.accumulator, 0),
+            Some(whole) => (whole, partition as usize),
+        }
+    }
+
+    /// Every accumulator, in the order of partitions.
+    pub(crate) fn each(&self, mut with: impl FnMut(&Mutex<Accumulator>)) {
+        match &self.whole {
+            Some(whole) => with(whole),
+            None => {
+                let segments = self.segments.iter().map_while(OnceLock::get);
+                segments.flat_map(|segment| &segment.slots).for_each(|slot| with(&slot.accumulator));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_that_come_later_are_found_and_the_old_ones_stay_where_they_were() {
+        let slots = Slots::new(Limits::default(), true, 1 << 20);
+        assert!(slots.get(0).is_none() && slots.count() == 0);
+        slots.grow(3);
+        let before: *const Slot = slots.get(2).unwrap();
+        slots.grow(10);
+        slots.grow(4);
+        assert_eq!(slots.count(), 10);
+        assert!(std::ptr::eq(before, slots.get(2).unwrap()));
+        assert!(slots.get(9).is_some() && slots.get(10).is_none() && slots.get(-1).is_none());
+        let mut n = 0;
+        slots.each(|_| n += 1);
+        assert_eq!(n, 10);
+    }
+
+    #[test]
+    fn a_topic_collected_as_a_whole_has_one_accumulator_with_a_lane_for_each_partition() {
+        let slots = Slots::new(Limits::default(), false, 1 << 20);
+        slots.grow(3);
+        slots.grow(5);
+        let mut lanes = 0;
+        slots.each(|accumulator| lanes += accumulator.lock().unwrap().lanes());
+        assert_eq!(lanes, 5);
+        assert_eq!(slots.accumulator(slots.get(4).unwrap(), 4).1, 4);
+    }
+}

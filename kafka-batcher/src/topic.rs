@@ -1,0 +1,520 @@
+//! What a topic's collectors and its dispatcher share: slots to append to, the queue of sealed batches, the wake-up.
+//!
+//! The way in is [`Topic::add`]: choose the partition (user code, outside any lock), lock that partition's slot, push,
+//! queue what was sealed *while still holding the lock* (or two callers could queue one partition's batches in the
+//! wrong order), unlock, wake the dispatcher if there is something new for it. It knows no producer and no disk.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kafka_batcher_core::flusher::BatchFlusher;
+use kafka_batcher_core::partitioner::{
+    Assigner, PartitionError, PartitionInput, Placement, PlacementSource, TopicNotice, TopicView,
+};
+use kafka_batcher_core::{
+    Accumulator, AccumulatorSettings, BufferPool, Chunk, FlushReason, Header, Offer, PushError, Ready,
+    Record, Sealed, Share, Time,
+};
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::config::CollectorSettings;
+use crate::error::AddError;
+use crate::receipt::Receipt;
+use crate::slots::{Slot, Slots};
+
+/// The header that keeps an event's placement while its topic is unknown. Stripped when it is placed.
+pub(crate) const PLACEMENT_HEADER: &str = "__kafka_batcher.placement";
+
+pub(crate) struct Topic {
+    pub(crate) name: Arc<str>,
+    pub(crate) settings: CollectorSettings,
+    pub(crate) pool: BufferPool,
+    pub(crate) clock: Clock,
+    pub(crate) assigner: Assigner,
+    /// The partitioner is the user's: it may panic, and is not told of seals under a lock.
+    user_partitioner: bool,
+    flusher: Option<Arc<dyn BatchFlusher>>,
+    pub(crate) slots: Slots,
+    /// Where events wait while nobody knows how many partitions the topic has. Its lock also guards the change.
+    lane: Mutex<Accumulator>,
+    lane_share: Share,
+    /// Sealed batches on their way to the dispatcher, in the order of sealing. Locked after a slot, never before.
+    queue: Mutex<VecDeque<Sealed>>,
+    pub(crate) wake: Notify,
+    /// When the dispatcher will look by itself, in microseconds of the clock.
+    armed: AtomicU64,
+    closed: AtomicBool,
+    refused: AtomicU64,
+    /// Events in batches that were sealed so far.
+    sealed_events: AtomicU64,
+    /// Events whose outcome is final; only the dispatcher writes.
+    settled_events: AtomicU64,
+}
+
+/// An event that was not taken, for want of memory or for good.
+pub(crate) enum NotAdded {
+    /// Bring a chunk of this size out of the pool for this share, and call again.
+    NeedsChunk {
+        size: usize,
+        least: usize,
+        share: Share,
+    },
+    Refused(AddError),
+}
+
+impl From<AddError> for NotAdded {
+    fn from(error: AddError) -> Self {
+        NotAdded::Refused(error)
+    }
+}
+
+/// Where an event goes.
+enum Target<'a> {
+    Slot(&'a Slot, i32),
+    /// The topic is not known yet.
+    Lane(Placement),
+}
+
+impl Topic {
+    pub(crate) fn new(
+        name: Arc<str>,
+        settings: CollectorSettings,
+        pool: BufferPool,
+        partition_cap: usize,
+        clock: Clock,
+        assigner: Assigner,
+        user_partitioner: bool,
+        flusher: Option<Arc<dyn BatchFlusher>>,
+    ) -> Self {
+        Topic {
+            slots: Slots::new(settings.accumulator(), settings.collect_by_partition, partition_cap),
+            lane: Mutex::new(Accumulator::new(settings.accumulator(), UNASSIGNED)),
+            // While nothing is known of the topic the lane is all there is of it; other topics keep their part.
+            lane_share: Share::new(partition_cap.max(pool.limit() / 2)),
+            name,
+            settings,
+            pool,
+            clock,
+            assigner,
+            user_partitioner,
+            flusher,
+            queue: Mutex::new(VecDeque::new()),
+            wake: Notify::new(),
+            armed: AtomicU64::new(u64::MAX),
+            closed: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            sealed_events: AtomicU64::new(0),
+            settled_events: AtomicU64::new(0),
+        }
+    }
+
+    // ---- the callers' side ------------------------------------------------------------------------------------------
+
+    /// Takes one event, or says what is missing. `spare` is the chunk brought along.
+    #[inline]
+    pub(crate) fn add(
+        &self,
+        record: &Record<'_>,
+        spare: &mut Option<Chunk>,
+        want_receipt: bool,
+    ) -> Result<Option<Receipt>, NotAdded> {
+        let target = self.target(record)?;
+        let flush_after = match &self.flusher {
+            None => false,
+            Some(flusher) => self.ask_flusher(flusher.as_ref(), record)?,
+        };
+        self.push(target, record, flush_after, spare, want_receipt)
+    }
+
+    /// As [`Topic::add`], with partition and flush decided by the caller (typed collectors).
+    pub(crate) fn add_placed(
+        &self,
+        record: &Record<'_>,
+        placement: Placement,
+        flush_after: bool,
+        spare: &mut Option<Chunk>,
+        want_receipt: bool,
+    ) -> Result<Option<Receipt>, NotAdded> {
+        let input = self.input(record);
+        let target = self.place(placement, &input).map_err(AddError::Partition)?;
+        self.push(target, record, flush_after, spare, want_receipt)
+    }
+
+    fn push(
+        &self,
+        target: Target<'_>,
+        record: &Record<'_>,
+        flush_after: bool,
+        spare: &mut Option<Chunk>,
+        want_receipt: bool,
+    ) -> Result<Option<Receipt>, NotAdded> {
+        let timestamp = record.timestamp.unwrap_or_else(|| self.clock.unix_ms());
+        match target {
+            Target::Slot(slot, partition) => {
+                let (lock, lane) = self.slots.accumulator(slot, partition);
+                let offer = Offer { lane, record, timestamp, flush_after, want_receipt };
+                let accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
+                self.push_locked(accumulator, &offer, &slot.share, spare)
+            }
+            Target::Lane(placement) => {
+                self.push_lane(record, timestamp, placement, flush_after, spare, want_receipt)
+            }
+        }
+    }
+
+    #[inline]
+    fn push_locked(
+        &self,
+        mut accumulator: MutexGuard<'_, Accumulator>,
+        offer: &Offer<'_>,
+        share: &Share,
+        spare: &mut Option<Chunk>,
+    ) -> Result<Option<Receipt>, NotAdded> {
+        // Under the lock, so that nothing can be accepted after the dispatcher has sealed for the last time.
+        if self.closed.load(Ordering::Relaxed) {
+            drop(accumulator);
+            return Err(self.refuse(AddError::Closed));
+        }
+        match accumulator.push(*offer, spare, || self.clock.now()) {
+            Ok(pushed) => {
+                if pushed.ready != Ready::No {
+                    self.has_news(accumulator, pushed.ready);
+                }
+                let acknowledged = self.settings.required_acks != 0;
+                Ok(pushed.receipt.map(|(completion, index)| Receipt::new(completion, index, acknowledged)))
+            }
+            Err(PushError::NeedsChunk { size, least }) => {
+                Err(NotAdded::NeedsChunk { size, least, share: share.clone() })
+            }
+            Err(PushError::Record(error)) => {
+                drop(accumulator);
+                Err(self.refuse(AddError::Record(error)))
+            }
+            // A lane is added before its partition can be chosen.
+            Err(error) => {
+                drop(accumulator);
+                Err(self.refuse(AddError::Encode(error.to_string().into())))
+            }
+        }
+    }
+
+    /// Something was sealed, or a deadline came earlier.
+    #[inline(never)]
+    fn has_news(&self, mut accumulator: MutexGuard<'_, Accumulator>, ready: Ready) {
+        let deadline = accumulator.poll_timeout();
+        let notices = if ready == Ready::Sealed { self.take_sealed(&mut accumulator) } else { Vec::new() };
+        drop(accumulator);
+        self.observe(&notices);
+        if ready == Ready::Sealed {
+            self.wake.notify_one();
+        } else if let Some(deadline) = deadline {
+            self.arm(deadline);
+        }
+    }
+
+    fn arm(&self, deadline: Time) {
+        let at = deadline.as_micros();
+        if at < self.armed.load(Ordering::Acquire) && at < self.armed.fetch_min(at, Ordering::AcqRel) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Moves what an accumulator sealed to the queue; its lock is held.
+    fn take_sealed(&self, accumulator: &mut Accumulator) -> Vec<i32> {
+        let mut partitions = Vec::new();
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(sealed) = accumulator.poll_sealed() {
+            if sealed.partition != UNASSIGNED {
+                partitions.push(sealed.partition);
+            }
+            self.sealed_events.fetch_add(u64::from(sealed.batch.count()), Ordering::Relaxed);
+            queue.push_back(sealed);
+        }
+        partitions
+    }
+
+    /// Tells the partitioner; it may be the user's, so no lock is held.
+    fn observe(&self, partitions: &[i32]) {
+        if partitions.is_empty() {
+            return;
+        }
+        let tell = || {
+            if self.settings.collect_by_partition {
+                partitions.iter().for_each(|p| self.assigner.observe(TopicNotice::Sealed(*p)));
+            } else {
+                self.assigner.observe(TopicNotice::TopicSealed);
+            }
+        };
+        if !self.user_partitioner {
+            tell();
+        } else if catch_unwind(AssertUnwindSafe(tell)).is_err() {
+            tracing::warn!(
+                topic = &*self.name,
+                "the partitioner panicked when it was told of a sealed batch"
+            );
+        }
+    }
+
+    // ---- user code --------------------------------------------------------------------------------------------------
+
+    fn input<'a>(&'a self, record: &Record<'a>) -> PartitionInput<'a> {
+        PartitionInput::new(&self.name, record.key, record.value)
+    }
+
+    #[inline]
+    fn target(&self, record: &Record<'_>) -> Result<Target<'_>, NotAdded> {
+        let input = self.input(record);
+        let placed = if let Some(partition) = record.partition {
+            self.place(Placement::Explicit(partition), &input)
+        } else if self.user_partitioner {
+            match contained("partitioner", || {
+                self.assigner.placement(&input).and_then(|p| self.place(p, &input))
+            }) {
+                Ok(placed) => placed,
+                Err(panicked) => return Err(self.refuse(panicked)),
+            }
+        } else {
+            self.assigner.placement(&input).and_then(|placement| self.place(placement, &input))
+        };
+        placed.map_err(|error| self.refuse(AddError::Partition(error)))
+    }
+
+    #[inline]
+    fn place(&self, placement: Placement, input: &PartitionInput<'_>) -> Result<Target<'_>, PartitionError> {
+        if self.slots.count() == 0 {
+            return Ok(Target::Lane(placement));
+        }
+        let partition = self.assigner.place(placement, input, self)?;
+        match self.slots.get(partition) {
+            Some(slot) => Ok(Target::Slot(slot, partition)),
+            None => Err(PartitionError::OutOfRange {
+                topic: (*self.name).into(),
+                partition,
+                count: self.partition_count(),
+            }),
+        }
+    }
+
+    fn ask_flusher(&self, flusher: &dyn BatchFlusher, record: &Record<'_>) -> Result<bool, NotAdded> {
+        match contained("flusher", || flusher.should_flush(record.key, record.value)) {
+            Ok(Ok(flush)) => Ok(flush),
+            Ok(Err(error)) => Err(self.refuse(AddError::Flusher(error))),
+            Err(panicked) => Err(self.refuse(panicked)),
+        }
+    }
+
+    /// Counts a refusal.
+    pub(crate) fn refuse(&self, error: AddError) -> NotAdded {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        NotAdded::Refused(error)
+    }
+
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    // ---- the unassigned lane ----------------------------------------------------------------------------------------
+
+    #[inline(never)]
+    fn push_lane(
+        &self,
+        record: &Record<'_>,
+        timestamp: i64,
+        placement: Placement,
+        flush_after: bool,
+        spare: &mut Option<Chunk>,
+        want_receipt: bool,
+    ) -> Result<Option<Receipt>, NotAdded> {
+        let lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
+        // The partitions may have become known between the choice of the lane and its lock.
+        if self.slots.count() != 0 {
+            drop(lane);
+            let target = self.place(placement, &self.input(record)).map_err(AddError::Partition)?;
+            return self.push(target, record, flush_after, spare, want_receipt);
+        }
+        // Where the record's own key says the same later, nothing needs to be kept.
+        let derived = record.partition.is_none() && self.assigner.source() == PlacementSource::RecordKey;
+        let kept = placement.encode();
+        let mut headers = Vec::new();
+        if !derived {
+            headers.push(Header { name: PLACEMENT_HEADER, value: Some(&kept) });
+            headers.extend_from_slice(record.headers);
+        }
+        let record = if derived { *record } else { Record { headers: &headers, ..*record } };
+        let offer = Offer { lane: 0, record: &record, timestamp, flush_after, want_receipt };
+        self.push_locked(lane, &offer, &self.lane_share, spare)
+    }
+
+    /// The topic turns out to have `count` partitions (or more than before). What waits in the lane is sealed and
+    /// queued before anything can go to a slot, so the dispatcher gets it first.
+    pub(crate) fn set_partitions(&self, count: i32) {
+        let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
+        lane.seal(FlushReason::BrokerReady, self.clock.now());
+        self.take_sealed(&mut lane);
+        self.slots.grow(count);
+        drop(lane);
+        self.wake.notify_one();
+    }
+
+    // ---- the dispatcher's side --------------------------------------------------------------------------------------
+
+    /// When [`Topic::seal_due`] is to be called.
+    pub(crate) fn next_due(&self) -> Option<Time> {
+        match self.armed.load(Ordering::Acquire) {
+            u64::MAX => None,
+            at => Some(Time::from_micros(at)),
+        }
+    }
+
+    /// Seals everything that is open, lane included.
+    pub(crate) fn seal_all(&self, reason: FlushReason) {
+        let now = self.clock.now();
+        self.each_accumulator(|accumulator| accumulator.seal(reason, now));
+    }
+
+    /// No event is accepted after this; what is open is sealed.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.seal_all(FlushReason::Shutdown);
+    }
+
+    /// Seals what is due at `now`, and arms the time to look again ([`Topic::next_due`]).
+    ///
+    /// With it go the open batches that `companion` names, given who is due: a request to a broker is on its way anyhow.
+    pub(crate) fn seal_due(&self, now: Time, companion: impl Fn(&[i32], i32) -> bool) {
+        // Before the scan: a push that comes after it sees "never" and wakes us.
+        self.armed.store(u64::MAX, Ordering::SeqCst);
+        let mut next = None;
+        let due = self.each_accumulator(|accumulator| {
+            accumulator.handle_timeout(now);
+            next = [next, accumulator.poll_timeout()].into_iter().flatten().min();
+        });
+        if !due.is_empty() && self.settings.collect_by_partition {
+            next = None;
+            for partition in 0..self.slots.count() {
+                let Some(slot) = self.slots.get(partition) else { continue };
+                let (lock, _) = self.slots.accumulator(slot, partition);
+                let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
+                if !accumulator.is_empty() && companion(&due, partition) {
+                    accumulator.seal(FlushReason::BrokerReady, now);
+                    let told = self.take_sealed(&mut accumulator);
+                    drop(accumulator);
+                    self.observe(&told);
+                } else {
+                    next = [next, accumulator.poll_timeout()].into_iter().flatten().min();
+                }
+            }
+        }
+        if let Some(next) = next {
+            self.armed.fetch_min(next.as_micros(), Ordering::AcqRel);
+        }
+    }
+
+    /// Visits the lane and every accumulator; queues what gets sealed, and returns the partitions it was of.
+    fn each_accumulator(&self, mut with: impl FnMut(&mut Accumulator)) -> Vec<i32> {
+        let mut all = Vec::new();
+        let mut visit = |lock: &Mutex<Accumulator>| {
+            let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            with(&mut accumulator);
+            let told = self.take_sealed(&mut accumulator);
+            drop(accumulator);
+            self.observe(&told);
+            all.extend(told);
+        };
+        visit(&self.lane);
+        self.slots.each(visit);
+        all
+    }
+
+    /// Takes what was sealed since the last call, in order.
+    pub(crate) fn take_queue(&self, into: &mut VecDeque<Sealed>) {
+        into.append(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Events in open batches.
+    pub(crate) fn open_events(&self) -> u64 {
+        let mut events = 0;
+        let mut count = |lock: &Mutex<Accumulator>| {
+            events += lock.lock().unwrap_or_else(PoisonError::into_inner).open_events();
+        };
+        count(&self.lane);
+        self.slots.each(count);
+        events
+    }
+
+    /// Events accepted so far.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.open_events() + self.sealed_events.load(Ordering::Relaxed)
+    }
+
+    /// So many more events have got their final outcome.
+    pub(crate) fn settled(&self, events: u32) {
+        self.settled_events.fetch_add(u64::from(events), Ordering::Relaxed);
+    }
+
+    /// Events accepted whose outcome is not final.
+    pub(crate) fn unsettled(&self) -> u64 {
+        self.accepted().saturating_sub(self.settled_events.load(Ordering::Relaxed))
+    }
+
+    /// Events in batches that the dispatcher has not taken yet.
+    pub(crate) fn queued_events(&self) -> u64 {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.iter().map(|sealed| u64::from(sealed.batch.count())).sum()
+    }
+
+    /// Where an event of the lane goes, now that the topic is known.
+    pub(crate) fn place_late(
+        &self,
+        record: &Record<'_>,
+        kept: Option<Placement>,
+    ) -> Result<i32, PartitionError> {
+        let input = self.input(record);
+        let place = || {
+            let placement = match kept {
+                Some(placement) => placement,
+                None => self.assigner.placement(&input)?,
+            };
+            self.assigner.place(placement, &input, self)
+        };
+        match contained("partitioner", place) {
+            Ok(placed) => placed,
+            Err(panicked) => Err(PartitionError::failed(panicked.to_string())),
+        }
+    }
+}
+
+/// The partition of what is not assigned yet.
+pub(crate) const UNASSIGNED: i32 = -1;
+
+impl TopicView for Topic {
+    fn partition_count(&self) -> u32 {
+        self.slots.count().unsigned_abs()
+    }
+
+    fn is_available(&self, partition: i32) -> bool {
+        self.slots.get(partition).is_some_and(|slot| slot.available.load(Ordering::Relaxed))
+    }
+
+    fn queued_bytes(&self, partition: i32) -> u64 {
+        self.slots.get(partition).map_or(0, |slot| slot.share.held() as u64)
+    }
+}
+
+/// Runs user code; a panic costs this event an error.
+pub(crate) fn contained<T>(what: &'static str, user: impl FnOnce() -> T) -> Result<T, AddError> {
+    catch_unwind(AssertUnwindSafe(user)).map_err(|panic| {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        AddError::Panicked { what, message }
+    })
+}
+
+/// Settings of an accumulator, for the slots.
+pub(crate) type Limits = AccumulatorSettings;

@@ -1,0 +1,198 @@
+//! `TypedCollector<T>`: events as values of a type, encoded as JSON; partitioner and flusher see the value itself.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use kafka_batcher_core::Record;
+use kafka_batcher_core::partitioner::{KeyHash, PartitionInput, PartitionKey, Placement};
+use serde::Serialize;
+
+use crate::collector::Collector;
+use crate::error::AddError;
+use crate::receipt::Receipt;
+use crate::topic::{NotAdded, contained};
+
+type KeyFn<T> = dyn for<'a> Fn(&'a T) -> Option<Vec<u8>> + Send + Sync;
+type PlaceFn<T> = dyn for<'a> Fn(&'a T) -> PartitionKey<'a> + Send + Sync;
+type FlushFn<T> = dyn Fn(&T) -> bool + Send + Sync;
+
+thread_local! {
+    /// Where values are encoded; kept so that an event costs no allocation.
+    static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A collector of values of one type.
+///
+/// ```no_run
+/// # async fn run(batcher: kafka_batcher::KafkaBatcher) -> Result<(), Box<dyn std::error::Error>> {
+/// #[derive(serde::Serialize)]
+/// struct Flight { origin: String, delay: i32 }
+///
+/// let flights = batcher
+///     .collector("flights")
+///     .build()?
+///     .typed::<Flight>()
+///     .key(|flight| Some(flight.origin.clone().into_bytes()))
+///     .flush_when(|flight| flight.delay > 600);
+/// flights.add_event(&Flight { origin: "SEA".into(), delay: 66 }).await?;
+/// # Ok(()) }
+/// ```
+pub struct TypedCollector<T: ?Sized> {
+    collector: Collector,
+    rules: Arc<Rules<T>>,
+    of: PhantomData<fn(&T)>,
+}
+
+struct Rules<T: ?Sized> {
+    key: Option<Arc<KeyFn<T>>>,
+    place: Option<Arc<PlaceFn<T>>>,
+    flush: Option<Arc<FlushFn<T>>>,
+}
+
+impl<T: ?Sized> Clone for Rules<T> {
+    fn clone(&self) -> Self {
+        Rules { key: self.key.clone(), place: self.place.clone(), flush: self.flush.clone() }
+    }
+}
+
+impl<T: ?Sized> Clone for TypedCollector<T> {
+    fn clone(&self) -> Self {
+        TypedCollector { collector: self.collector.clone(), rules: self.rules.clone(), of: PhantomData }
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for TypedCollector<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypedCollector").field("topic", &self.collector.topic()).finish_non_exhaustive()
+    }
+}
+
+/// A value, encoded, and what its own rules say of it.
+struct Encoded<'a> {
+    record: Record<'a>,
+    placement: Option<Placement>,
+    flush: bool,
+}
+
+impl Collector {
+    /// This collector for values of type `T`, encoded as JSON, without a key until [`TypedCollector::key`] gives one.
+    pub fn typed<T: Serialize + ?Sized>(&self) -> TypedCollector<T> {
+        let rules = Rules { key: None, place: None, flush: None };
+        TypedCollector { collector: self.clone(), rules: Arc::new(rules), of: PhantomData }
+    }
+}
+
+impl<T: Serialize + ?Sized> TypedCollector<T> {
+    fn with(mut self, change: impl FnOnce(&mut Rules<T>)) -> Self {
+        change(Arc::make_mut(&mut self.rules));
+        self
+    }
+
+    /// The record's key, from the value; `None` is no key.
+    pub fn key(self, key: impl Fn(&T) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        self.with(|rules| rules.key = Some(Arc::new(key)))
+    }
+
+    /// What decides about the partition, from the value: bytes or a number to be spread over the partitions, an
+    /// explicit partition, or nothing. Without it the collector's strategy decides by the key.
+    pub fn partition_by(
+        self,
+        place: impl for<'a> Fn(&'a T) -> PartitionKey<'a> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|rules| rules.place = Some(Arc::new(place)))
+    }
+
+    /// Send the batch at once when this is true: the value itself and everything before it in its partition.
+    pub fn flush_when(self, flush: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|rules| rules.flush = Some(Arc::new(flush)))
+    }
+
+    /// As [`Collector::add_event`].
+    ///
+    /// # Errors
+    /// As there; also [`AddError::Encode`] and [`AddError::Panicked`].
+    pub async fn add_event(&self, value: &T) -> Result<(), AddError> {
+        self.add(value, false).await.map(|_| ())
+    }
+
+    /// As [`Collector::send`].
+    ///
+    /// # Errors
+    /// As [`TypedCollector::add_event`].
+    pub async fn send(&self, value: &T) -> Result<Receipt, AddError> {
+        self.add(value, true).await?.ok_or(AddError::Closed)
+    }
+
+    /// As [`Collector::try_add_event`].
+    ///
+    /// # Errors
+    /// As there; also [`AddError::Encode`] and [`AddError::Panicked`].
+    pub fn try_add_event(&self, value: &T) -> Result<(), AddError> {
+        self.encoded(value, |event| self.collector.add_now(|spare| self.push(event, spare, false)))?
+            .map(|_| ())
+    }
+
+    /// The collector below, for [`Collector::flush`] and for events that are bytes already.
+    pub fn collector(&self) -> &Collector {
+        &self.collector
+    }
+
+    fn push(
+        &self,
+        event: &Encoded<'_>,
+        spare: &mut Option<kafka_batcher_core::Chunk>,
+        want_receipt: bool,
+    ) -> Result<Option<Receipt>, NotAdded> {
+        let topic = &self.collector.topic;
+        if event.placement.is_none() && !event.flush {
+            return topic.add(&event.record, spare, want_receipt);
+        }
+        let placement = match event.placement {
+            Some(placement) => placement,
+            None => topic
+                .assigner
+                .placement(&PartitionInput::new(&topic.name, event.record.key, event.record.value))
+                .map_err(AddError::Partition)?,
+        };
+        topic.add_placed(&event.record, placement, event.flush, spare, want_receipt)
+    }
+
+    async fn add(&self, value: &T, want_receipt: bool) -> Result<Option<Receipt>, AddError> {
+        // The encoder's buffer belongs to the thread: it must not be held across an await.
+        let full = match self.encoded(value, |event| self.push(event, &mut None, want_receipt))? {
+            Ok(receipt) => return Ok(receipt),
+            Err(full) => full,
+        };
+        let again = |spare: &mut Option<kafka_batcher_core::Chunk>| {
+            self.encoded(value, |event| self.push(event, spare, want_receipt))
+                .unwrap_or_else(|e| Err(e.into()))
+        };
+        self.collector.add_slowly(full, again).await
+    }
+
+    /// Asks the value's rules, encodes it, and hands both to `with`.
+    fn encoded<R>(&self, value: &T, with: impl FnOnce(&Encoded<'_>) -> R) -> Result<R, AddError> {
+        let refuse = |error| match self.collector.topic.refuse(error) {
+            NotAdded::Refused(error) => error,
+            NotAdded::NeedsChunk { .. } => AddError::Closed,
+        };
+        let rules = &*self.rules;
+        let key =
+            contained("partitioner", || rules.key.as_ref().and_then(|key| key(value))).map_err(refuse)?;
+        let place = || rules.place.as_ref().map(|place| place(value).placement(KeyHash::Murmur2));
+        let placement = contained("partitioner", place).map_err(refuse)?;
+        let flush = contained("flusher", || rules.flush.as_ref().is_some_and(|flush| flush(value)))
+            .map_err(refuse)?;
+        // Taken out while it is used: an encoder of the user's may add an event of its own.
+        let mut bytes = ENCODED.with(RefCell::take);
+        bytes.clear();
+        let encoded = contained("encoder", || serde_json::to_writer(&mut bytes, value)).map_err(refuse)?;
+        encoded.map_err(|error| refuse(AddError::Encode(Box::new(error))))?;
+        let record = Record { key: key.as_deref(), value: Some(&bytes), ..Record::default() };
+        let out = with(&Encoded { record, placement, flush });
+        ENCODED.with(|kept| kept.replace(bytes));
+        Ok(out)
+    }
+}

@@ -1,0 +1,127 @@
+//! The path of an event through the public API into an embedded broker and back.
+
+mod support;
+
+use kafka_batcher::{Header, Record};
+use support::{LONG, batcher, batcher_with, kafka, values};
+
+#[tokio::test]
+async fn one_event_goes_the_whole_way_and_its_receipt_says_where() {
+    let kafka = kafka(3);
+    let batcher = batcher(&kafka).await;
+    let flights = batcher.collector("flights").build().unwrap();
+    let receipt = flights.send(("SEA", r#"{"delay":66}"#)).await.unwrap();
+    let place = receipt.delivered().await.unwrap();
+    let record = kafka.log("flights", place.partition).remove(0);
+    assert_eq!(place.offset, Some(0));
+    assert_eq!(
+        (record.key.as_deref(), record.value.as_deref()),
+        (Some(&b"SEA"[..]), Some(&br#"{"delay":66}"#[..]))
+    );
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.all_delivered() && report.balances(), "{report:?}");
+    assert_eq!((report.accepted, report.batches), (1, 1));
+}
+
+#[tokio::test]
+async fn ten_thousand_events_arrive_once_and_in_order_per_partition() {
+    let kafka = kafka(4);
+    let batcher = batcher(&kafka).await;
+    let flights = batcher.collector("flights").settings(|s| s.batch_size = 100).build().unwrap();
+    for i in 0..10_000 {
+        let event = i.to_string();
+        flights.add_event(Record::value(&event).with_partition(i % 4)).await.unwrap();
+    }
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.all_delivered() && report.balances(), "{report:?}");
+    for partition in 0..4 {
+        let expected: Vec<String> = (0..2500).map(|i| (i * 4 + partition).to_string()).collect();
+        assert_eq!(values(&kafka, partition), expected);
+    }
+    assert_eq!(report.possible_duplicates + report.reorderings + report.in_doubt + report.lost, 0);
+}
+
+#[tokio::test]
+async fn null_and_empty_headers_and_times_arrive_as_they_were_given() {
+    let kafka = kafka(1);
+    let batcher = batcher(&kafka).await;
+    let flights = batcher.collector("flights").build().unwrap();
+    let headers = [Header::new("a", "1"), Header::null("a"), Header::new("a", "")];
+    flights
+        .add_event(Record::tombstone("k").with_headers(&headers).with_timestamp(1_500_000_000_000))
+        .await
+        .unwrap();
+    flights.add_event((&headers[..0], "", "")).await.unwrap();
+    flights.flush().await;
+    let log = kafka.log("flights", 0);
+    assert_eq!((log[0].key.as_deref(), log[0].value.as_deref()), (Some(&b"k"[..]), None));
+    assert_eq!(log[0].timestamp, 1_500_000_000_000);
+    let values: Vec<_> = log[0].headers.iter().map(|h| h.value.as_deref().map(<[u8]>::to_vec)).collect();
+    assert_eq!(values, [Some(b"1".to_vec()), None, Some(Vec::new())]);
+    assert_eq!((log[1].key.as_deref(), log[1].value.as_deref()), (Some(&b""[..]), Some(&b""[..])));
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+}
+
+#[tokio::test]
+async fn events_of_a_topic_nobody_knows_yet_are_placed_in_order_once_it_is_there() {
+    // No topic, no partitions: everything waits in the unassigned lane.
+    let kafka = kafka_batcher_broker::EmbeddedKafka::builder().start().unwrap();
+    let batcher = batcher(&kafka).await;
+    let flights = batcher.collector("flights").settings(|s| s.batch_size = 7).build().unwrap();
+    for i in 0..100 {
+        let key = format!("key-{}", i % 5);
+        flights.add_event((&key, &i.to_string())).await.unwrap();
+    }
+    flights.add_event(Record::value("explicit").with_partition(2)).await.unwrap();
+    let nowhere = {
+        let record = Record::value("nowhere").with_partition(99);
+        flights.send(record).await.unwrap()
+    };
+    kafka.create_topic(kafka_batcher_broker::TopicSpec::new("flights", 3)).unwrap();
+    let error = nowhere.delivered().await.unwrap_err();
+    assert!(error.to_string().contains("partition"), "{error}");
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.balances(), "{report:?}");
+    assert_eq!((report.delivered, report.lost), (101, 1));
+    let mut seen = Vec::new();
+    for partition in 0..3 {
+        let mut last = std::collections::HashMap::new();
+        for record in kafka.log("flights", partition) {
+            assert_eq!(record.headers.len(), 0, "the placement header is stripped");
+            let Some(key) = record.key else { continue };
+            let value: i32 = std::str::from_utf8(&record.value.unwrap()).unwrap().parse().unwrap();
+            assert!(last.insert(key.clone(), value).is_none_or(|before| before < value), "order of a key");
+            seen.push(value);
+        }
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..100).collect::<Vec<_>>());
+    assert!(values(&kafka, 2).contains(&"explicit".to_owned()));
+}
+
+#[tokio::test]
+async fn a_topic_collected_as_a_whole_is_sealed_as_a_whole() {
+    let kafka = kafka(3);
+    let batcher = batcher_with(&kafka.bootstrap(), |_, defaults| {
+        defaults.collect_by_partition = false;
+        defaults.batch_size = 6;
+        defaults.max_wait_time = LONG;
+    })
+    .await;
+    let flights = batcher.collector("flights").build().unwrap();
+    let mut receipts = Vec::new();
+    // The partitions must be known, or the events wait in the unassigned lane.
+    while batcher.health().borrow().topics["flights"] == kafka_batcher::TopicHealth::Connecting {
+        tokio::task::yield_now().await;
+    }
+    for i in 0..6 {
+        receipts.push(flights.send(Record::value("v").with_partition(i % 3)).await.unwrap());
+    }
+    for receipt in receipts {
+        receipt.delivered().await.unwrap();
+    }
+    let report = batcher.shutdown(LONG).await;
+    assert_eq!(report.batches, 3);
+    assert_eq!(report.flush_reasons.get("count"), Some(&1));
+    assert_eq!(report.flush_reasons.get("topic"), Some(&2));
+}

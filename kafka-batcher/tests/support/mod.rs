@@ -1,0 +1,53 @@
+//! What the tests of the library share: an embedded broker, a batcher that talks to it, and what arrived.
+
+#![allow(dead_code)] // each test binary uses its own part of it
+
+use std::time::Duration;
+
+use kafka_batcher::{CollectorSettings, KafkaBatcher, Settings};
+use kafka_batcher_broker::EmbeddedKafka;
+
+/// Longer than anything takes, so that only what hangs runs into it.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// One broker with one topic `flights` of this many partitions.
+pub(crate) fn kafka(partitions: i32) -> EmbeddedKafka {
+    EmbeddedKafka::builder().topic("flights", partitions).start().expect("the embedded broker starts")
+}
+
+/// A batcher for that broker, its pauses short.
+pub(crate) async fn batcher(kafka: &EmbeddedKafka) -> KafkaBatcher {
+    batcher_with(&kafka.bootstrap(), |_, _| {}).await
+}
+
+/// A batcher with settings of the test's own.
+pub(crate) async fn batcher_with(
+    bootstrap: &str,
+    change: impl FnOnce(&mut Settings, &mut CollectorSettings),
+) -> KafkaBatcher {
+    let mut settings = Settings::default();
+    settings.retry_backoff = Duration::from_millis(5);
+    settings.retry_backoff_max = Duration::from_millis(50);
+    settings.request_timeout = Duration::from_secs(5);
+    let mut defaults = CollectorSettings::default();
+    change(&mut settings, &mut defaults);
+    KafkaBatcher::builder(bootstrap.split(','))
+        .settings(|s| {
+            *s = {
+                let mut new = settings;
+                new.endpoints.clone_from(&s.endpoints);
+                new
+            }
+        })
+        .collector_defaults(|d| *d = defaults)
+        .start()
+        .await
+        .expect("the batcher starts")
+}
+
+/// The values of a partition, in the order of offsets.
+pub(crate) fn values(kafka: &EmbeddedKafka, partition: i32) -> Vec<String> {
+    let value =
+        |bytes: Option<bytes::Bytes>| String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
+    kafka.log("flights", partition).into_iter().map(|record| value(record.value)).collect()
+}
