@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::cluster::{EmbeddedKafka, StartError};
+use crate::cluster::EmbeddedKafka;
+use crate::start::StartError;
 use crate::topic_config::DEFAULT_MAX_MESSAGE_BYTES;
 use crate::validate::Strictness;
 

@@ -307,13 +307,16 @@ impl State {
         Ok(id)
     }
 
-    /// Gives every partition whose leader is gone to its first running replica, with a new leader epoch; where there is none it has no
-    /// leader.
+    /// Gives every partition whose leader left the cluster to its first running replica, with a new leader epoch; where there is none it has
+    /// no leader. A dead broker whose death nobody noticed keeps what it leads.
     pub(crate) fn elect_leaders(&mut self) {
-        let running: Vec<i32> =
-            self.brokers.iter().filter(|(_, b)| b.phase == Phase::Running).map(|(id, _)| *id).collect();
+        let in_phase = |wanted: fn(Phase) -> bool| -> Vec<i32> {
+            self.brokers.iter().filter(|(_, broker)| wanted(broker.phase)).map(|(id, _)| *id).collect()
+        };
+        let known = in_phase(|phase| phase != Phase::Stopped);
+        let running = in_phase(|phase| phase == Phase::Running);
         for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
-            if partition.leader.is_some_and(|leader| running.contains(&leader)) {
+            if partition.leader.is_some_and(|leader| known.contains(&leader)) {
                 continue;
             }
             let next = partition.replicas.iter().copied().find(|id| running.contains(id));
