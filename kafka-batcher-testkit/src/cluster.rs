@@ -5,7 +5,7 @@
 //! it did not start.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -73,7 +73,7 @@ impl Signal {
 pub struct RealKafka {
     bootstrap: String,
     pub(crate) admin: Admin,
-    /// For the files that the admin client and we exchange.
+    /// The cluster's folder, where it is ours; also for the files that the admin client and we exchange.
     pub(crate) exchange: TempDir,
     processes: Processes,
 }
@@ -258,18 +258,18 @@ fn no_node(node: u8) -> Error {
     Error::NotUnderstood { what: "the node's number (1 is the first)", text: node.to_string() }
 }
 
-fn run(options: &Options, exchange: &Path) -> Result<(String, Processes), Error> {
-    let dir = exchange.join("kafka");
-    let words = exchange.join("start.log");
-    let words_file = std::fs::File::create(&words).map_err(Error::io("cannot create the start's log"))?;
+fn run(options: &Options, dir: &Path) -> Result<(String, Processes), Error> {
+    // A file and not a pipe: nobody would read it while the cluster runs.
+    let mut words = tempfile::tempfile().map_err(Error::io("cannot create a temporary file"))?;
+    let stderr = words.try_clone().map_err(Error::io("cannot use a temporary file"))?;
     let mut command = script("run");
-    command.arg("--dir").arg(&dir).args(["--brokers", &options.brokers.to_string()]);
+    command.arg("--dir").arg(dir).args(["--brokers", &options.brokers.to_string()]);
     command.args(["--session-timeout-ms", &options.session_timeout.as_millis().to_string()]);
     for (name, value) in &options.props {
         command.args(["--prop", &format!("{name}={value}")]);
     }
     // A group of its own: Ctrl-C in the terminal is for us; the runner acts on our end.
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(words_file).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).process_group(0);
     let mut runner = command.spawn().map_err(Error::io("cannot run dev/kafka"))?;
     let mut bootstrap = String::new();
     if let Some(stdout) = runner.stdout.take() {
@@ -278,20 +278,22 @@ fn run(options: &Options, exchange: &Path) -> Result<(String, Processes), Error>
     if bootstrap.trim().is_empty() {
         drop(runner.stdin.take());
         let status = runner.wait().map_err(Error::io("cannot wait for dev/kafka"))?;
-        let output = std::fs::read_to_string(&words).unwrap_or_default();
+        let mut output = String::new();
+        words.rewind().map_err(Error::io("cannot read what dev/kafka said"))?;
+        words.read_to_string(&mut output).map_err(Error::io("cannot read what dev/kafka said"))?;
         return Err(Error::Program {
             command: "dev/kafka run".to_owned(),
             status: status.to_string(),
             output,
         });
     }
-    let processes = Processes::Ours { brokers: options.brokers, dir, runner, frozen: Mutex::default() };
+    let processes =
+        Processes::Ours { brokers: options.brokers, dir: dir.to_owned(), runner, frozen: Mutex::default() };
     Ok((bootstrap.trim().to_owned(), processes))
 }
 
 /// Runs a program to its end with `input`; its standard output, or all its words when it fails.
 pub(crate) fn run_program(mut command: Command, input: &[u8]) -> Result<Vec<u8>, Error> {
-    use std::io::Write;
     let name = format!("{command:?}");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(Error::io(format!("cannot run {name}")))?;
