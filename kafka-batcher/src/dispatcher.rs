@@ -169,8 +169,10 @@ impl Dispatcher {
         let topic = self.parts.topic.clone();
         let now = topic.clock.now();
         if topic.pool.waiting() > 0 {
-            // Half-full batches hold the memory that somebody waits for.
-            topic.seal_all(kafka_batcher_core::FlushReason::Memory);
+            topic.seal_for_memory(|partition| {
+                let lane = usize::try_from(partition).ok().and_then(|p| self.lanes.get(p));
+                lane.is_some_and(|lane| lane.outbox.tally().in_memory == 0)
+            });
         }
         if topic.next_due().is_some_and(|due| due <= now) {
             let node =

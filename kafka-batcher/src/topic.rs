@@ -375,6 +375,21 @@ impl Topic {
         self.each_accumulator(|accumulator| accumulator.seal(reason, now));
     }
 
+    /// Somebody waits for memory: seals the open batches that `could_go` says would be sent at once. One behind others
+    /// frees nothing by being sealed, and had better go on filling.
+    pub(crate) fn seal_for_memory(&self, could_go: impl Fn(i32) -> bool) {
+        let now = self.clock.now();
+        let mut told = Vec::new();
+        for partition in (0..self.slots.count()).filter(|partition| could_go(*partition)) {
+            let Some(slot) = self.slots.get(partition) else { continue };
+            let (lock, _) = self.slots.accumulator(slot, partition);
+            let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            accumulator.seal(FlushReason::Memory, now);
+            told.extend(self.take_sealed(&mut accumulator));
+        }
+        self.observe(&told);
+    }
+
     /// No event is accepted after this; what is open is sealed.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
