@@ -64,13 +64,15 @@ macro_rules! codes {
 }
 
 codes! {
+    // 3 and 6 are "maybe": a batch that waits for its replicas (acks = all) when the leader moves or the replica is taken away
+    // is answered so although it was appended, and may have been copied (`DelayedProduce`, `ReplicaManager`).
     -1 UNKNOWN_SERVER_ERROR Retriable Maybe;
     1 OFFSET_OUT_OF_RANGE Unavailable No;
     2 CORRUPT_MESSAGE Retriable No;
-    3 UNKNOWN_TOPIC_OR_PARTITION Retriable No;
+    3 UNKNOWN_TOPIC_OR_PARTITION Retriable Maybe;
     4 INVALID_FETCH_SIZE Unavailable No;
     5 LEADER_NOT_AVAILABLE Retriable No;
-    6 NOT_LEADER_OR_FOLLOWER Retriable No;
+    6 NOT_LEADER_OR_FOLLOWER Retriable Maybe;
     7 REQUEST_TIMED_OUT Retriable Maybe;
     8 BROKER_NOT_AVAILABLE Retriable No;
     9 REPLICA_NOT_AVAILABLE Retriable No;

@@ -5,7 +5,7 @@
 //! [`Action::Describe`], [`Action::InitProducerId`]. Stamping, retry, commit and proof happen here and nowhere else.
 //!
 //! What it promises: the rules of delivery (DESIGN.md, "Delivery", holds the table *state x input -> actions* that
-//! this file implements). In short:
+//! this file implements, and names the test of each rule). In short:
 //!
 //! - one number, one event: a stamp stays with its bytes through every retry; what gets new numbers is certainly not
 //!   in the log under the old ones, or is counted as a possible duplicate;
@@ -14,27 +14,37 @@
 //! - an event that is refused for good ends the run: what follows gets new numbers.
 //!
 //! What it refuses: to read a clock, to do I/O, and to drop anything in silence.
+//!
+//! The files: here the inputs, the outputs and what is sent next; `answers.rs` what an answer does; `judge.rs` doubt and
+//! proof; `cut.rs` the batch that is refused for good; `entry.rs` what is kept in mind; `types.rs` the words.
 
+mod answers;
+mod cut;
+mod entry;
 mod judge;
 mod types;
 
 use std::collections::VecDeque;
 
+use self::entry::{Doubt, Entry, Exposure, Identity, Run, Spent, State};
 pub use self::types::{Action, OutboxEvent, OutboxSettings, Tally, Trouble};
-use self::types::{Doubt, Entry, Established, Exposure, Run, State, Verdict};
 use crate::backoff::Backoff;
 use crate::batch::{RecordBatch, Stamp, sequence_add};
 use crate::buffer_pool::{BufferPool, Share};
-use crate::delivery::{
-    Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, Refusal, TopicId,
-};
-use crate::error::{DeliveryError, FailureReason, Persisted};
-use crate::error_code::{ErrorClass, ErrorCode};
+use crate::delivery::{Leader, ProducerIdentity, ProducerState, TopicId};
+use crate::error::FailureReason;
 use crate::time::Time;
 
 /// How far back, in event time, an acknowledgement may lie for the run to count as established. A broker forgets a
 /// producer id by event time (`producer.id.expiration.ms`, 24 h); an hour leaves room for clocks that disagree.
 const ESTABLISHED_FOR_MS: i64 = 3_600_000;
+
+/// From this age of its events on, a resend may be written twice, because the broker may have forgotten the id: the
+/// default of `producer.id.expiration.ms` less the same hour.
+const FORGOTTEN_AFTER_MS: i64 = 23 * 3_600_000;
+
+/// How many batches of a producer a broker recognises (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
+const REMEMBERED: u32 = 5;
 
 /// The delivery order of one partition. See the module's documentation.
 pub struct Outbox {
@@ -43,23 +53,24 @@ pub struct Outbox {
     /// What is not settled yet, oldest first. Entries in flight come first unless one of them was answered with an error.
     entries: VecDeque<Entry>,
     in_flight: u32,
+    /// The topic that the entries' numbers belong to.
+    topic: Option<TopicId>,
     /// The run that the next unstamped batch joins.
     run: Option<Run>,
     /// Names runs within this outbox; never reused.
     next_run: u64,
-    /// The identity that runs are made from; `None` until the driver brought one.
-    identity: Option<ProducerIdentity>,
-    /// An identity that must not be used for a new run: its epochs are used up, or somebody else uses it.
-    spent: Option<i64>,
-    /// Whether the driver was asked for an identity and has not answered.
-    identity_asked: bool,
+    /// Where the next run's numbers come from.
+    identity: Identity,
+    spent: Spent,
     doubt: Doubt,
     backoff: Backoff,
+    /// Refusals of our numbers since the last acknowledgement: the first few are met at once, the rest after a pause.
+    stumbles: u32,
     next_ticket: u64,
     next_ordinal: u64,
     events: VecDeque<OutboxEvent>,
     tally: Tally,
-    /// The trouble that the operator was told of; cleared by the next acknowledgement.
+    /// The gravest trouble since the last acknowledgement: what the operator was told.
     trouble: Option<Trouble>,
     pool: BufferPool,
     share: Share,
@@ -74,12 +85,13 @@ impl Outbox {
             state: State::Direct,
             entries: VecDeque::new(),
             in_flight: 0,
+            topic: None,
             run: None,
             next_run: 0,
-            identity: None,
-            spent: None,
-            identity_asked: false,
+            identity: Identity::None,
+            spent: Spent::default(),
             doubt: Doubt::None,
+            stumbles: 0,
             next_ticket: 0,
             next_ordinal: 0,
             events: VecDeque::new(),
@@ -129,7 +141,7 @@ impl Outbox {
         self.entries.front().is_none_or(|entry| entry.ordinal >= ordinal)
     }
 
-    /// The trouble it is in, until the next acknowledgement.
+    /// The gravest trouble since the last acknowledgement.
     pub fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
     }
@@ -139,7 +151,7 @@ impl Outbox {
         self.entries.front().map(|entry| entry.opened)
     }
 
-    // ---- inputs -----------------------------------------------------------------------------------------------------
+    // ---- inputs (answers to Produce: answers.rs) ----------------------------------------------------------------------
 
     /// A sealed batch, the youngest of its partition; `opened` is the acceptance of its oldest event.
     pub fn on_sealed(&mut self, batch: RecordBatch, opened: Time) {
@@ -149,65 +161,56 @@ impl Outbox {
         self.entries.push_back(Entry::new(batch, ordinal, opened));
     }
 
-    /// The identity that [`Action::InitProducerId`] asked for.
+    /// The identity that [`Action::InitProducerId`] asked for. Ignored if none was asked for.
     pub fn on_identity(&mut self, identity: ProducerIdentity) {
-        self.identity_asked = false;
-        if identity.id >= 0 && self.spent != Some(identity.id) {
-            self.identity = Some(identity);
+        if self.identity != Identity::Asked {
+            return;
         }
+        self.identity = if identity.id < 0 || identity.epoch < 0 {
+            // Brokers that start answer so; stamping it would turn idempotence off without a word.
+            Identity::Refused(format!("it answered with producer id {}", identity.id))
+        } else if self.spent.has(identity.id) {
+            // From now on it is the one not to be given.
+            self.spent.add(identity.id);
+            Identity::Refused(format!("producer id {} came again, and is used up", identity.id))
+        } else {
+            Identity::Fresh(identity)
+        };
     }
 
     /// The identity could not be had: wait, then ask again.
     pub fn on_identity_failed(&mut self, message: String, now: Time) {
-        self.identity_asked = false;
-        self.back_off(Trouble::NoIdentity { message }, None, now);
-    }
-
-    /// The answer to the [`Action::Produce`] with this ticket. Every ticket is answered once; another is ignored.
-    pub fn on_produced(&mut self, ticket: u64, answer: ProduceAnswer, now: Time) {
-        let Some(at) = self.entries.iter().position(|entry| entry.ticket() == Some(ticket)) else { return };
-        let Some(entry) = self.entries.get_mut(at) else { return };
-        let doubtful = matches!(entry.exposure, Exposure::InFlight { doubtful: true, .. });
-        self.in_flight -= 1;
-        let back = |maybe: bool| if maybe { Exposure::Doubtful } else { Exposure::Unwritten };
-        match answer.result {
-            ProduceResult::Acked { base_offset } => self.acked(at, base_offset, answer.leader),
-            ProduceResult::NotSent { message } => {
-                entry.exposure = back(doubtful);
-                self.unestablish();
-                self.retreat();
-                self.back_off(Trouble::Unreachable { message }, answer.leader, now);
-            }
-            ProduceResult::Lost { message } => {
-                entry.exposure = Exposure::Doubtful;
-                self.unestablish();
-                self.retreat();
-                self.back_off(Trouble::NoAnswer { message }, answer.leader, now);
-            }
-            ProduceResult::Refused(refusal) => {
-                let maybe = doubtful || refusal.code.persisted() == Persisted::Maybe;
-                entry.exposure = back(maybe);
-                self.unestablish();
-                self.refused(at, refusal, answer.leader, now);
-            }
+        if self.identity == Identity::Asked {
+            self.identity = Identity::None;
+            self.back_off(Trouble::NoIdentity { message }, None, now);
         }
     }
 
-    /// The answer to [`Action::Describe`].
+    /// The answer to [`Action::Describe`], by the leader that `poll_action` was told when it asked for it. A driver that
+    /// knows who answered calls [`Outbox::on_described_by`].
     pub fn on_described(&mut self, state: ProducerState, now: Time) {
-        if matches!(self.doubt, Doubt::Asked) {
-            self.described(state, now);
+        let Doubt::Asked(leader) = self.doubt else { return };
+        self.doubt = match state {
+            ProducerState::Failed { message } => {
+                self.back_off(Trouble::NoAnswer { message }, None, now);
+                Doubt::Ask
+            }
+            // Judged when it is known that it still leads.
+            answer => Doubt::Answered(leader, answer),
+        };
+    }
+
+    /// The answer to [`Action::Describe`], and who gave it: another leader than was to be asked proves nothing.
+    pub fn on_described_by(&mut self, leader: Option<Leader>, state: ProducerState, now: Time) {
+        match self.doubt {
+            Doubt::Asked(asked) if leader.is_some_and(|leader| leader != asked) => self.doubt = Doubt::Ask,
+            _ => self.on_described(state, now),
         }
     }
 
     /// Nothing new will come; deliver what is left. Until [`Outbox::abandon`], if it comes to that.
     pub fn close(&mut self) {
-        let retry_at = match self.state {
-            State::Backoff { until, .. } => Some(until),
-            State::Direct => None,
-            State::Closing { .. } => return,
-        };
-        self.state = State::Closing { retry_at };
+        self.state = State::Closing(self.state.pause());
     }
 
     /// The time for closing is over: what was never written is failed, what may have been is in doubt. No spool is
@@ -215,13 +218,13 @@ impl Outbox {
     pub fn abandon(&mut self) {
         self.in_flight = 0;
         self.doubt = Doubt::None;
+        let message = self.trouble.as_ref().map(ToString::to_string).unwrap_or_default();
         while let Some(entry) = self.entries.pop_front() {
             match entry.exposure {
-                Exposure::Unwritten => {
-                    let message = self.trouble.as_ref().map(ToString::to_string).unwrap_or_default();
-                    self.fail(entry.batch, FailureReason::Shutdown, None, message);
+                Exposure::Unwritten if !entry.haunted => {
+                    self.fail(entry.batch, false, FailureReason::Shutdown, None, message.clone());
                 }
-                Exposure::InFlight { .. } | Exposure::Doubtful => self.in_doubt(entry.batch),
+                _ => self.in_doubt(entry.batch),
             }
         }
     }
@@ -237,60 +240,53 @@ impl Outbox {
     /// it gave has come, and when the leader changes. Spurious calls are harmless. `leader` is who leads the partition
     /// as far as is known; `unix_ms` is the wall clock, to be held against event times.
     pub fn poll_action(&mut self, leader: Option<Leader>, now: Time, unix_ms: i64) -> Action {
-        if let Some(until) = self.waiting_until(leader, now) {
+        if let Identity::Refused(message) = &self.identity {
+            let message = message.clone();
+            self.identity = Identity::None;
+            self.back_off(Trouble::NoIdentity { message }, None, now);
+        }
+        if let Some(until) = self.pausing_until(leader, now) {
             return Action::Wait { until: Some(until) };
         }
         let Some(leader) = leader else { return Action::Wait { until: None } };
-        if self.entries.is_empty() {
+        if self.entries.is_empty() || matches!(self.doubt, Doubt::Asked(_)) {
             return Action::Wait { until: None };
         }
         if self.in_flight == 0 {
             self.notice_other_topic(leader);
-            if let Some(action) = self.judge() {
+            if let Some(action) = self.judge(leader, unix_ms) {
                 return action;
             }
         }
         self.send_next(leader, unix_ms).unwrap_or(Action::Wait { until: None })
     }
 
-    /// The end of the backoff, if it still holds. A leader other than the one that failed ends it early: there is
-    /// somebody new to ask.
-    fn waiting_until(&mut self, leader: Option<Leader>, now: Time) -> Option<Time> {
-        match self.state {
-            State::Direct | State::Closing { retry_at: None } => None,
-            State::Backoff { until, failed } => {
-                let moved = failed.is_some() && leader.map(identify).is_some_and(|l| Some(l) != failed);
-                if now < until && !moved {
-                    return Some(until);
-                }
-                self.state = State::Direct;
-                None
-            }
-            State::Closing { retry_at: Some(until) } if now < until => Some(until),
-            State::Closing { .. } => {
-                self.state = State::Closing { retry_at: None };
-                None
-            }
+    /// The end of the pause, if it still holds.
+    fn pausing_until(&mut self, leader: Option<Leader>, now: Time) -> Option<Time> {
+        let pause = self.state.pause()?;
+        let moved = pause.failed.is_some_and(|failed| leader.is_some_and(|l| identify(l) != failed));
+        if now < pause.until && !moved {
+            return Some(pause.until);
         }
+        self.state = self.state.with(None);
+        None
     }
 
     /// A topic deleted and created again is another log: nothing of the old one counts there (delivery-rules.md 1.7).
     fn notice_other_topic(&mut self, leader: Leader) {
-        let Some(run) = &mut self.run else { return };
-        match run.topic_id {
-            None => run.topic_id = Some(leader.topic_id),
-            Some(known) if known == leader.topic_id => {}
-            // A broker that gives no ids has nothing to say about it.
-            Some(known) if known == TopicId::default() || leader.topic_id == TopicId::default() => {}
-            Some(_) => {
-                self.end_run();
-                self.doubt = Doubt::None;
-                for entry in &mut self.entries {
-                    entry.exposure = Exposure::Unwritten;
-                    entry.verdict = None;
-                }
-                self.events.push_back(OutboxEvent::TopicRecreated);
+        // A broker that gives no ids has nothing to say about it.
+        if leader.topic_id == TopicId::default() {
+            return;
+        }
+        let known = self.topic.replace(leader.topic_id);
+        if known.is_some_and(|known| known != leader.topic_id) {
+            self.end_run();
+            self.doubt = Doubt::None;
+            for entry in &mut self.entries {
+                entry.exposure = Exposure::Unwritten;
+                entry.verdict = None;
             }
+            self.events.push_back(OutboxEvent::TopicRecreated);
         }
     }
 
@@ -298,41 +294,44 @@ impl Outbox {
     fn send_next(&mut self, leader: Leader, unix_ms: i64) -> Option<Action> {
         let at = self.in_flight as usize;
         // Those in flight are the first `at` entries, or an older one was answered with an error: drain first.
-        let head_is_flying = self.entries.iter().take(at).all(|e| e.ticket().is_some());
-        let entry = self.entries.get(at)?;
-        if !head_is_flying || entry.verdict.is_some() {
+        let drained = self.entries.iter().take(at).all(|entry| entry.ticket().is_some());
+        if !drained || self.entries.get(at)?.verdict.is_some() {
             return None;
         }
-        if at > 0 {
-            let same_run = self.settings.idempotent
-                && (entry.run.is_none() || entry.run == self.run.as_ref().map(|run| run.ordinal))
-                && self
-                    .entries
-                    .get(at - 1)
-                    .is_some_and(|e| e.run == self.run.as_ref().map(|run| run.ordinal));
-            if !same_run
-                || !self.established(leader, unix_ms)
-                || self.in_flight >= self.settings.max_in_flight
-            {
-                return None;
-            }
+        if at > 0 && !self.may_follow(at, leader, unix_ms) {
+            return None;
         }
         if self.settings.idempotent
-            && let Some(action) = self.stamp(at, leader)
+            && let Some(action) = self.stamp(at)
         {
             return Some(action);
         }
-        Some(self.fly(at))
+        Some(self.fly(at, leader, unix_ms))
     }
 
-    fn established(&self, leader: Leader, unix_ms: i64) -> bool {
-        let established = self.run.as_ref().and_then(|run| run.established);
-        established
-            .is_some_and(|e| e.leader == leader && unix_ms.saturating_sub(e.event_time) < ESTABLISHED_FOR_MS)
+    /// Whether entry `at` may go while others are in flight (delivery-rules.md 1.2).
+    fn may_follow(&self, at: usize, leader: Leader, unix_ms: i64) -> bool {
+        let Some(run) = &self.run else { return false };
+        let (Some(before), Some(entry)) = (self.entries.get(at - 1), self.entries.get(at)) else { return false };
+        let same_run = before.run == Some(run.ordinal)
+            && (entry.exposure == Exposure::Unwritten || entry.run == Some(run.ordinal));
+        #[allow(unused_mut, reason = "tests plant a mutation here")]
+        let mut established = run.established.is_some_and(|e| {
+            e.leader == leader && unix_ms.saturating_sub(e.event_time) < ESTABLISHED_FOR_MS
+        });
+        #[cfg(test)]
+        {
+            established |= simulator::planted(simulator::Mutation::PipelineBeforeEstablished);
+        }
+        self.settings.idempotent
+            && self.doubt == Doubt::None
+            && self.in_flight < self.settings.max_in_flight.min(REMEMBERED)
+            && same_run
+            && established
     }
 
     /// Makes sure that entry `at` carries numbers of a run; asks for an identity where there is none.
-    fn stamp(&mut self, at: usize, leader: Leader) -> Option<Action> {
+    fn stamp(&mut self, at: usize) -> Option<Action> {
         let current = self.run.as_ref().map(|run| run.ordinal);
         let entry = self.entries.get(at)?;
         // What may lie in the log keeps its numbers until that is known; so does what belongs to the current run.
@@ -340,18 +339,21 @@ impl Outbox {
             return None;
         }
         if self.run.is_none() {
-            let Some(identity) = self.identity else {
-                return Some(self.ask_identity());
+            let (identity, next_sequence) = match std::mem::replace(&mut self.identity, Identity::None) {
+                Identity::Fresh(identity) => (identity, self.settings.first_sequence),
+                Identity::Bumped(identity) => (identity, 0),
+                Identity::None => {
+                    self.identity = Identity::Asked;
+                    return Some(Action::InitProducerId { other_than: self.spent.latest });
+                }
+                waiting @ (Identity::Asked | Identity::Refused(_)) => {
+                    self.identity = waiting;
+                    return Some(Action::Wait { until: None });
+                }
             };
             let ordinal = self.next_run;
             self.next_run += 1;
-            self.run = Some(Run {
-                ordinal,
-                identity,
-                next_sequence: self.settings.first_sequence,
-                topic_id: Some(leader.topic_id),
-                established: None,
-            });
+            self.run = Some(Run { ordinal, identity, next_sequence, established: None, acked_through: None });
         }
         let (run, entry) = (self.run.as_mut()?, self.entries.get_mut(at)?);
         entry.batch.set_stamp(Stamp {
@@ -364,188 +366,31 @@ impl Outbox {
         None
     }
 
-    fn ask_identity(&mut self) -> Action {
-        if self.identity_asked {
-            return Action::Wait { until: None };
-        }
-        self.identity_asked = true;
-        Action::InitProducerId { other_than: self.spent }
-    }
-
     /// Sends entry `at` as it is.
-    fn fly(&mut self, at: usize) -> Action {
+    fn fly(&mut self, at: usize, leader: Leader, unix_ms: i64) -> Action {
         let Some(entry) = self.entries.get_mut(at) else { return Action::Wait { until: None } };
         let doubtful = entry.exposure == Exposure::Doubtful;
-        if doubtful && !self.settings.idempotent && !entry.counted {
-            entry.counted = true;
-            self.tally.possible_duplicates += u64::from(entry.batch.count());
-        }
+        let recognised = self.settings.idempotent
+            && unix_ms.saturating_sub(entry.batch.max_timestamp()) < FORGOTTEN_AFTER_MS;
+        let admitted = if doubtful && !recognised { u64::from(entry.batch.count()) } else { 0 };
+        self.tally.possible_duplicates += admitted;
+        entry.haunted |= admitted > 0;
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        entry.exposure = Exposure::InFlight { ticket, doubtful };
+        entry.exposure = Exposure::InFlight { ticket, doubtful, to: leader, admitted };
         entry.attempts += 1;
         self.in_flight += 1;
         entry.batch.finish();
         Action::Produce { ticket, batch: entry.batch.clone() }
     }
-
-    // ---- outcomes ---------------------------------------------------------------------------------------------------
-
-    fn acked(&mut self, at: usize, base_offset: Option<i64>, leader: Option<Leader>) {
-        let Some(entry) = self.entries.remove(at) else { return };
-        if let (Some(run), Some(leader)) = (&mut self.run, leader)
-            && self.settings.idempotent
-            && entry.run == Some(run.ordinal)
-        {
-            run.established = Some(Established { leader, event_time: entry.batch.max_timestamp() });
-        }
-        if self.settings.idempotent {
-            self.prove_before(at, entry.run);
-        }
-        self.deliver(entry, base_offset);
-        self.doubt = Doubt::None;
-        self.backoff.reset();
-        self.state = match self.state {
-            State::Closing { .. } => State::Closing { retry_at: None },
-            State::Direct | State::Backoff { .. } => State::Direct,
-        };
-        if self.trouble.take().is_some() {
-            self.events.push_back(OutboxEvent::Recovered);
-        }
-    }
-
-    /// A batch of `run` was taken by the broker: what is in doubt before it *in its run* is written (delivery-rules.md
-    /// 2.2, 2.3). What was definitely refused before it is not: that would be a reordering, which is counted (2.5).
-    fn prove_before(&mut self, at: usize, run: Option<u64>) {
-        let mut overtaken = false;
-        let mut i = 0;
-        let mut left = at;
-        while left > 0 {
-            left -= 1;
-            let Some(entry) = self.entries.get(i) else { break };
-            match entry.exposure {
-                Exposure::Doubtful if entry.run == run => {
-                    if let Some(entry) = self.entries.remove(i) {
-                        self.tally.proven += u64::from(entry.batch.count());
-                        self.deliver(entry, None);
-                    }
-                    continue;
-                }
-                Exposure::Unwritten => overtaken = true,
-                Exposure::Doubtful | Exposure::InFlight { .. } => {}
-            }
-            i += 1;
-        }
-        if overtaken {
-            self.tally.reorderings += 1;
-            self.end_run();
-        }
-    }
-
-    fn refused(&mut self, at: usize, refusal: Refusal, leader: Option<Leader>, now: Time) {
-        let alone = self.in_flight == 0;
-        match refusal.code {
-            // Written before, offset forgotten.
-            ErrorCode::DUPLICATE_SEQUENCE_NUMBER if self.settings.idempotent => {
-                return self.acked(at, None, None);
-            }
-            ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER if self.settings.idempotent => {
-                self.out_of_order(at, alone);
-            }
-            code if code.class() == ErrorClass::Fatal && self.settings.idempotent => {
-                self.set_verdict(at, Verdict::Fenced);
-            }
-            code => match code.class() {
-                ErrorClass::TooLarge => self.set_verdict(at, Verdict::TooLarge(refusal)),
-                ErrorClass::Rejected => self.set_verdict(at, Verdict::Rejected(refusal)),
-                ErrorClass::Retriable => {
-                    self.retreat();
-                    self.back_off(Trouble::Refused(refusal), leader, now);
-                }
-                ErrorClass::Unavailable | ErrorClass::Fatal => {
-                    self.retreat();
-                    self.back_off(Trouble::Held(refusal), leader, now);
-                }
-            },
-        }
-    }
-
-    /// A batch that was sent again for proof got no answer to that question: ask anew, after the pause.
-    fn retreat(&mut self) {
-        if self.doubt != Doubt::None {
-            self.doubt = Doubt::Ask;
-        }
-    }
-
-    fn back_off(&mut self, trouble: Trouble, leader: Option<Leader>, now: Time) {
-        if self.trouble.is_none() {
-            self.events.push_back(OutboxEvent::Troubled(trouble.clone()));
-        }
-        self.trouble = Some(trouble);
-        // Several batches of one broken connection are one failure.
-        if let State::Backoff { until, .. } | State::Closing { retry_at: Some(until) } = self.state
-            && now < until
-        {
-            return;
-        }
-        let until = now + self.backoff.next_delay();
-        self.state = match self.state {
-            State::Closing { .. } => State::Closing { retry_at: Some(until) },
-            State::Direct | State::Backoff { .. } => State::Backoff { until, failed: leader.map(identify) },
-        };
-    }
-
-    fn unestablish(&mut self) {
-        if let Some(run) = &mut self.run {
-            run.established = None;
-        }
-    }
-
-    /// The next batch that is stamped begins a new run: our own id with the partition's next epoch (delivery-rules.md
-    /// 1.3), or a new id once the epochs are used up.
-    fn end_run(&mut self) {
-        let Some(run) = self.run.take() else { return };
-        match run.identity.epoch.checked_add(1) {
-            Some(epoch) => self.identity = Some(ProducerIdentity { epoch, ..run.identity }),
-            None => self.forget_identity(run.identity.id),
-        }
-    }
-
-    fn forget_identity(&mut self, id: i64) {
-        self.run = None;
-        self.identity = None;
-        self.spent = Some(id);
-    }
-
-    // ---- settling ---------------------------------------------------------------------------------------------------
-
-    fn deliver(&mut self, entry: Entry, base_offset: Option<i64>) {
-        self.tally.delivered += u64::from(entry.batch.count());
-        self.events.push_back(OutboxEvent::Delivered {
-            batch: entry.batch,
-            base_offset,
-            opened: entry.opened,
-            attempts: entry.attempts,
-        });
-    }
-
-    fn fail(&mut self, batch: RecordBatch, reason: FailureReason, code: Option<i16>, message: String) {
-        self.tally.lost += u64::from(batch.count());
-        let error = DeliveryError { reason, persisted: Persisted::No, code, message };
-        self.events.push_back(OutboxEvent::Failed { batch, error });
-    }
-
-    fn in_doubt(&mut self, batch: RecordBatch) {
-        self.tally.in_doubt += u64::from(batch.count());
-        self.events.push_back(OutboxEvent::InDoubt { batch });
-    }
 }
 
-/// What of a leader decides whether there is somebody new to ask: not the connection, or a broker that accepts and
-/// closes would be asked without pause.
+/// What of a leader decides whether there is somebody new to ask.
 fn identify(leader: Leader) -> (i32, i32) {
     (leader.node, leader.epoch)
 }
 
+#[cfg(test)]
+mod simulator;
 #[cfg(test)]
 mod tests;

@@ -2,100 +2,121 @@
 //!
 //! Everything in here happens at the head, with nothing of the partition in flight (delivery-rules.md section 2):
 //! a broker's 45, its refusal of a batch that may be written already, and the end of a run all mean one thing first,
-//! to find out what the log holds.
+//! to find out what the log holds. DESIGN.md, "Delivery", has the table.
 
-use std::collections::BTreeMap;
-
-use super::Outbox;
-use super::types::{Action, Doubt, Entry, Exposure, Trouble, Verdict};
-use crate::buffer_pool::Chunk;
-use crate::delivery::{ProducerState, Refusal};
+use super::entry::{Doubt, Entry, Exposure, Verdict};
+use super::{Action, Outbox};
+use crate::batch::{Stamp, sequence_add};
+use crate::delivery::{Leader, ProducerState};
 use crate::error::FailureReason;
-use crate::time::Time;
 
-/// How often the broker is asked about the same batch before its numbers are given up.
-const MAX_ASKED: u8 = 3;
+/// How often a broker may contradict itself about a batch (out of order, and next in line; held, and not recognised)
+/// before its numbers are given up. The first time, a straggling request of ours may have come in between.
+const MAX_CONTRADICTIONS: u8 = 2;
 
 /// How far `a` lies behind `b` in sequence numbers, which wrap at 2^31.
-fn distance(a: i32, b: i32) -> i64 {
+pub(super) fn distance(a: i32, b: i32) -> i64 {
     let d = (i64::from(a) - i64::from(b)) & 0x7fff_ffff;
     if d >= 1 << 30 { d - (1 << 31) } else { d }
 }
 
+/// What is asked about: the batch at `at`, by its numbers.
+struct Subject {
+    at: usize,
+    run: u64,
+    stamp: Stamp,
+    last: i32,
+    doubtful: bool,
+    out_of_order: bool,
+}
+
 impl Outbox {
     /// What has to be cleared before the head can be sent, if anything.
-    pub(super) fn judge(&mut self) -> Option<Action> {
+    pub(super) fn judge(&mut self, leader: Leader, unix_ms: i64) -> Option<Action> {
         loop {
-            match self.doubt {
-                Doubt::Ask => return self.ask(),
-                Doubt::Asked => return Some(Action::Wait { until: None }),
-                Doubt::Proving { run, last_sequence } => {
-                    match self.find(|e| e.run == Some(run) && e.batch.last_sequence() == last_sequence) {
-                        Some(at) => return Some(self.fly(at)),
-                        None => self.doubt = Doubt::None,
+            let foreign = self.doubt.bound_to().is_some_and(|bound| bound != leader);
+            #[cfg(test)]
+            let foreign = foreign && !super::simulator::planted(super::simulator::Mutation::ProofAcrossLeaders);
+            if foreign {
+                // All answers come from one leader: begin again with this one.
+                self.doubt = Doubt::None;
+            }
+            match std::mem::replace(&mut self.doubt, Doubt::None) {
+                Doubt::None => {
+                    if !self.judge_head(leader) {
+                        return None;
                     }
                 }
-                Doubt::Stepping { run, next } => {
-                    let candidate = |e: &Entry| e.run == Some(run) && e.exposure == Exposure::Doubtful;
-                    match self.entries.iter().skip(next).position(candidate) {
+                Doubt::Ask => {
+                    if let Some(subject) = self.subject() {
+                        self.doubt = Doubt::Asked(leader);
+                        return Some(Action::Describe { producer_id: subject.stamp.producer_id });
+                    }
+                }
+                Doubt::Asked(asked) => {
+                    self.doubt = Doubt::Asked(asked);
+                    return Some(Action::Wait { until: None });
+                }
+                Doubt::Answered(_, answer) => self.answered(answer, leader),
+                Doubt::Proving { leader, run, last_sequence } => {
+                    let ends_there = |e: &Entry| e.run == Some(run) && e.batch.last_sequence() == last_sequence;
+                    if let Some(at) = self.entries.iter().position(ends_there) {
+                        self.doubt = Doubt::Proving { leader, run, last_sequence };
+                        return Some(self.fly(at, leader, unix_ms));
+                    }
+                }
+                Doubt::Stepping { leader, run, next } => {
+                    match self.entries.iter().skip(next).position(|entry| entry.is_doubtful_in(run)) {
                         Some(ahead) => {
-                            self.doubt = Doubt::Stepping { run, next: next + ahead };
-                            return Some(self.fly(next + ahead));
+                            self.doubt = Doubt::Stepping { leader, run, next: next + ahead };
+                            return Some(self.fly(next + ahead, leader, unix_ms));
                         }
                         None => self.give_up_numbers(run),
-                    }
-                }
-                Doubt::None => {
-                    if !self.judge_head() {
-                        return None;
                     }
                 }
             }
         }
     }
 
-    fn find(&self, mut which: impl FnMut(&Entry) -> bool) -> Option<usize> {
-        self.entries.iter().position(|entry| which(entry))
-    }
-
     /// Acts upon the head's verdict. True: something changed, judge again.
-    fn judge_head(&mut self) -> bool {
+    fn judge_head(&mut self, leader: Leader) -> bool {
+        if !self.settings.idempotent {
+            return self.judge_unnumbered_head();
+        }
         let current = self.run.as_ref().map(|run| run.ordinal);
         let Some(head) = self.entries.front_mut() else { return false };
-        let doubtful = self.settings.idempotent && head.exposure == Exposure::Doubtful;
+        let doubtful = head.exposure == Exposure::Doubtful;
         match head.verdict.take() {
             None => {
-                // What gets new numbers goes out only when nothing of the old ones is in doubt (delivery-rules.md 1.3).
-                let needs_new =
-                    head.exposure == Exposure::Unwritten && (head.run.is_none() || head.run != current);
-                let behind = self.entries.iter().skip(1).any(|e| e.exposure == Exposure::Doubtful);
-                let clear = needs_new && behind && self.settings.idempotent;
-                if clear {
+                // Behind a hole, and before the first batch of a new run, nothing older may be in doubt (1.3, 1.4).
+                let outside = head.run.is_none() || head.run != current;
+                let unclear = outside && self.entries.iter().any(|entry| entry.exposure == Exposure::Doubtful);
+                if unclear {
                     self.doubt = Doubt::Ask;
                 }
-                clear
+                unclear
             }
-            Some(verdict @ Verdict::OutOfOrder) => {
+            // Another broker's word about its own log.
+            Some(Verdict::OutOfOrder(by)) if by != leader => true,
+            Some(verdict @ Verdict::OutOfOrder(_)) => {
                 head.verdict = Some(verdict);
                 self.doubt = Doubt::Ask;
                 true
             }
             Some(verdict @ (Verdict::TooLarge(_) | Verdict::Rejected(_))) if doubtful => {
                 // The broker checks size and time before it looks for duplicates: its refusal of a batch that may be
-                // written settles nothing (delivery-rules.md 2.4).
+                // written settles nothing (2.4).
                 head.verdict = Some(verdict);
                 self.doubt = Doubt::Ask;
                 true
             }
             Some(Verdict::Fenced) => {
-                let (stamp, run) = (head.batch.stamp(), head.run);
-                // An older epoch of our own is superseded, the newest one taken over by somebody: both need new numbers.
+                // Superseded, taken over, or forgotten: whatever it is, an id of our own that nobody knows is not.
+                let (producer_id, run) = (head.batch.stamp().producer_id, head.run);
                 if let Some(run) = run {
                     self.give_up_numbers(run);
                 }
-                if self.identity.is_some_and(|identity| identity.id == stamp.producer_id) {
-                    self.forget_identity(stamp.producer_id);
-                }
+                self.forget_identity(producer_id);
                 true
             }
             Some(Verdict::TooLarge(refusal)) => {
@@ -103,129 +124,136 @@ impl Outbox {
                 true
             }
             Some(Verdict::Rejected(refusal)) => {
-                self.cut(refusal);
+                self.cut(&refusal);
                 true
             }
         }
     }
 
+    /// Without numbers there is nothing to ask for.
+    fn judge_unnumbered_head(&mut self) -> bool {
+        match self.entries.front_mut().and_then(|head| head.verdict.take()) {
+            Some(Verdict::TooLarge(refusal)) => self.split_or_fail(FailureReason::TooLarge, &refusal),
+            Some(Verdict::Rejected(refusal)) => self.cut(&refusal),
+            Some(Verdict::OutOfOrder(_) | Verdict::Fenced) | None => return false,
+        }
+        true
+    }
+
     // ---- asking -----------------------------------------------------------------------------------------------------
 
     /// The batch in question: a head that was called out of order or refused, or the first that may be written.
-    fn subject(&self) -> Option<usize> {
-        if self.entries.front().is_some_and(|head| head.verdict.is_some()) {
-            return Some(0);
-        }
-        self.find(|e| e.exposure == Exposure::Doubtful)
+    fn subject(&self) -> Option<Subject> {
+        let judged = self.entries.front().is_some_and(|head| head.verdict.is_some());
+        let doubtful = |entry: &Entry| entry.exposure == Exposure::Doubtful;
+        let at = if judged { 0 } else { self.entries.iter().position(doubtful)? };
+        let entry = self.entries.get(at)?;
+        Some(Subject {
+            at,
+            run: entry.run?,
+            stamp: entry.batch.stamp(),
+            last: entry.batch.last_sequence(),
+            doubtful: doubtful(entry),
+            out_of_order: matches!(entry.verdict, Some(Verdict::OutOfOrder(_))),
+        })
     }
 
-    fn ask(&mut self) -> Option<Action> {
-        let entry = self.subject().and_then(|at| self.entries.get_mut(at));
-        let Some(entry) = entry else {
-            self.doubt = Doubt::None;
-            return None;
-        };
-        entry.asked = entry.asked.saturating_add(1);
-        self.doubt = Doubt::Asked;
-        Some(Action::Describe { producer_id: entry.batch.stamp().producer_id })
-    }
-
-    pub(super) fn described(&mut self, state: ProducerState, now: Time) {
-        self.doubt = Doubt::None;
-        let Some(at) = self.subject() else { return };
-        let Some(entry) = self.entries.get_mut(at) else { return };
-        let (stamp, last, run, asked) =
-            (entry.batch.stamp(), entry.batch.last_sequence(), entry.run, entry.asked);
-        let out_of_order = matches!(entry.verdict, Some(Verdict::OutOfOrder));
-        let doubtful = entry.exposure == Exposure::Doubtful;
-        let Some(run_ordinal) = run else { return };
-        match state {
-            ProducerState::Failed { message } => {
-                entry.asked -= 1;
-                self.doubt = Doubt::Ask;
-                self.back_off(Trouble::NoAnswer { message }, None, now);
-            }
+    /// Acts upon what the leader knows of the id: delivery-rules.md 2.2.
+    fn answered(&mut self, answer: ProducerState, leader: Leader) {
+        let Some(subject) = self.subject() else { return };
+        let Subject { at, run, stamp, last, doubtful, out_of_order } = subject;
+        match answer {
+            ProducerState::Failed { .. } => self.doubt = Doubt::Ask,
             ProducerState::Unanswerable => {
                 // One that was refused just now need not be tried again.
-                let next = if entry.verdict.is_some() { at + 1 } else { at };
-                self.doubt = Doubt::Stepping { run: run_ordinal, next };
+                let judged = self.entries.get(at).is_some_and(|entry| entry.verdict.is_some());
+                self.doubt = Doubt::Stepping { leader, run, next: if judged { at + 1 } else { at } };
             }
-            ProducerState::Unknown if out_of_order && asked < MAX_ASKED => {
-                // An id that the partition does not know is taken with any first sequence.
-                entry.verdict = None;
-                self.count_possible(run_ordinal);
-            }
-            ProducerState::Unknown if out_of_order => self.give_up_numbers(run_ordinal),
-            ProducerState::Unknown => {
-                self.count_possible(run_ordinal);
-                self.not_written(run_ordinal);
+            // A sequence of -1: the id is known by something other than data.
+            ProducerState::Unknown | ProducerState::Known { last_sequence: ..0, .. } => {
+                self.count_possible(run);
+                if !out_of_order {
+                    self.not_written(run);
+                } else if self.contradicted(at) {
+                    self.give_up_numbers(run);
+                } else if let Some(entry) = self.entries.get_mut(at) {
+                    // An id that the partition does not know is taken with any first sequence.
+                    entry.verdict = None;
+                }
             }
             ProducerState::Known { epoch, .. } if epoch > stamp.epoch => {
                 // Somebody else goes on with our id: whatever the log holds under it proves nothing about us.
-                self.give_up_numbers(run_ordinal);
+                self.give_up_numbers(run);
                 self.forget_identity(stamp.producer_id);
             }
-            ProducerState::Known { epoch, .. } if epoch < stamp.epoch => {
-                // Nothing of this run is in the log.
-                self.not_written(run_ordinal);
-                self.after_cut_log(out_of_order);
-            }
-            ProducerState::Known { last_sequence, .. } if distance(last_sequence, last) >= 0 => {
-                let ends_there = |e: &Entry| {
-                    e.run == run
-                        && e.exposure == Exposure::Doubtful
-                        && e.batch.last_sequence() == last_sequence
-                };
-                if !doubtful {
-                    // Our numbers, and we never wrote them: they are not ours alone.
-                    self.give_up_numbers(run_ordinal);
-                    self.forget_identity(stamp.producer_id);
-                } else if asked < MAX_ASKED && self.entries.iter().any(ends_there) {
-                    self.doubt = Doubt::Proving { run: run_ordinal, last_sequence };
+            ProducerState::Known { epoch, last_sequence }
+                if epoch == stamp.epoch && distance(last_sequence, last) >= 0 =>
+            {
+                let ends_there = |e: &Entry| e.is_doubtful_in(run) && e.batch.last_sequence() == last_sequence;
+                if self.entries.iter().any(ends_there) {
+                    self.doubt = Doubt::Proving { leader, run, last_sequence };
+                } else if doubtful {
+                    self.settle_unknowable(run, last_sequence);
                 } else {
-                    self.settle_unknowable(run_ordinal, last_sequence);
+                    // Held, although every answer said no: a straggler of ours came in late, or the numbers are not
+                    // ours alone.
+                    self.count_held(run, last_sequence);
+                    self.give_up_numbers(run);
+                    self.forget_identity(stamp.producer_id);
                 }
             }
-            ProducerState::Known { last_sequence, .. } => {
-                self.not_written(run_ordinal);
-                let next_in_line = distance(stamp.first_sequence, last_sequence) == 1;
-                if out_of_order && next_in_line && asked < MAX_ASKED {
+            ProducerState::Known { epoch, last_sequence } => {
+                self.not_written(run);
+                let next_in_line = epoch == stamp.epoch && distance(stamp.first_sequence, last_sequence) == 1;
+                if !out_of_order {
+                    return;
+                }
+                if next_in_line
+                    && !self.contradicted(at)
+                    && let Some(entry) = self.entries.get_mut(at)
+                {
                     // It would be taken now; what stood in the way has gone.
-                    if let Some(entry) = self.entries.get_mut(at) {
-                        entry.verdict = None;
-                    }
+                    entry.verdict = None;
                 } else {
-                    self.after_cut_log(out_of_order);
+                    // The log ends before the head although the head was next: it was cut.
+                    self.give_up_numbers(run);
                 }
             }
         }
     }
 
-    /// The log ends before the head although the head was next: it was cut, and what was there went with it.
-    fn after_cut_log(&mut self, out_of_order: bool) {
-        if out_of_order {
-            if let Some(head) = self.entries.front_mut() {
-                head.verdict = None;
-            }
-            self.end_run();
-        }
+    /// One more contradiction about the batch at `at`; true: one too many.
+    fn contradicted(&mut self, at: usize) -> bool {
+        self.entries.get_mut(at).is_none_or(|entry| {
+            entry.contradictions = entry.contradictions.saturating_add(1);
+            entry.contradictions >= MAX_CONTRADICTIONS
+        })
+    }
+
+    fn doubtful_in(&mut self, run: u64) -> impl Iterator<Item = &mut Entry> {
+        self.entries.iter_mut().filter(move |entry| entry.is_doubtful_in(run))
     }
 
     /// Nothing of `run` that is in doubt lies in the log.
     fn not_written(&mut self, run: u64) {
-        for entry in
-            self.entries.iter_mut().filter(|e| e.run == Some(run) && e.exposure == Exposure::Doubtful)
-        {
-            entry.exposure = Exposure::Unwritten;
-        }
+        self.doubtful_in(run).for_each(|entry| entry.exposure = Exposure::Unwritten);
     }
 
     /// What of `run` is in doubt is about to be sent again although it may lie in the log.
     fn count_possible(&mut self, run: u64) {
-        for entry in
-            self.entries.iter_mut().filter(|e| e.run == Some(run) && e.exposure == Exposure::Doubtful)
-        {
-            if !std::mem::replace(&mut entry.counted, true) {
+        let mut events = 0;
+        for entry in self.doubtful_in(run) {
+            entry.haunted = true;
+            events += u64::from(entry.batch.count());
+        }
+        self.tally.possible_duplicates += events;
+    }
+
+    /// The log holds the numbers of `run` up to `last_sequence`, also those of batches that count as not written.
+    fn count_held(&mut self, run: u64, last_sequence: i32) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.run == Some(run)) {
+            if distance(last_sequence, entry.batch.stamp().first_sequence) >= 0 {
+                entry.haunted = true;
                 self.tally.possible_duplicates += u64::from(entry.batch.count());
             }
         }
@@ -236,10 +264,8 @@ impl Outbox {
         self.doubt = Doubt::None;
         self.count_possible(run);
         self.not_written(run);
-        for entry in self.entries.iter_mut().filter(|e| e.run == Some(run)) {
-            if matches!(entry.verdict, Some(Verdict::OutOfOrder | Verdict::Fenced)) {
-                entry.verdict = None;
-            }
+        for entry in self.entries.iter_mut().filter(|entry| entry.run == Some(run)) {
+            entry.verdict.take_if(|verdict| matches!(verdict, Verdict::OutOfOrder(_) | Verdict::Fenced));
         }
         if self.run.as_ref().is_some_and(|current| current.ordinal == run) {
             self.end_run();
@@ -251,114 +277,83 @@ impl Outbox {
     fn settle_unknowable(&mut self, run: u64, last_sequence: i32) {
         let mut at = 0;
         while let Some(entry) = self.entries.get(at) {
-            let covered = entry.run == Some(run)
-                && entry.exposure == Exposure::Doubtful
-                && distance(last_sequence, entry.batch.last_sequence()) >= 0;
-            if covered {
-                if let Some(entry) = self.entries.remove(at) {
-                    self.in_doubt(entry.batch);
-                }
-            } else {
+            let covered =
+                entry.is_doubtful_in(run) && distance(last_sequence, entry.batch.last_sequence()) >= 0;
+            if !covered {
                 at += 1;
+            } else if let Some(entry) = self.entries.remove(at) {
+                self.in_doubt(entry.batch);
             }
         }
     }
 
-    // ---- refusals ---------------------------------------------------------------------------------------------------
+    // ---- what a refusal means while a doubt is being cleared ----------------------------------------------------------
 
-    /// 45: on a younger batch it means "not written, wait for the head"; on the head, that the log must be asked.
-    pub(super) fn out_of_order(&mut self, at: usize, alone: bool) {
-        match self.doubt {
-            Doubt::Stepping { run, .. } => self.doubt = Doubt::Stepping { run, next: at + 1 },
-            Doubt::Proving { .. } => self.doubt = Doubt::Ask,
-            Doubt::None | Doubt::Ask | Doubt::Asked => {
+    /// 45: on a younger batch it means "not written, wait for the head"; on the head, that the log must be asked. True:
+    /// it is a verdict now.
+    pub(super) fn out_of_order(&mut self, at: usize, leader: Leader) -> bool {
+        #[allow(unused_mut, reason = "tests plant a mutation here")]
+        let mut alone = self.in_flight == 0;
+        match std::mem::replace(&mut self.doubt, Doubt::None) {
+            Doubt::Stepping { leader, run, .. } => self.doubt = Doubt::Stepping { leader, run, next: at + 1 },
+            Doubt::Proving { leader: asked, run, last_sequence } => {
+                if asked == leader && self.contradicted(at) {
+                    self.settle_unknowable(run, last_sequence);
+                } else {
+                    self.doubt = Doubt::Ask;
+                }
+            }
+            other => {
+                self.doubt = other;
+                #[cfg(test)]
+                {
+                    use super::simulator::{Mutation, planted};
+                    if at > 0 && planted(Mutation::JudgeYoungerAtOnce) {
+                        if let Some(run) = self.entries.get(at).and_then(|entry| entry.run) {
+                            self.give_up_numbers(run);
+                        }
+                        alone = false;
+                    }
+                }
                 if at == 0 && alone {
-                    self.set_verdict(at, Verdict::OutOfOrder);
+                    self.entries.iter_mut().take(1).for_each(|e| e.verdict = Some(Verdict::OutOfOrder(leader)));
+                    return true;
                 }
             }
         }
+        false
     }
 
     /// Keeps a refusal until the batch is the head, alone. A refusal in answer to a proof is no proof.
     pub(super) fn set_verdict(&mut self, at: usize, verdict: Verdict) {
-        match self.doubt {
-            Doubt::Stepping { run, .. } => self.doubt = Doubt::Stepping { run, next: at + 1 },
-            Doubt::Proving { run, last_sequence } => {
-                self.doubt = Doubt::None;
-                self.settle_unknowable(run, last_sequence);
-                return;
-            }
-            Doubt::None | Doubt::Ask | Doubt::Asked => {}
-        }
+        let fenced = matches!(verdict, Verdict::Fenced);
         if let Some(entry) = self.entries.get_mut(at) {
             entry.verdict = Some(verdict);
         }
-    }
-
-    fn reserve(&self) -> impl FnMut(usize) -> Chunk + use<> {
-        let (pool, share) = (self.pool.clone(), self.share.clone());
-        move |size| pool.acquire_reserve(&share, size)
-    }
-
-    /// Halves the head, every event keeping its number; a single event fails, which ends the run.
-    fn split_or_fail(&mut self, reason: FailureReason, refusal: &Refusal) {
-        let Some(entry) = self.entries.pop_front() else { return };
-        let count = entry.batch.count();
-        let halves = if count > 1 { entry.batch.split(count / 2, &mut self.reserve()).ok() } else { None };
-        match halves {
-            Some((left, right)) => {
-                for batch in [right, left] {
-                    let part = Entry {
-                        run: entry.run,
-                        attempts: entry.attempts,
-                        restamped: entry.restamped,
-                        ..Entry::new(batch, entry.ordinal, entry.opened)
-                    };
-                    self.entries.push_front(part);
+        match std::mem::replace(&mut self.doubt, Doubt::None) {
+            Doubt::Stepping { leader, run, .. } if !fenced => {
+                self.doubt = Doubt::Stepping { leader, run, next: at + 1 };
+            }
+            Doubt::Proving { leader, run, last_sequence } if !fenced => {
+                // The broker would not even look whether it holds it. Whether it takes the one that follows says as
+                // much: that is next in line only if all before it is there.
+                match self.follower(at, run, last_sequence) {
+                    Some(last_sequence) => self.doubt = Doubt::Proving { leader, run, last_sequence },
+                    None => self.settle_unknowable(run, last_sequence),
                 }
             }
-            None => {
-                let message = refusal.message.clone().unwrap_or_default();
-                self.fail(entry.batch, reason, Some(refusal.code.0), message);
-                self.end_run();
-            }
+            _ => {}
         }
     }
 
-    /// Cuts the culprits out of the head. Their neighbours keep their order and get new numbers.
-    fn cut(&mut self, refusal: Refusal) {
-        let Some(head) = self.entries.front_mut() else { return };
-        let culprits: BTreeMap<u32, Option<String>> =
-            refusal.record_errors.iter().filter(|(i, _)| *i < head.batch.count()).cloned().collect();
-        if culprits.is_empty() {
-            // Nobody is named. Our own header is the first suspect (a sequence that overflowed looks like a poisoned
-            // record); only then the records, by halving.
-            if !head.restamped && self.settings.idempotent {
-                head.restamped = true;
-                self.end_run();
-            } else {
-                self.split_or_fail(FailureReason::Rejected, &refusal);
-            }
-            return;
+    /// The last sequence of the batch behind `at`, if it continues `run` directly.
+    fn follower(&mut self, at: usize, run: u64, last_sequence: i32) -> Option<i32> {
+        let current = self.run.as_ref().is_some_and(|current| current.ordinal == run);
+        if current && self.entries.get(at + 1)?.run.is_none() {
+            let _ = self.stamp(at + 1);
         }
-        let Some(entry) = self.entries.pop_front() else { return };
-        let indices: Vec<u32> = culprits.keys().copied().collect();
-        match entry.batch.cut_out(&indices, &mut self.reserve()) {
-            Ok((rest, cut)) => {
-                if let Some(rest) = rest {
-                    let rest =
-                        Entry { attempts: entry.attempts, ..Entry::new(rest, entry.ordinal, entry.opened) };
-                    self.entries.push_front(rest);
-                }
-                for (batch, words) in cut.into_iter().zip(culprits.into_values()) {
-                    let message = words.or_else(|| refusal.message.clone()).unwrap_or_default();
-                    self.fail(batch, FailureReason::Rejected, Some(refusal.code.0), message);
-                }
-            }
-            Err(error) => {
-                self.fail(entry.batch, FailureReason::Internal, Some(refusal.code.0), error.to_string());
-            }
-        }
-        self.end_run();
+        let next = self.entries.get(at + 1)?;
+        let continues = next.run == Some(run) && next.batch.stamp().first_sequence == sequence_add(last_sequence, 1);
+        (continues && next.verdict.is_none()).then(|| next.batch.last_sequence())
     }
 }

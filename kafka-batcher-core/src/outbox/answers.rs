@@ -1,0 +1,292 @@
+//! What an answer to a Produce request does: settle, prove, hold, pause, or leave a verdict for the head.
+
+use super::entry::{Doubt, Entry, Established, Exposure, Identity, Pause, Verdict};
+use super::judge::distance;
+use super::{Outbox, OutboxEvent, Trouble, identify};
+use crate::batch::RecordBatch;
+use crate::delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, Refusal};
+use crate::error::{DeliveryError, FailureReason, Persisted};
+use crate::error_code::{ErrorClass, ErrorCode};
+use crate::time::Time;
+
+/// So many refusals of our numbers in a row are met at once: a broker that restarted calls for two. After that the
+/// backoff rules, or a broker that refuses every number would be asked without pause.
+const STUMBLES_AT_ONCE: u32 = 3;
+
+impl Outbox {
+    /// The answer to the [`Action::Produce`](super::Action::Produce) with this ticket. Every ticket is answered once;
+    /// another is ignored.
+    pub fn on_produced(&mut self, ticket: u64, answer: ProduceAnswer, now: Time) {
+        let Some(at) = self.entries.iter().position(|entry| entry.ticket() == Some(ticket)) else { return };
+        let Some(Exposure::InFlight { doubtful, to, admitted, .. }) = self.entries.get(at).map(|entry| entry.exposure) else {
+            return;
+        };
+        self.in_flight -= 1;
+        let trouble = match answer.result {
+            ProduceResult::Acked { base_offset } => return self.acked(at, base_offset, answer.leader),
+            ProduceResult::Refused(refusal) => {
+                return self.refused(at, refusal, doubtful, answer.leader.unwrap_or(to), now);
+            }
+            ProduceResult::NotSent { message } => {
+                self.tally.possible_duplicates -= admitted;
+                if self.came_back(at, doubtful) {
+                    return;
+                }
+                Trouble::Unreachable { message }
+            }
+            ProduceResult::Lost { message } => {
+                #[cfg(test)]
+                {
+                    if super::simulator::planted(super::simulator::Mutation::CommitBeforeAck) {
+                        return self.acked(at, None, answer.leader);
+                    }
+                }
+                if self.came_back(at, true) {
+                    return;
+                }
+                Trouble::NoAnswer { message }
+            }
+        };
+        self.retreat();
+        self.back_off(trouble, answer.leader, now);
+    }
+
+    /// An attempt was not acknowledged; `maybe`: it, or one before, may have written. True: it is settled all the same.
+    fn came_back(&mut self, at: usize, maybe: bool) -> bool {
+        if let Some(run) = &mut self.run {
+            run.established = None;
+        }
+        let Some(entry) = self.entries.get_mut(at) else { return true };
+        entry.exposure = if maybe { Exposure::Doubtful } else { Exposure::Unwritten };
+        #[cfg(test)]
+        {
+            if maybe && super::simulator::planted(super::simulator::Mutation::ResendWithNewNumbers) {
+                entry.exposure = Exposure::Unwritten;
+                self.end_run();
+                return false;
+            }
+        }
+        let run = self.run.as_ref().filter(|run| entry.run == Some(run.ordinal));
+        let acked_through = run.and_then(|run| run.acked_through);
+        let vouched = acked_through.is_some_and(|last| distance(last, entry.batch.last_sequence()) >= 0);
+        if vouched && maybe {
+            // A younger batch of the run was acknowledged meanwhile.
+            if let Some(entry) = self.entries.remove(at) {
+                self.proven(entry);
+            }
+            return true;
+        }
+        if vouched {
+            self.overtaken();
+        }
+        false
+    }
+
+    // ---- acknowledged -----------------------------------------------------------------------------------------------
+
+    fn acked(&mut self, at: usize, base_offset: Option<i64>, leader: Option<Leader>) {
+        let Some(entry) = self.entries.remove(at) else { return };
+        // A batch accepted by another leader than the one that raised the question answers nothing (2.3).
+        let same = |asked: Leader| leader.is_none_or(|leader| leader == asked);
+        if self.settings.idempotent && self.doubt.bound_to().is_none_or(same) {
+            let last = entry.batch.last_sequence();
+            if let Some(run) = self.run.as_mut().filter(|run| entry.run == Some(run.ordinal)) {
+                if run.acked_through.is_none_or(|through| distance(last, through) > 0) {
+                    run.acked_through = Some(last);
+                }
+                if let Some(leader) = leader {
+                    run.established = Some(Established { leader, event_time: entry.batch.max_timestamp() });
+                }
+            }
+            self.prove_before(at, entry.run);
+        }
+        self.deliver(entry, base_offset);
+        self.doubt = Doubt::None;
+        self.stumbles = 0;
+        self.backoff.reset();
+        self.state = self.state.with(None);
+        if self.trouble.take().is_some() {
+            self.events.push_back(OutboxEvent::Recovered);
+        }
+    }
+
+    /// A batch of `run` was taken by the broker: what is in doubt before it *in its run* is written (delivery-rules.md
+    /// 2.2, 2.3). What was definitely refused before it is not: that would be a reordering, which is counted (2.5).
+    fn prove_before(&mut self, at: usize, run: Option<u64>) {
+        let mut overtaken = false;
+        let mut i = 0;
+        for _ in 0..at {
+            let Some(entry) = self.entries.get(i) else { break };
+            match entry.exposure {
+                Exposure::Doubtful if entry.run == run => {
+                    if let Some(entry) = self.entries.remove(i) {
+                        self.proven(entry);
+                    }
+                    continue;
+                }
+                Exposure::Unwritten => overtaken = true,
+                Exposure::Doubtful | Exposure::InFlight { .. } => {}
+            }
+            i += 1;
+        }
+        if overtaken {
+            self.overtaken();
+        }
+    }
+
+    /// A younger batch is in the log, an older one is not: the older goes in a new run, and nobody hides it.
+    fn overtaken(&mut self) {
+        self.tally.reorderings += 1;
+        self.end_run();
+        for entry in self.entries.iter_mut().filter(|entry| entry.exposure == Exposure::Unwritten) {
+            entry.verdict.take_if(|verdict| matches!(verdict, Verdict::OutOfOrder(_)));
+        }
+    }
+
+    // ---- refused ----------------------------------------------------------------------------------------------------
+
+    fn refused(&mut self, at: usize, refusal: Refusal, doubtful: bool, leader: Leader, now: Time) {
+        let code = refusal.code;
+        // Written before, offset forgotten.
+        if code == ErrorCode::DUPLICATE_SEQUENCE_NUMBER && self.settings.idempotent {
+            return self.acked(at, None, None);
+        }
+        #[allow(unused_mut, reason = "tests plant a mutation here")]
+        let mut maybe = doubtful || code.persisted() == Persisted::Maybe;
+        #[cfg(test)]
+        {
+            let clear = matches!(code.class(), ErrorClass::TooLarge | ErrorClass::Rejected);
+            maybe &= !(clear && super::simulator::planted(super::simulator::Mutation::RefusalIsProof));
+        }
+        if self.came_back(at, maybe) {
+            return;
+        }
+        match code.class() {
+            _ if code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER && self.settings.idempotent => {
+                if self.out_of_order(at, leader) {
+                    self.stumble(refusal, leader, now);
+                }
+            }
+            ErrorClass::Fatal if self.settings.idempotent => {
+                self.set_verdict(at, Verdict::Fenced);
+                self.stumble(refusal, leader, now);
+            }
+            ErrorClass::TooLarge => self.set_verdict(at, Verdict::TooLarge(refusal)),
+            ErrorClass::Rejected if !self.refuses_our_time(at, &refusal) => {
+                self.set_verdict(at, Verdict::Rejected(refusal));
+            }
+            ErrorClass::Retriable => {
+                self.retreat();
+                self.back_off(Trouble::Refused(refusal), Some(leader), now);
+            }
+            ErrorClass::Rejected | ErrorClass::Unavailable | ErrorClass::Fatal => {
+                self.retreat();
+                self.back_off(Trouble::Held(refusal), Some(leader), now);
+            }
+        }
+    }
+
+    /// 32 of a time that we assigned: not the event's fault, so nothing is rejected for it. A batch of both kinds in
+    /// which the broker names nobody is halved until it is known whose time it is.
+    fn refuses_our_time(&self, at: usize, refusal: &Refusal) -> bool {
+        let Some(batch) = self.entries.get(at).map(|entry| &entry.batch) else { return false };
+        if refusal.code != ErrorCode::INVALID_TIMESTAMP {
+            return false;
+        }
+        let mut named = refusal.record_errors.iter().map(|(i, _)| *i).filter(|i| *i < batch.count()).peekable();
+        match named.peek() {
+            Some(_) => named.any(|i| !batch.time_given(i)),
+            None => !batch.any_time_given(),
+        }
+    }
+
+    /// Our numbers were refused, once more.
+    fn stumble(&mut self, refusal: Refusal, leader: Leader, now: Time) {
+        self.stumbles += 1;
+        if self.stumbles > STUMBLES_AT_ONCE {
+            self.back_off(Trouble::Refused(refusal), Some(leader), now);
+        }
+    }
+
+    /// A batch that was sent again for proof got no answer to that question: ask anew, after the pause.
+    fn retreat(&mut self) {
+        if self.doubt != Doubt::None {
+            self.doubt = Doubt::Ask;
+        }
+    }
+
+    pub(super) fn back_off(&mut self, trouble: Trouble, leader: Option<Leader>, now: Time) {
+        let graver = self.trouble.as_ref().is_none_or(|old| trouble.needs_somebody() && !old.needs_somebody());
+        if graver {
+            self.events.push_back(OutboxEvent::Troubled(trouble.clone()));
+            self.trouble = Some(trouble);
+        }
+        // Several batches of one broken connection are one failure.
+        if self.state.pause().is_some_and(|pause| now < pause.until) {
+            return;
+        }
+        let pause = Pause { until: now + self.backoff.next_delay(), failed: leader.map(identify) };
+        self.state = self.state.with(Some(pause));
+    }
+
+    // ---- the end of a run -------------------------------------------------------------------------------------------
+
+    /// The next batch that is stamped begins a new run: our own id with the partition's next epoch (delivery-rules.md
+    /// 1.3), or a new id once the epochs are used up.
+    pub(super) fn end_run(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        match run.identity.epoch.checked_add(1) {
+            Some(epoch) => self.identity = Identity::Bumped(ProducerIdentity { epoch, ..run.identity }),
+            None => self.forget_identity(run.identity.id),
+        }
+    }
+
+    /// This id begins no run any more.
+    pub(super) fn forget_identity(&mut self, id: i64) {
+        self.spent.add(id);
+        self.run.take_if(|run| run.identity.id == id);
+        if matches!(self.identity, Identity::Fresh(own) | Identity::Bumped(own) if own.id == id) {
+            self.identity = Identity::None;
+        }
+    }
+
+    // ---- settling ---------------------------------------------------------------------------------------------------
+
+    fn proven(&mut self, entry: Entry) {
+        self.tally.proven += u64::from(entry.batch.count());
+        self.deliver(entry, None);
+    }
+
+    fn deliver(&mut self, entry: Entry, base_offset: Option<i64>) {
+        self.tally.delivered += u64::from(entry.batch.count());
+        self.events.push_back(OutboxEvent::Delivered {
+            batch: entry.batch,
+            base_offset,
+            opened: entry.opened,
+            attempts: entry.attempts,
+        });
+    }
+
+    /// `maybe`: an attempt of it, under numbers that were given up, may lie in the log.
+    pub(super) fn fail(
+        &mut self,
+        batch: RecordBatch,
+        maybe: bool,
+        reason: FailureReason,
+        code: Option<i16>,
+        message: String,
+    ) {
+        let persisted = if maybe { Persisted::Maybe } else { Persisted::No };
+        match persisted {
+            Persisted::No => self.tally.lost += u64::from(batch.count()),
+            Persisted::Maybe => self.tally.in_doubt += u64::from(batch.count()),
+        }
+        let error = DeliveryError { reason, persisted, code, message };
+        self.events.push_back(OutboxEvent::Failed { batch, error });
+    }
+
+    pub(super) fn in_doubt(&mut self, batch: RecordBatch) {
+        self.tally.in_doubt += u64::from(batch.count());
+        self.events.push_back(OutboxEvent::InDoubt { batch });
+    }
+}

@@ -1,0 +1,84 @@
+//! What becomes of a batch that is refused for good: halved with its numbers kept, or its culprits cut out.
+//!
+//! Only for the head, with nothing of the partition in flight or in doubt before it; `judge.rs` sees to that.
+
+use std::collections::BTreeMap;
+
+use super::Outbox;
+use super::entry::Entry;
+use crate::buffer_pool::Chunk;
+use crate::delivery::Refusal;
+use crate::error::FailureReason;
+use crate::error_code::ErrorCode;
+
+impl Outbox {
+    fn reserve(&self) -> impl FnMut(usize) -> Chunk + use<> {
+        let (pool, share) = (self.pool.clone(), self.share.clone());
+        move |size| pool.acquire_reserve(&share, size)
+    }
+
+    /// Halves the head, every event keeping its number (delivery-rules.md 1.5); a single event fails.
+    pub(super) fn split_or_fail(&mut self, reason: FailureReason, refusal: &Refusal) {
+        let Some(entry) = self.entries.pop_front() else { return };
+        let count = entry.batch.count();
+        if count <= 1 {
+            return self.give_up(entry, reason, refusal, refusal.message.clone().unwrap_or_default());
+        }
+        match entry.batch.split(count / 2, &mut self.reserve()) {
+            Ok((left, right)) => {
+                for batch in [right, left] {
+                    let (run, restamped) = (entry.run, entry.restamped);
+                    self.entries.push_front(Entry { run, restamped, ..entry.piece(batch) });
+                }
+            }
+            Err(error) => self.give_up(entry, FailureReason::Internal, refusal, error.to_string()),
+        }
+    }
+
+    /// Cuts the culprits out of the head. Their neighbours keep their order and get new numbers.
+    pub(super) fn cut(&mut self, refusal: &Refusal) {
+        let Some(head) = self.entries.front_mut() else { return };
+        let culprits: BTreeMap<u32, Option<String>> =
+            refusal.record_errors.iter().filter(|(i, _)| *i < head.batch.count()).cloned().collect();
+        if culprits.is_empty() {
+            // Nobody is named. Of an invalid record our own header is the first suspect (a sequence that overflowed
+            // looks like one); only then the records, by halving.
+            let header = refusal.code == ErrorCode::INVALID_RECORD && self.settings.idempotent;
+            if header && !std::mem::replace(&mut head.restamped, true) {
+                return self.end_run();
+            }
+            return self.split_or_fail(FailureReason::Rejected, refusal);
+        }
+        let Some(entry) = self.entries.pop_front() else { return };
+        let indices: Vec<u32> = culprits.keys().copied().collect();
+        match entry.batch.cut_out(&indices, &mut self.reserve()) {
+            Ok((rest, culprit_batches)) => {
+                if let Some(rest) = rest {
+                    self.entries.push_front(entry.piece(rest));
+                }
+                for (batch, words) in culprit_batches.into_iter().zip(culprits.into_values()) {
+                    let words = words.or_else(|| refusal.message.clone()).unwrap_or_default();
+                    self.fail(batch, entry.haunted, FailureReason::Rejected, Some(refusal.code.0), words);
+                }
+                self.hole();
+            }
+            Err(error) => self.give_up(entry, FailureReason::Internal, refusal, error.to_string()),
+        }
+    }
+
+    fn give_up(&mut self, entry: Entry, reason: FailureReason, refusal: &Refusal, message: String) {
+        self.fail(entry.batch, entry.haunted, reason, Some(refusal.code.0), message);
+        self.hole();
+    }
+
+    /// Numbers are missing now: what follows starts a new run (delivery-rules.md 1.4).
+    fn hole(&mut self) {
+        #[cfg(test)]
+        {
+            if super::simulator::planted(super::simulator::Mutation::HoleKeepsRun) {
+                return;
+            }
+        }
+        self.end_run();
+    }
+}

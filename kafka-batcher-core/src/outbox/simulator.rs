@@ -1,0 +1,60 @@
+//! The simulator: outboxes against a model of a cluster, in virtual time, from a seed.
+//!
+//! Each seed draws a *plan* (how many partitions, which faults, how large, how old), runs a few seconds of virtual time
+//! under these faults, heals everything, and expects that all is delivered soon. After every step the *ledger* of each
+//! partition compares what the outbox says with what lies in the model's log (see `ledger.rs` for what is checked).
+//!
+//! - `KAFKA_BATCHER_SIM_SEEDS=n`: how many seeds (20 000 if not set);
+//! - `KAFKA_BATCHER_SIM_SEED=n`: only this one, with its trace.
+//!
+//! A simulator that finds nothing proves nothing: every [`Mutation`] breaks one rule of the outbox on purpose, and must
+//! be caught within 1 000 seeds.
+
+mod ledger;
+mod model;
+mod plan;
+mod runs;
+mod world;
+
+use std::cell::Cell;
+
+/// A rule that is broken on purpose. The places where that happens are compiled for tests only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mutation {
+    /// Up to five in flight although nothing of the run was acknowledged (1.2).
+    PipelineBeforeEstablished,
+    /// A batch whose answer was lost is sent again with new numbers (1.1).
+    ResendWithNewNumbers,
+    /// 45 on a younger batch is taken for a cut log (2.1).
+    JudgeYoungerAtOnce,
+    /// A refusal of a batch in doubt is taken as proof that it is not written (2.4).
+    RefusalIsProof,
+    /// What follows a hole goes on in the same run (1.4).
+    HoleKeepsRun,
+    /// A request without an answer counts as delivered.
+    CommitBeforeAck,
+    /// A proof may be made of the answers of two leaders, or of one before and after its restart (2.3).
+    ProofAcrossLeaders,
+}
+
+impl Mutation {
+    const ALL: [Mutation; 7] = [
+        Mutation::PipelineBeforeEstablished,
+        Mutation::ResendWithNewNumbers,
+        Mutation::JudgeYoungerAtOnce,
+        Mutation::RefusalIsProof,
+        Mutation::HoleKeepsRun,
+        Mutation::CommitBeforeAck,
+        Mutation::ProofAcrossLeaders,
+    ];
+}
+
+thread_local! {
+    /// Of this thread only: tests run beside each other.
+    static PLANTED: Cell<Option<Mutation>> = const { Cell::new(None) };
+}
+
+/// Whether this rule is broken now.
+pub(super) fn planted(mutation: Mutation) -> bool {
+    PLANTED.get() == Some(mutation)
+}

@@ -1,0 +1,271 @@
+//! What must hold of one partition, checked after every step:
+//!
+//! - the accounting identity, and each figure of the tally against what the outbox said about each event;
+//! - first appearances in the log are in the order of acceptance;
+//! - what is said to be delivered is in the log, what is said to be lost for certain is not;
+//! - no event is in the log twice but for the possible duplicates that the tally admits, and for what a broker did that
+//!   forgot all it knew (no client can see that);
+//! - a (producer id, epoch, sequence) never means two events;
+//! - behind an event that failed no number is given in the same run;
+//! - at most five in flight, and one until an acknowledgement of the same run came over the same connection;
+//! - no reordering is counted.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::model::Received;
+use crate::delivery::{Leader, ProduceResult};
+use crate::error::Persisted;
+use crate::outbox::{OutboxEvent, Tally};
+use crate::{ProduceAnswer, RecordBatch};
+
+/// What the outbox said about an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Open,
+    Delivered,
+    Lost,
+    InDoubt,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    fate: Fate,
+    /// How often it lies in the log of the present topic.
+    copies: u32,
+    /// It lay in the log of an earlier topic of this name.
+    of_old: bool,
+    /// Which memory the broker had when it was last written.
+    memory: u32,
+    /// Written by a request whose answer nobody waited for any more.
+    straggled: bool,
+    number: Option<(i64, i16, i32)>,
+}
+
+/// The acknowledgement on which pipelining rests.
+#[derive(Clone, Copy, Debug)]
+struct Basis {
+    id: i64,
+    epoch: i16,
+    leader: Leader,
+    timestamp: i64,
+}
+
+/// The truth about one partition.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger {
+    events: Vec<Known>,
+    numbers: HashMap<(i64, i16, i32), u32>,
+    /// Runs that ended with an event that failed, and that event's number.
+    holes: BTreeMap<(i64, i16), u32>,
+    /// The youngest event that appeared in the present topic's log.
+    highest: Option<u32>,
+    memory: u32,
+    duplicates: u64,
+    excused: u64,
+    in_flight: HashMap<u64, (i64, i16, i64)>,
+    basis: Option<Basis>,
+}
+
+/// A rule that does not hold, in words.
+pub(super) type Broken = String;
+
+macro_rules! hold {
+    ($condition:expr, $($words:tt)+) => {
+        if !$condition { return Err(format!($($words)+)); }
+    };
+}
+
+impl Ledger {
+    /// The next event's number.
+    pub(super) fn accept(&mut self) -> u32 {
+        self.events.push(Known {
+            fate: Fate::Open,
+            copies: 0,
+            of_old: false,
+            memory: 0,
+            straggled: false,
+            number: None,
+        });
+        self.events.len() as u32 - 1
+    }
+
+    pub(super) fn produce(
+        &mut self,
+        ticket: u64,
+        batch: &Received,
+        leader: Leader,
+        unix_ms: i64,
+        idempotent: bool,
+    ) -> Result<(), Broken> {
+        let others = self.in_flight.len();
+        hold!(others < 5, "{} batches in flight", others + 1);
+        if others > 0 {
+            hold!(idempotent, "two in flight without numbers");
+            let same = self.basis.is_some_and(|basis| {
+                (basis.id, basis.epoch, basis.leader) == (batch.id, batch.epoch, leader)
+                    && unix_ms - basis.timestamp < 3_600_000
+            });
+            hold!(same, "{} in flight, and the run is not established: {:?}", others + 1, self.basis);
+        }
+        self.in_flight.insert(ticket, (batch.id, batch.epoch, batch.timestamp));
+        if !idempotent {
+            hold!(batch.id == -1, "stamped without idempotence");
+            return Ok(());
+        }
+        hold!(batch.id >= 0 && batch.epoch >= 0 && batch.first >= 0, "stamped with {batch:?}");
+        let mut sequence = batch.first;
+        for event in &batch.events {
+            let number = (batch.id, batch.epoch, sequence);
+            let before = self.numbers.insert(number, event.number);
+            hold!(before.is_none_or(|b| b == event.number), "{number:?} is {before:?} and {}", event.number);
+            if before.is_none()
+                && let Some(hole) = self.holes.get(&(batch.id, batch.epoch))
+            {
+                hold!(event.number < *hole, "{number:?} is given behind event {hole}, which failed");
+            }
+            self.known(event.number)?.number = Some(number);
+            sequence = ((i64::from(sequence) + 1) & 0x7fff_ffff) as i32;
+        }
+        Ok(())
+    }
+
+    pub(super) fn answer(&mut self, ticket: u64, answer: &ProduceAnswer) -> Result<(), Broken> {
+        let Some((id, epoch, timestamp)) = self.in_flight.remove(&ticket) else {
+            return Err(format!("ticket {ticket} is answered twice"));
+        };
+        self.basis = match (&answer.result, answer.leader) {
+            (ProduceResult::Acked { .. }, Some(leader)) => Some(Basis { id, epoch, leader, timestamp }),
+            _ => None,
+        };
+        Ok(())
+    }
+
+    fn known(&mut self, number: u32) -> Result<&mut Known, Broken> {
+        self.events.get_mut(number as usize).ok_or_else(|| format!("event {number} was never accepted"))
+    }
+
+    /// The broker wrote these.
+    pub(super) fn appear(&mut self, batch: &Received, straggler: bool) -> Result<(), Broken> {
+        let memory = self.memory;
+        for event in &batch.events {
+            let highest = self.highest;
+            let known = self.known(event.number)?;
+            known.straggled |= straggler;
+            known.copies += 1;
+            let before = std::mem::replace(&mut known.memory, memory);
+            if known.copies > 1 {
+                self.duplicates += 1;
+                if before != memory {
+                    self.excused += 1;
+                }
+            } else {
+                let in_order = highest.is_none_or(|highest| highest < event.number);
+                hold!(in_order, "event {} appears after event {highest:?}", event.number);
+                self.highest = Some(event.number);
+            }
+        }
+        Ok(())
+    }
+
+    /// A change of leader took these out of the log; these are left.
+    pub(super) fn cut(&mut self, gone: &[u32], left: impl Iterator<Item = u32>) -> Result<(), Broken> {
+        for number in gone {
+            let known = self.known(*number)?;
+            known.copies -= 1;
+            let lie = known.fate == Fate::Delivered && known.copies == 0 && !known.of_old;
+            hold!(!lie, "event {number} was delivered, and a change of leader took it");
+        }
+        self.highest = left.max();
+        Ok(())
+    }
+
+    /// The broker knows no producer any more.
+    pub(super) fn forgotten(&mut self) {
+        self.memory += 1;
+    }
+
+    pub(super) fn recreated(&mut self) {
+        self.highest = None;
+        for known in &mut self.events {
+            known.of_old |= known.copies > 0;
+            known.copies = 0;
+        }
+    }
+
+    /// What the outbox says happened.
+    pub(super) fn event(&mut self, event: &OutboxEvent) -> Result<(), Broken> {
+        match event {
+            OutboxEvent::Delivered { batch, .. } => self.settle(batch, Fate::Delivered),
+            OutboxEvent::Failed { batch, error } if error.persisted == Persisted::No => self.settle(batch, Fate::Lost),
+            OutboxEvent::Failed { batch, .. } | OutboxEvent::InDoubt { batch } => self.settle(batch, Fate::InDoubt),
+            _ => Ok(()),
+        }?;
+        if let OutboxEvent::Failed { batch, .. } = event {
+            for number in numbers(batch) {
+                if let Some((id, epoch, _)) = self.known(number)?.number {
+                    self.holes.insert((id, epoch), number);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, batch: &RecordBatch, fate: Fate) -> Result<(), Broken> {
+        for number in numbers(batch) {
+            let known = self.known(number)?;
+            hold!(known.fate == Fate::Open, "event {number} was {:?} and is {fate:?} now", known.fate);
+            known.fate = fate;
+            let there = known.copies > 0 || known.of_old;
+            match fate {
+                Fate::Delivered => hold!(there, "event {number} is said to be delivered, and is not in the log"),
+                Fate::Lost => {
+                    let excuse = known.straggled || known.of_old;
+                    hold!(!there || excuse, "event {number} is said to be lost, and is in the log");
+                }
+                Fate::Open | Fate::InDoubt => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The figures against the truth.
+    pub(super) fn check(&self, tally: &Tally) -> Result<(), Broken> {
+        let count = |fate| self.events.iter().filter(|known| known.fate == fate).count() as u64;
+        let told = [tally.accepted, tally.delivered, tally.lost, tally.in_doubt, tally.in_memory + tally.in_flight];
+        let fates = [count(Fate::Delivered), count(Fate::Lost), count(Fate::InDoubt), count(Fate::Open)];
+        let truth = [self.events.len() as u64, fates[0], fates[1], fates[2], fates[3]];
+        hold!(told == truth, "accepted, delivered, lost, in doubt, open: told {told:?}, true {truth:?}");
+        let sum: u64 = told[1..].iter().sum();
+        hold!(tally.accepted == sum, "accepted {} is not the sum {sum}", tally.accepted);
+        let unadmitted = self.duplicates - self.excused;
+        hold!(
+            unadmitted <= tally.possible_duplicates,
+            "{unadmitted} duplicates, {} admitted",
+            tally.possible_duplicates
+        );
+        hold!(tally.reorderings == 0, "{} reorderings", tally.reorderings);
+        Ok(())
+    }
+
+    /// Of all that was accepted, nothing is open.
+    pub(super) fn check_settled(&self) -> Result<(), Broken> {
+        for (number, known) in self.events.iter().enumerate() {
+            hold!(known.fate != Fate::Open, "event {number} was never settled");
+            let there = known.copies > 0 || known.of_old;
+            hold!(known.fate != Fate::Delivered || there, "event {number} was delivered, and is not in the log");
+        }
+        Ok(())
+    }
+
+    /// Events that ended so: delivered, lost, in doubt, duplicates.
+    pub(super) fn summary(&self) -> [u64; 4] {
+        let count = |fate| self.events.iter().filter(|known| known.fate == fate).count() as u64;
+        [count(Fate::Delivered), count(Fate::Lost), count(Fate::InDoubt), self.duplicates]
+    }
+}
+
+fn numbers(batch: &RecordBatch) -> Vec<u32> {
+    let records = batch.records().expect("the outbox hands back valid batches");
+    let number = |value: Vec<u8>| u32::from_be_bytes(value[..4].try_into().expect("four bytes"));
+    records.into_iter().filter_map(|record| record.value.map(number)).collect()
+}

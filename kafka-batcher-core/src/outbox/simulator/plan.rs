@@ -1,0 +1,103 @@
+//! What a seed is about: drawn once, so that faults come in all combinations and also alone.
+
+use crate::rng::SplitMix64;
+
+/// How often things happen: a probability in thousandths.
+pub(super) type PerMille = u64;
+
+/// The world of one seed.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) partitions: usize,
+    pub(super) nodes: i32,
+    /// Batches of each partition.
+    pub(super) batches: u64,
+    pub(super) max_events: u64,
+    /// Milliseconds of virtual time under faults.
+    pub(super) faults_for_ms: u64,
+    /// Between two faults, at most.
+    pub(super) fault_every_ms: u64,
+    pub(super) idempotent: bool,
+    pub(super) max_in_flight: u32,
+    pub(super) first_sequence: i32,
+    pub(super) first_epoch: i16,
+    /// Age of the events.
+    pub(super) age_ms: i64,
+    /// DescribeProducers is not allowed, or not there.
+    pub(super) unanswerable: bool,
+    /// The broker names the records it refuses.
+    pub(super) names_culprits: bool,
+    /// Answers are told in another order than they came in.
+    pub(super) shuffled_reports: bool,
+    pub(super) close: bool,
+    pub(super) abandon: bool,
+
+    // Faults at a request.
+    pub(super) refuse: PerMille,
+    pub(super) break_connection: PerMille,
+    pub(super) poison: PerMille,
+    pub(super) stragglers: PerMille,
+    pub(super) identity_fails: PerMille,
+    // Kinds of faults in between.
+    pub(super) breaks: bool,
+    pub(super) restarts: bool,
+    pub(super) amnesia: PerMille,
+    pub(super) moves: bool,
+    pub(super) size_limit: bool,
+    pub(super) clock: bool,
+    pub(super) recreates: bool,
+    pub(super) takeovers: bool,
+    pub(super) expiry: bool,
+}
+
+impl Plan {
+    pub(super) fn draw(rng: &mut SplitMix64) -> Plan {
+        let mut one_in = |n: u64| rng.below(n) == 0;
+        let idempotent = !one_in(8);
+        let (unanswerable, names_culprits, shuffled_reports) = (one_in(4), !one_in(3), one_in(2));
+        let (wrap, worn, close, abandon) = (one_in(4), one_in(10), one_in(3), one_in(8));
+        let old = one_in(10);
+        let very_old = old && one_in(2);
+        let (breaks, restarts, moves) = (!one_in(3), !one_in(3), !one_in(3));
+        let (size_limit, clock, recreates) = (one_in(2), one_in(6), one_in(12));
+        let (takeovers, poisoned, refuses) = (one_in(16), one_in(3), !one_in(3));
+        let (breaking, forgetting, straggling) = (one_in(2), one_in(3), one_in(3));
+        let shy = one_in(3);
+        Plan {
+            partitions: 1 + rng.below(3) as usize,
+            nodes: 1 + rng.below(3) as i32,
+            batches: 4 + rng.below(30),
+            max_events: 1 + rng.below(6),
+            faults_for_ms: 500 + rng.below(6_000),
+            fault_every_ms: 30 + rng.below(600),
+            idempotent,
+            max_in_flight: 1 + rng.below(6) as u32,
+            first_sequence: if wrap { i32::MAX - rng.below(30) as i32 } else { 0 },
+            first_epoch: if worn { i16::MAX - rng.below(3) as i16 } else { 0 },
+            age_ms: match (old, very_old) {
+                (_, true) => 25 * 3_600_000,
+                (true, _) => 2 * 3_600_000,
+                _ => 0,
+            },
+            unanswerable,
+            names_culprits,
+            shuffled_reports,
+            close,
+            abandon,
+            refuse: if refuses { rng.below(200) } else { 0 },
+            break_connection: if breaking { rng.below(150) } else { 0 },
+            poison: if poisoned { 10 + rng.below(80) } else { 0 },
+            stragglers: if straggling { rng.below(500) } else { 0 },
+            identity_fails: if shy { 300 } else { 0 },
+            breaks,
+            restarts,
+            amnesia: if forgetting { 300 } else { 0 },
+            moves,
+            size_limit,
+            clock,
+            recreates,
+            takeovers,
+            expiry: very_old,
+        }
+    }
+}
