@@ -7,9 +7,10 @@ use super::cluster::Cluster;
 use super::metadata::Leadership;
 use super::sink::{Piece, PieceItem};
 
-/// Reads the answer to `piece`. What it says about leaders is told to `cluster`. Returns an answer for each batch and
+/// Reads the answer of the broker at `name` to `piece`. What it says about leaders is told to `cluster`. Returns an answer for each batch and
 /// for how long to send nothing, in milliseconds; an error if the bytes are no answer, with what was read until then.
 pub(super) fn read(
+    name: &str,
     frame: &[u8],
     version: i16,
     piece: &Piece,
@@ -23,8 +24,8 @@ pub(super) fn read(
         cluster.want_refresh();
     }
     say_why(&mut answers, || match &result {
-        Ok(_) => "the broker's answer leaves this partition out".to_owned(),
-        Err(error) => format!("the broker's answer could not be read: {error}"),
+        Ok(_) => format!("the answer of {name} leaves this partition out"),
+        Err(error) => format!("the answer of {name} could not be read: {error}"),
     });
     (answers, result)
 }

@@ -115,8 +115,8 @@ impl Client {
             }
         }
         problems.sort();
-        let which = if n == 1 { "the bootstrap address does not" } else { "no bootstrap address does" };
-        Err(AskError::Unreachable(format!("cannot reach Kafka, {which} answer: {}", problems.join("; "))))
+        let which = if n == 1 { "the bootstrap address fails" } else { "no bootstrap address answers" };
+        Err(AskError::Unreachable(format!("cannot reach Kafka, {which}: {}", problems.join("; "))))
     }
 
     fn take_control(
