@@ -27,6 +27,7 @@ struct Subject {
     stamp: Stamp,
     last: i32,
     doubtful: bool,
+    judged: bool,
     out_of_order: bool,
 }
 
@@ -34,16 +35,10 @@ impl Outbox {
     /// What has to be cleared before the head can be sent, if anything.
     pub(super) fn judge(&mut self, leader: Leader, unix_ms: i64) -> Option<Action> {
         loop {
-            let foreign = self.doubt.bound_to().is_some_and(|bound| bound != leader);
-            #[cfg(test)]
-            let foreign = foreign && !super::simulator::planted(super::simulator::Mutation::ProofAcrossLeaders);
-            if foreign {
-                // All answers come from one leader: begin again with this one.
-                self.doubt = Doubt::None;
-            }
+            self.forget_other_leaders(leader);
             match std::mem::replace(&mut self.doubt, Doubt::None) {
                 Doubt::None => {
-                    if !self.judge_head(leader) {
+                    if !self.judge_head() {
                         return None;
                     }
                 }
@@ -78,8 +73,25 @@ impl Outbox {
         }
     }
 
+    /// All answers come from one leader, the 45 that began it included: begin again with this one. (A broker that said
+    /// 45, restarted and forgot the id would take a younger batch, and so "prove" the head that it does not have.)
+    fn forget_other_leaders(&mut self, leader: Leader) {
+        #[cfg(test)]
+        {
+            if super::simulator::planted(super::simulator::Mutation::ProofAcrossLeaders) {
+                return;
+            }
+        }
+        let judged_by = self.entries.front_mut().map(|head| &mut head.verdict);
+        let other_verdict = judged_by
+            .and_then(|verdict| verdict.take_if(|v| matches!(v, Verdict::OutOfOrder(by) if *by != leader)));
+        if other_verdict.is_some() || self.doubt.bound_to().is_some_and(|bound| bound != leader) {
+            self.doubt = Doubt::None;
+        }
+    }
+
     /// Acts upon the head's verdict. True: something changed, judge again.
-    fn judge_head(&mut self, leader: Leader) -> bool {
+    fn judge_head(&mut self) -> bool {
         if !self.settings.idempotent {
             return self.judge_unnumbered_head();
         }
@@ -96,8 +108,6 @@ impl Outbox {
                 }
                 unclear
             }
-            // Another broker's word about its own log.
-            Some(Verdict::OutOfOrder(by)) if by != leader => true,
             Some(verdict @ Verdict::OutOfOrder(_)) => {
                 head.verdict = Some(verdict);
                 self.doubt = Doubt::Ask;
@@ -154,6 +164,7 @@ impl Outbox {
             stamp: entry.batch.stamp(),
             last: entry.batch.last_sequence(),
             doubtful: doubtful(entry),
+            judged,
             out_of_order: matches!(entry.verdict, Some(Verdict::OutOfOrder(_))),
         })
     }
@@ -161,14 +172,16 @@ impl Outbox {
     /// Acts upon what the leader knows of the id: delivery-rules.md 2.2.
     fn answered(&mut self, answer: ProducerState, leader: Leader) {
         let Some(subject) = self.subject() else { return };
-        let Subject { at, run, stamp, last, doubtful, out_of_order } = subject;
+        let Subject { at, run, stamp, last, doubtful, judged, out_of_order } = subject;
         match answer {
             ProducerState::Failed { .. } => self.doubt = Doubt::Ask,
-            ProducerState::Unanswerable => {
-                // One that was refused just now need not be tried again.
-                let judged = self.entries.get(at).is_some_and(|entry| entry.verdict.is_some());
-                self.doubt = Doubt::Stepping { leader, run, next: if judged { at + 1 } else { at } };
+            ProducerState::Unanswerable if at == 0 && (out_of_order || !judged) => {
+                // One that was called out of order just now need not be tried again.
+                self.doubt = Doubt::Stepping { leader, run, next: usize::from(out_of_order) };
             }
+            // To try a younger one first proves something only if the broker is known to know the id, as it is after 45:
+            // one that has forgotten it takes anything, and what is older would be overtaken or lost.
+            ProducerState::Unanswerable => self.give_up_numbers(run),
             // A sequence of -1: the id is known by something other than data.
             ProducerState::Unknown | ProducerState::Known { last_sequence: ..0, .. } => {
                 self.count_possible(run);
@@ -292,8 +305,6 @@ impl Outbox {
     /// 45: on a younger batch it means "not written, wait for the head"; on the head, that the log must be asked. True:
     /// it is a verdict now.
     pub(super) fn out_of_order(&mut self, at: usize, leader: Leader) -> bool {
-        #[allow(unused_mut, reason = "tests plant a mutation here")]
-        let mut alone = self.in_flight == 0;
         match std::mem::replace(&mut self.doubt, Doubt::None) {
             Doubt::Stepping { leader, run, .. } => self.doubt = Doubt::Stepping { leader, run, next: at + 1 },
             Doubt::Proving { leader: asked, run, last_sequence } => {
@@ -305,17 +316,7 @@ impl Outbox {
             }
             other => {
                 self.doubt = other;
-                #[cfg(test)]
-                {
-                    use super::simulator::{Mutation, planted};
-                    if at > 0 && planted(Mutation::JudgeYoungerAtOnce) {
-                        if let Some(run) = self.entries.get(at).and_then(|entry| entry.run) {
-                            self.give_up_numbers(run);
-                        }
-                        alone = false;
-                    }
-                }
-                if at == 0 && alone {
+                if at == 0 && self.in_flight == 0 {
                     self.entries.iter_mut().take(1).for_each(|e| e.verdict = Some(Verdict::OutOfOrder(leader)));
                     return true;
                 }
@@ -346,8 +347,12 @@ impl Outbox {
         }
     }
 
-    /// The last sequence of the batch behind `at`, if it continues `run` directly.
+    /// The last sequence of the batch behind `at`, if it continues `run` directly. Nothing may be sent past a batch that
+    /// is certainly not written.
     fn follower(&mut self, at: usize, run: u64, last_sequence: i32) -> Option<i32> {
+        if self.entries.get(at)?.exposure != Exposure::Doubtful {
+            return None;
+        }
         let current = self.run.as_ref().is_some_and(|current| current.ordinal == run);
         if current && self.entries.get(at + 1)?.run.is_none() {
             let _ = self.stamp(at + 1);

@@ -25,7 +25,7 @@ pub(super) enum Mutation {
     PipelineBeforeEstablished,
     /// A batch whose answer was lost is sent again with new numbers (1.1).
     ResendWithNewNumbers,
-    /// 45 on a younger batch is taken for a cut log (2.1).
+    /// 45 on a younger batch is judged at once: not the next, so it must be there already (2.1).
     JudgeYoungerAtOnce,
     /// A refusal of a batch in doubt is taken as proof that it is not written (2.4).
     RefusalIsProof,

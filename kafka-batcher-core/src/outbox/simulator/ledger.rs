@@ -36,6 +36,8 @@ struct Known {
     of_old: bool,
     /// Which memory the broker had when it was last written.
     memory: u32,
+    /// Its last copy is there because the broker forgot.
+    excused: bool,
     /// Written by a request whose answer nobody waited for any more.
     straggled: bool,
     number: Option<(i64, i16, i32)>,
@@ -83,6 +85,7 @@ impl Ledger {
             copies: 0,
             of_old: false,
             memory: 0,
+            excused: false,
             straggled: false,
             number: None,
         });
@@ -154,10 +157,9 @@ impl Ledger {
             known.copies += 1;
             let before = std::mem::replace(&mut known.memory, memory);
             if known.copies > 1 {
+                known.excused = before != memory;
+                self.excused += u64::from(known.excused);
                 self.duplicates += 1;
-                if before != memory {
-                    self.excused += 1;
-                }
             } else {
                 let in_order = highest.is_none_or(|highest| highest < event.number);
                 hold!(in_order, "event {} appears after event {highest:?}", event.number);
@@ -169,12 +171,23 @@ impl Ledger {
 
     /// A change of leader took these out of the log; these are left.
     pub(super) fn cut(&mut self, gone: &[u32], left: impl Iterator<Item = u32>) -> Result<(), Broken> {
+        let (mut duplicates, mut excused) = (0, 0);
         for number in gone {
             let known = self.known(*number)?;
+            if known.copies > 1 {
+                duplicates += 1;
+                if std::mem::take(&mut known.excused) {
+                    excused += 1;
+                    // What is left was written before the broker forgot.
+                    known.memory = known.memory.saturating_sub(1);
+                }
+            }
             known.copies -= 1;
             let lie = known.fate == Fate::Delivered && known.copies == 0 && !known.of_old;
             hold!(!lie, "event {number} was delivered, and a change of leader took it");
         }
+        self.duplicates -= duplicates;
+        self.excused -= excused;
         self.highest = left.max();
         Ok(())
     }

@@ -46,6 +46,7 @@ enum Happening {
     Learn(usize),
     /// A request whose connection is gone is processed all the same.
     Straggle(usize, u8, i32, Received),
+    NodeDown(i32),
     NodeUp(i32),
     Fault,
     Heal,
@@ -275,6 +276,7 @@ impl World {
             Happening::Identified(p, answer) => self.identified(p, answer),
             Happening::Learn(p) => self.learn(p),
             Happening::Straggle(p, topic, node, batch) => self.straggle(p, topic, node, &batch),
+            Happening::NodeDown(node) => self.node_down(node),
             Happening::NodeUp(node) => {
                 self.node_up(node);
                 Ok(())

@@ -162,7 +162,7 @@ impl World {
         }
         self.clients[p].outbox.on_produced(ticket, answer, now);
         self.take_events(p)?;
-        self.poll(p)
+        self.poll_some_time(p)
     }
 
     pub(super) fn described(
@@ -174,6 +174,15 @@ impl World {
         self.note(|_| format!("p{p} described: {state:?}"));
         let now = self.time();
         self.clients[p].outbox.on_described_by(leader, state, now);
+        self.poll_some_time(p)
+    }
+
+    /// A driver has other things to do, too.
+    fn poll_some_time(&mut self, p: usize) -> Result<(), Broken> {
+        if self.chance(150) {
+            self.after(0, 500 * MS, Happening::Poll(p));
+            return Ok(());
+        }
         self.poll(p)
     }
 

@@ -12,11 +12,11 @@ impl World {
         self.after(MS, self.plan.fault_every_ms * MS, Happening::Fault);
         let node = self.rng.below(self.plan.nodes as u64) as i32;
         let p = self.rng.below(self.plan.partitions as u64) as usize;
-        match self.rng.below(12) {
+        match self.rng.below(15) {
             0 | 1 if self.plan.breaks => self.break_connection(node),
             2 | 3 if self.plan.restarts => self.node_down(node)?,
             4 | 5 if self.plan.moves => self.move_leader(p, node)?,
-            6 if self.plan.size_limit => {
+            6 | 12..=14 if self.plan.size_limit => {
                 // A batch of one event has at most 113 bytes.
                 let limit = if self.rng.below(3) == 0 { usize::MAX } else { 90 + self.rng.below(150) as usize };
                 self.note(|_| format!("p{p} takes {limit} bytes"));
@@ -50,8 +50,8 @@ impl World {
         self.take_events(p)
     }
 
-    fn node_down(&mut self, node: i32) -> Result<(), Broken> {
-        if !self.nodes[node as usize].up {
+    pub(super) fn node_down(&mut self, node: i32) -> Result<(), Broken> {
+        if self.healed || !self.nodes[node as usize].up {
             return Ok(());
         }
         self.note(|_| format!("node {node} goes down"));

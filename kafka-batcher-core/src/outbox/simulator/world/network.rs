@@ -37,6 +37,15 @@ impl World {
                 })
             }
         };
+        let telling = match &answer {
+            Answered::Described(_) => true,
+            Answered::Refused(refusal) => refusal.code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+            Answered::Ok { .. } => false,
+        };
+        if telling && self.plan.restarts && self.chance(150) {
+            // Out of spite: what the client learned just now is not true any more when it acts upon it.
+            self.after(3 * MS, 10 * MS, Happening::NodeDown(node));
+        }
         if self.chance(self.plan.break_connection) {
             self.break_connection(node);
             return Ok(());
