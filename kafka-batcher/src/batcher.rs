@@ -20,6 +20,7 @@ use crate::dispatcher::{Command, Dispatcher, Parts};
 use crate::error::BuildError;
 use crate::identity::Identity;
 use crate::metrics::Report;
+use crate::producer::contained::Contained;
 use crate::producer::{MissingTopic, Producer};
 use crate::topic::Topic;
 
@@ -90,6 +91,7 @@ impl KafkaBatcher {
 
     pub(crate) fn launch(choices: Choices, runtime: Handle, stop: Option<oneshot::Sender<()>>) -> Self {
         let Choices { settings, defaults, producer, notifier, seed } = choices;
+        let producer: Arc<dyn Producer> = Arc::new(Contained::new(producer));
         let clock = Clock::start();
         let topics = Topics::default();
         let to_wake = topics.clone();
@@ -192,6 +194,12 @@ impl KafkaBatcher {
         Ok(collector)
     }
 
+    /// Bytes of memory that events hold now, over all topics: accepted and not delivered yet. The bound is
+    /// [`Settings::memory`].
+    pub fn memory_used(&self) -> usize {
+        self.inner.pool.used()
+    }
+
     /// How it stands with the cluster and each topic; the receiver sees every change.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.inner.health.clone()
@@ -210,7 +218,7 @@ impl KafkaBatcher {
     /// Flushes every collector; see [`Collector::flush`].
     pub async fn flush(&self) {
         let asked = self.ask(Command::Flush);
-        for settled in asked {
+        for (_, settled) in asked {
             let _ = settled.await;
         }
     }
@@ -221,27 +229,35 @@ impl KafkaBatcher {
             return report.clone();
         }
         let mut sum = Report::default();
-        for answer in self.ask(Command::Report) {
-            if let Ok(report) = answer.await {
-                sum.add(&report);
+        for (topic, answer) in self.ask(Command::Report) {
+            match answer.await {
+                Ok(report) => sum.add(&report),
+                // The dispatcher has ended; its last word is kept.
+                Err(_) => sum.add(&topic.final_report()),
             }
         }
         sum
     }
 
-    fn ask<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<oneshot::Receiver<T>> {
+    fn ask<T>(
+        &self,
+        command: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> Vec<(Arc<Topic>, oneshot::Receiver<T>)> {
         let state = lock(&self.inner.state);
         let running = state.topics.values();
         running
-            .filter_map(|running| {
+            .map(|running| {
                 let (answer, answered) = oneshot::channel();
-                running.commands.send(command(answer)).ok().map(|()| answered)
+                // If nobody is there to take it, the answer's sender is dropped with it.
+                let _ = running.commands.send(command(answer));
+                (running.topic.clone(), answered)
             })
             .collect()
     }
 
     /// Accepts no more events, delivers what is left for at most `timeout`, gives up on the rest, disconnects, and says
-    /// what became of every event. Called again, it answers the same.
+    /// what became of every event. Called again, also while the first call is waiting, it answers the same; of several
+    /// calls the earliest deadline holds.
     ///
     /// Not cancel-safe: a dropped call has stopped the intake, and the rest may not have happened.
     #[must_use = "the report says whether events were lost"]
@@ -256,23 +272,17 @@ impl KafkaBatcher {
         topics.iter().for_each(|topic| topic.close());
         let deadline = inner.clock.now() + timeout;
         let mut sum = Report::default();
-        let mut answered = false;
-        for done in self.ask(|done| Command::Close { deadline, done }) {
-            if let Ok(report) = done.await {
-                answered = true;
-                sum.add(&report);
-            }
+        for (topic, done) in self.ask(|done| Command::Close { deadline, done }) {
+            // No answer: the dispatcher has ended, for another caller's sake, and its last word is kept.
+            let _ = done.await;
+            sum.add(&topic.final_report());
         }
         inner.producer.close().await;
         let mut state = lock(&inner.state);
         state.tasks.drain(..).for_each(|task| task.abort());
-        let report = match &state.report {
-            Some(report) if !answered => report.clone(),
-            _ => sum,
-        };
-        state.report = Some(report.clone());
+        state.report = Some(sum.clone());
         drop(state);
-        report
+        sum
     }
 
     /// Ends the batcher's own thread, where there is one.

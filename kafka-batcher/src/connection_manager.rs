@@ -129,20 +129,16 @@ impl ConnectionManager {
                 Ok(info) => {
                     backoff.reset();
                     let partitions = info.partitions;
-                    self.set_topic(&topic, |health| {
-                        // What the dispatcher says of deliveries stands until the dispatcher takes it back.
-                        if !matches!(health, TopicHealth::Troubled { .. }) {
-                            *health = TopicHealth::Ready { partitions };
-                        }
-                    });
                     if std::mem::take(&mut told) {
                         let message = format!("the topic has {partitions} partitions and can be written to");
                         self.tell(NotificationKind::Recovered, Some(&topic), message);
                     }
+                    // The dispatcher says that the topic is ready, once it is.
+                    let unready = self.topic_is_unready(&topic);
                     found.send_if_modified(|known| {
                         let new = known.as_ref() != Some(&info);
                         *known = Some(info);
-                        new
+                        new || unready
                     });
                     let _ = tokio::time::timeout(self.metadata_max_age, refresh.notified()).await;
                 }
@@ -169,6 +165,10 @@ impl ConnectionManager {
                 }
             }
         }
+    }
+
+    fn topic_is_unready(&self, topic: &str) -> bool {
+        !matches!(self.health.borrow().topics.get(topic), Some(TopicHealth::Ready { .. }))
     }
 
     fn set_cluster(&self, new: ClusterHealth) {

@@ -5,7 +5,6 @@
 //! at one time), how many requests to a broker are under way, and when to look again (one timer).
 
 use std::collections::{HashMap, VecDeque};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +65,7 @@ struct Barrier {
 
 struct Closing {
     deadline: Time,
-    done: oneshot::Sender<Report>,
+    done: Vec<oneshot::Sender<Report>>,
 }
 
 /// What a dispatcher is made of.
@@ -232,6 +231,14 @@ impl Dispatcher {
             barrier.unassigned = false;
             barrier.marks = self.lanes.iter().map(|lane| lane.outbox.next_ordinal()).collect();
         }
+        // Said only now: who sees that the topic is ready finds its partitions.
+        let partitions = self.lanes.len() as i32;
+        self.parts.manager.set_topic(&topic.name, |health| {
+            // What was said of deliveries stands until they go on.
+            if !matches!(health, TopicHealth::Troubled { .. }) {
+                *health = TopicHealth::Ready { partitions };
+            }
+        });
         self.metadata_changed();
     }
 
@@ -260,7 +267,7 @@ impl Dispatcher {
             Ok(regrouped) => {
                 for (partition, batch) in regrouped.assigned {
                     self.enqueue(partition, batch, sealed.opened);
-                    self.parts.topic.assigner.observe(TopicNotice::Sealed(partition));
+                    self.parts.topic.notice(TopicNotice::Sealed(partition));
                 }
                 for (batch, reason) in regrouped.refused {
                     self.give_up(batch, FailureReason::NoSuchPartition, Persisted::No, reason);
@@ -282,7 +289,7 @@ impl Dispatcher {
                 && slot.available.swap(led, std::sync::atomic::Ordering::Relaxed)
                 && !led
             {
-                topic.assigner.observe(TopicNotice::LeaderLost(partition));
+                topic.notice(TopicNotice::LeaderLost(partition));
             }
         }
     }
@@ -306,7 +313,14 @@ impl Dispatcher {
                     lane.outbox.close();
                     lane.dirty = true;
                 });
-                self.closing = Some(Closing { deadline, done });
+                match &mut self.closing {
+                    None => self.closing = Some(Closing { deadline, done: vec![done] }),
+                    // Somebody else asks, too, and whoever is in more of a hurry has a reason.
+                    Some(closing) => {
+                        closing.deadline = closing.deadline.min(deadline);
+                        closing.done.push(done);
+                    }
+                }
             }
         }
     }
@@ -431,11 +445,7 @@ impl Dispatcher {
             Action::Describe { producer_id } => {
                 let (producer, topic) = (self.parts.producer.clone(), self.parts.topic.name.clone());
                 self.spawn(async move {
-                    let describe = producer.describe_producer(&topic, partition, producer_id);
-                    let state = match AssertUnwindSafe(describe).catch_unwind().await {
-                        Ok((state, _leader)) => state,
-                        Err(_) => ProducerState::Failed { message: "the producer panicked".to_owned() },
-                    };
+                    let (state, _leader) = producer.describe_producer(&topic, partition, producer_id).await;
                     Done::Described { partition, state }
                 });
                 true
@@ -466,11 +476,7 @@ impl Dispatcher {
             batches,
         };
         self.spawn(async move {
-            let count = request.batches.len();
-            let answers = match AssertUnwindSafe(producer.produce(request)).catch_unwind().await {
-                Ok(answers) => answers,
-                Err(_) => vec![lost("the producer panicked"); count],
-            };
+            let answers = producer.produce(request).await;
             Done::Produced { node, sent, answers }
         });
     }
@@ -602,8 +608,10 @@ impl Dispatcher {
     fn finish(mut self) {
         self.settle_barriers();
         let report = self.report();
-        if let Some(closing) = self.closing {
-            let _ = closing.done.send(report);
+        self.parts.topic.keep_final_report(report.clone());
+        for done in self.closing.map(|closing| closing.done).unwrap_or_default() {
+            // Who asked may have gone.
+            let _ = done.send(report.clone());
         }
     }
 

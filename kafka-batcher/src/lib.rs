@@ -52,6 +52,7 @@ mod error;
 mod error_notifier;
 mod identity;
 mod metrics;
+mod panics;
 pub mod producer;
 mod receipt;
 mod slots;

@@ -4,6 +4,7 @@
 //! promises in return: every batch handed to [`Producer::produce`] is answered exactly once, and an answer says
 //! whether the batch may have been written.
 
+pub(crate) mod contained;
 pub mod native;
 
 use std::fmt;

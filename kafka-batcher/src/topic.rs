@@ -22,6 +22,8 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::config::CollectorSettings;
 use crate::error::AddError;
+use crate::metrics::Report;
+use crate::panics;
 use crate::receipt::Receipt;
 use crate::slots::{Slot, Slots};
 
@@ -36,6 +38,8 @@ pub(crate) struct Topic {
     pub(crate) assigner: Assigner,
     /// The partitioner is the user's: it may panic, and is not told of seals under a lock.
     user_partitioner: bool,
+    /// From what placements come. Asked once, since it is needed under a lock.
+    source: PlacementSource,
     flusher: Option<Arc<dyn BatchFlusher>>,
     pub(crate) slots: Slots,
     /// Where events wait while nobody knows how many partitions the topic has. Its lock also guards the change.
@@ -52,6 +56,8 @@ pub(crate) struct Topic {
     sealed_events: AtomicU64,
     /// Events whose outcome is final; only the dispatcher writes.
     settled_events: AtomicU64,
+    /// The dispatcher's last word.
+    final_report: Mutex<Report>,
 }
 
 /// An event that was not taken, for want of memory or for good.
@@ -98,6 +104,8 @@ impl Topic {
             settings,
             pool,
             clock,
+            // What is kept with each event is right in any case.
+            source: contained("partitioner", || assigner.source()).unwrap_or(PlacementSource::WholeEvent),
             assigner,
             user_partitioner,
             flusher,
@@ -108,6 +116,7 @@ impl Topic {
             refused: AtomicU64::new(0),
             sealed_events: AtomicU64::new(0),
             settled_events: AtomicU64::new(0),
+            final_report: Mutex::new(Report::default()),
         }
     }
 
@@ -129,7 +138,7 @@ impl Topic {
         self.push(target, record, flush_after, spare, want_receipt)
     }
 
-    /// As [`Topic::add`], with partition and flush decided by the caller (typed collectors).
+    /// As [`Topic::add`], with partition and perhaps flush decided by the caller (typed collectors).
     pub(crate) fn add_placed(
         &self,
         record: &Record<'_>,
@@ -138,8 +147,11 @@ impl Topic {
         spare: &mut Option<Chunk>,
         want_receipt: bool,
     ) -> Result<Option<Receipt>, NotAdded> {
-        let input = self.input(record);
-        let target = self.place(placement, &input).map_err(AddError::Partition)?;
+        let target = self.placed(placement, &self.input(record))?;
+        let flush_after = match &self.flusher {
+            Some(flusher) if !flush_after => self.ask_flusher(flusher.as_ref(), record)?,
+            _ => flush_after,
+        };
         self.push(target, record, flush_after, spare, want_receipt)
     }
 
@@ -241,20 +253,19 @@ impl Topic {
         if partitions.is_empty() {
             return;
         }
-        let tell = || {
-            if self.settings.collect_by_partition {
-                partitions.iter().for_each(|p| self.assigner.observe(TopicNotice::Sealed(*p)));
-            } else {
-                self.assigner.observe(TopicNotice::TopicSealed);
-            }
-        };
+        if self.settings.collect_by_partition {
+            partitions.iter().for_each(|partition| self.notice(TopicNotice::Sealed(*partition)));
+        } else {
+            self.notice(TopicNotice::TopicSealed);
+        }
+    }
+
+    /// Tells the partitioner what happened to the topic. No lock may be held.
+    pub(crate) fn notice(&self, notice: TopicNotice) {
         if !self.user_partitioner {
-            tell();
-        } else if catch_unwind(AssertUnwindSafe(tell)).is_err() {
-            tracing::warn!(
-                topic = &*self.name,
-                "the partitioner panicked when it was told of a sealed batch"
-            );
+            self.assigner.observe(notice);
+        } else if let Err(panicked) = contained("partitioner", || self.assigner.observe(notice)) {
+            tracing::warn!(topic = &*self.name, ?notice, "told of a change: {panicked}");
         }
     }
 
@@ -267,19 +278,34 @@ impl Topic {
     #[inline]
     fn target(&self, record: &Record<'_>) -> Result<Target<'_>, NotAdded> {
         let input = self.input(record);
-        let placed = if let Some(partition) = record.partition {
-            self.place(Placement::Explicit(partition), &input)
-        } else if self.user_partitioner {
-            match contained("partitioner", || {
-                self.assigner.placement(&input).and_then(|p| self.place(p, &input))
-            }) {
-                Ok(placed) => placed,
-                Err(panicked) => return Err(self.refuse(panicked)),
-            }
-        } else {
-            self.assigner.placement(&input).and_then(|placement| self.place(placement, &input))
+        let placement = match record.partition {
+            Some(partition) => Placement::Explicit(partition),
+            None => self.placement(&input)?,
         };
-        placed.map_err(|error| self.refuse(AddError::Partition(error)))
+        self.placed(placement, &input)
+    }
+
+    /// What the partitioner says of an event; its failure is that event's.
+    #[inline]
+    pub(crate) fn placement(&self, input: &PartitionInput<'_>) -> Result<Placement, NotAdded> {
+        self.asked(|| self.assigner.placement(input))
+    }
+
+    /// As [`Topic::place`]; a failure is the event's.
+    #[inline]
+    fn placed(&self, placement: Placement, input: &PartitionInput<'_>) -> Result<Target<'_>, NotAdded> {
+        self.asked(|| self.place(placement, input))
+    }
+
+    /// Asks the partitioner something about one event.
+    #[inline]
+    fn asked<T>(&self, ask: impl FnOnce() -> Result<T, PartitionError>) -> Result<T, NotAdded> {
+        let answer = if self.user_partitioner {
+            contained("partitioner", ask).map_err(|panicked| self.refuse(panicked))?
+        } else {
+            ask()
+        };
+        answer.map_err(|error| self.refuse(AddError::Partition(error)))
     }
 
     #[inline]
@@ -332,11 +358,11 @@ impl Topic {
         // The partitions may have become known between the choice of the lane and its lock.
         if self.slots.count() != 0 {
             drop(lane);
-            let target = self.place(placement, &self.input(record)).map_err(AddError::Partition)?;
+            let target = self.placed(placement, &self.input(record))?;
             return self.push(target, record, flush_after, spare, want_receipt);
         }
         // Where the record's own key says the same later, nothing needs to be kept.
-        let derived = record.partition.is_none() && self.assigner.source() == PlacementSource::RecordKey;
+        let derived = record.partition.is_none() && self.source == PlacementSource::RecordKey;
         let kept = placement.encode();
         let mut headers = Vec::new();
         if !derived {
@@ -475,6 +501,16 @@ impl Topic {
         self.accepted().saturating_sub(self.settled_events.load(Ordering::Relaxed))
     }
 
+    /// The dispatcher has ended with these accounts.
+    pub(crate) fn keep_final_report(&self, report: Report) {
+        *self.final_report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+
+    /// The accounts that the dispatcher has ended with; empty before that.
+    pub(crate) fn final_report(&self) -> Report {
+        self.final_report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Events in batches that the dispatcher has not taken yet.
     pub(crate) fn queued_events(&self) -> u64 {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -522,11 +558,7 @@ impl TopicView for Topic {
 /// Runs user code; a panic costs this event an error.
 pub(crate) fn contained<T>(what: &'static str, user: impl FnOnce() -> T) -> Result<T, AddError> {
     catch_unwind(AssertUnwindSafe(user)).map_err(|panic| {
-        let message = panic
-            .downcast_ref::<&str>()
-            .map(|s| (*s).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned());
+        let message = panics::message(panic.as_ref());
         AddError::Panicked { what, message }
     })
 }

@@ -1,5 +1,6 @@
 //! `TypedCollector<T>`: events as values of a type, encoded as JSON; partitioner and flusher see the value itself.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,7 +15,7 @@ use crate::error::AddError;
 use crate::receipt::Receipt;
 use crate::topic::{NotAdded, contained};
 
-type KeyFn<T> = dyn for<'a> Fn(&'a T) -> Option<Vec<u8>> + Send + Sync;
+type KeyFn<T> = dyn for<'a> Fn(&'a T) -> Option<Cow<'a, [u8]>> + Send + Sync;
 type PlaceFn<T> = dyn for<'a> Fn(&'a T) -> PartitionKey<'a> + Send + Sync;
 type FlushFn<T> = dyn Fn(&T) -> bool + Send + Sync;
 
@@ -34,7 +35,7 @@ thread_local! {
 ///     .collector("flights")
 ///     .build()?
 ///     .typed::<Flight>()
-///     .key(|flight| Some(flight.origin.clone().into_bytes()))
+///     .key(|flight| Some(flight.origin.as_bytes().into()))
 ///     .flush_when(|flight| flight.delay > 600);
 /// flights.add_event(&Flight { origin: "SEA".into(), delay: 66 }).await?;
 /// # Ok(()) }
@@ -90,8 +91,9 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
         self
     }
 
-    /// The record's key, from the value; `None` is no key.
-    pub fn key(self, key: impl Fn(&T) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+    /// The record's key, from the value; `None` is no key. A key that is part of the value (`bytes.into()`) costs no
+    /// allocation; one that has to be made (`vec.into()`) costs that.
+    pub fn key(self, key: impl for<'a> Fn(&'a T) -> Option<Cow<'a, [u8]>> + Send + Sync + 'static) -> Self {
         self.with(|rules| rules.key = Some(Arc::new(key)))
     }
 
@@ -151,10 +153,9 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
         }
         let placement = match event.placement {
             Some(placement) => placement,
-            None => topic
-                .assigner
-                .placement(&PartitionInput::new(&topic.name, event.record.key, event.record.value))
-                .map_err(AddError::Partition)?,
+            None => {
+                topic.placement(&PartitionInput::new(&topic.name, event.record.key, event.record.value))?
+            }
         };
         topic.add_placed(&event.record, placement, event.flush, spare, want_receipt)
     }
