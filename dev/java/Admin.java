@@ -10,10 +10,17 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.BufferedOutputStream;
 import java.io.BufferedReader;
 import java.io.BufferedWriter;
+import java.io.DataInputStream;
+import java.io.DataOutputStream;
+import java.io.IOException;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
+import java.net.InetSocketAddress;
+import java.net.Socket;
+import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -21,6 +28,7 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Base64;
 import java.util.Collection;
+import java.util.Comparator;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -31,6 +39,7 @@ import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeoutException;
+import java.util.function.Predicate;
 import org.apache.kafka.clients.admin.AdminClient;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.Config;
@@ -53,10 +62,14 @@ import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.TopicPartitionInfo;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.ElectionNotNeededException;
-import org.apache.kafka.common.errors.LeaderNotAvailableException;
-import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.header.internals.RecordHeader;
+import org.apache.kafka.common.protocol.ApiKeys;
+import org.apache.kafka.common.protocol.Errors;
+import org.apache.kafka.common.requests.AbstractResponse;
+import org.apache.kafka.common.requests.MetadataRequest;
+import org.apache.kafka.common.requests.MetadataResponse;
+import org.apache.kafka.common.requests.RequestHeader;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 import org.apache.kafka.common.utils.Utils;
@@ -142,7 +155,7 @@ public final class Admin {
     private void cluster(ObjectNode a) throws Exception {
         a.put("cluster_id", patiently(() -> impatient.describeCluster().clusterId().get()));
         ArrayNode nodes = a.putArray("nodes");
-        for (Node n : patiently(() -> impatient.describeCluster().nodes().get())) {
+        for (Node n : patiently(this::nodes)) {
             nodes.addObject().put("id", n.id()).put("host", n.host()).put("port", n.port());
         }
     }
@@ -153,27 +166,25 @@ public final class Admin {
         int rf = q.required("rf").asInt();
         admin.createTopics(List.of(new NewTopic(topic, partitions, (short) rf).configs(strings(q, "configs")))).all().get();
         // Created means that it is in the log of the controller; ready, that each partition has its leader and replicas.
-        until(timeout(q), () -> {
-            TopicDescription d = find(topic);
-            return d != null && d.partitions().size() == partitions
-                && d.partitions().stream().allMatch(p -> leader(p) >= 0 && p.isr().size() == rf);
-        }, "topic " + topic + " to have all leaders and replicas");
+        everywhere(topic, timeout(q), d -> d.partitions().size() == partitions
+            && d.partitions().stream().allMatch(p -> leader(p) >= 0 && p.isr().size() == rf), "all leaders and replicas");
     }
 
     private void grow(JsonNode q) throws Exception {
         String topic = text(q, "topic");
         int partitions = q.required("partitions").asInt();
         admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(partitions))).all().get();
-        until(timeout(q), () -> {
-            TopicDescription d = find(topic);
-            return d != null && d.partitions().size() == partitions && d.partitions().stream().allMatch(p -> leader(p) >= 0);
-        }, "topic " + topic + " to have " + partitions + " partitions");
+        everywhere(topic, timeout(q), d -> d.partitions().size() == partitions
+            && d.partitions().stream().allMatch(p -> leader(p) >= 0), partitions + " partitions with leaders");
     }
 
     private void delete(JsonNode q) throws Exception {
         String topic = text(q, "topic");
         admin.deleteTopics(List.of(topic)).all().get();
-        until(timeout(q), () -> find(topic) == null, "topic " + topic + " to be gone");
+        until(timeout(q), () -> {
+            for (Node n : nodes()) if (askOne(n, topic) != null) return false;
+            return true;
+        }, "topic " + topic + " to be gone");
     }
 
     private static void show(TopicDescription d, ObjectNode a) {
@@ -194,15 +205,10 @@ public final class Admin {
         int partition = q.path("partition").asInt(-1);
         int leader = q.path("leader").asInt(-1);
         int not = q.path("leader_not").asInt(-1);
-        TopicDescription[] last = {null};
-        until(timeout(q), () -> {
-            TopicDescription d = last[0] = find(topic);
-            return d != null && d.partitions().stream()
-                .filter(p -> partition < 0 || p.partition() == partition)
-                .allMatch(p -> leader(p) >= 0 && p.isr().size() >= isr
-                    && (leader < 0 || leader(p) == leader) && (not < 0 || leader(p) != not));
-        }, "topic " + topic + ": " + q);
-        show(last[0], a);
+        show(everywhere(topic, timeout(q), d -> d.partitions().stream()
+            .filter(p -> partition < 0 || p.partition() == partition)
+            .allMatch(p -> leader(p) >= 0 && p.isr().size() >= isr
+                && (leader < 0 || leader(p) == leader) && (not < 0 || leader(p) != not)), q.toString()), a);
     }
 
     /** The way Kafka's own tools do it: put the broker first among the replicas, then elect the preferred one. */
@@ -217,14 +223,17 @@ public final class Admin {
         }
         replicas.add(0, to);
         admin.alterPartitionReassignments(Map.of(tp, Optional.of(new NewPartitionReassignment(replicas)))).all().get();
-        until(timeout(q), () -> {
+        long limit = timeout(q);
+        until(limit, () -> {
             // Also after the reassignment the broker may still be catching up: ask until it is elected.
             if (impatient.listPartitionReassignments(Set.of(tp)).reassignments().get().containsKey(tp)) return false;
             Optional<Throwable> refused = admin.electLeaders(ElectionType.PREFERRED, Set.of(tp)).partitions().get()
                 .getOrDefault(tp, Optional.empty());
             if (refused.isPresent() && !(refused.get() instanceof ElectionNotNeededException)) return false;
-            return leader(partition(tp)) == to;
-        }, "broker " + to + " to lead " + tp);
+            return true;
+        }, "broker " + to + " to be elected for " + tp);
+        everywhere(tp.topic(), limit, d -> d.partitions().stream().anyMatch(p -> p.partition() == tp.partition() && leader(p) == to),
+            "broker " + to + " to lead " + tp);
     }
 
     private void alterConfigs(JsonNode q) throws Exception {
@@ -379,6 +388,8 @@ public final class Admin {
                 if (ready.check()) return;
             } catch (ExecutionException e) {
                 last = e.getCause();
+            } catch (IOException e) {
+                last = e;
             }
             Thread.sleep(20);
         } while (System.nanoTime() < end);
@@ -389,13 +400,56 @@ public final class Admin {
         return patiently(() -> impatient.describeTopics(List.of(topic)).allTopicNames().get().get(topic));
     }
 
-    private TopicDescription find(String topic) throws Exception {
-        try {
-            return impatient.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
-        } catch (ExecutionException e) {
-            if (e.getCause() instanceof UnknownTopicOrPartitionException || e.getCause() instanceof LeaderNotAvailableException) return null;
-            throw e;
+    private Collection<Node> nodes() throws Exception {
+        return impatient.describeCluster().nodes().get();
+    }
+
+    /**
+     * Until every broker of the cluster sees the topic so. Brokers learn of a change one after another, one that a test
+     * froze long after the others; what a test asks or sends next may go to any.
+     */
+    private TopicDescription everywhere(String topic, long timeoutMs, Predicate<TopicDescription> so, String what) throws Exception {
+        TopicDescription[] last = {null};
+        until(timeoutMs, () -> {
+            Collection<Node> nodes = nodes();
+            for (Node n : nodes) {
+                last[0] = askOne(n, topic);
+                if (last[0] == null || !so.test(last[0])) return false;
+            }
+            return !nodes.isEmpty();
+        }, "topic " + topic + ": " + what);
+        return last[0];
+    }
+
+    /** What this one broker says of the topic (the admin client chooses whom it asks); null: unknown to it. */
+    private static TopicDescription askOne(Node node, String topic) throws IOException {
+        short version = 12;
+        RequestHeader header = new RequestHeader(ApiKeys.METADATA, version, "test-admin", 1);
+        ByteBuffer request = new MetadataRequest.Builder(List.of(topic), false).build(version).serializeWithHeader(header);
+        try (Socket socket = new Socket()) {
+            socket.connect(new InetSocketAddress(node.host(), node.port()), 1_000);
+            socket.setSoTimeout(2_000);
+            DataOutputStream out = new DataOutputStream(new BufferedOutputStream(socket.getOutputStream()));
+            out.writeInt(request.remaining());
+            out.write(Utils.toArray(request));
+            out.flush();
+            DataInputStream in = new DataInputStream(socket.getInputStream());
+            byte[] answer = in.readNBytes(in.readInt());
+            MetadataResponse response = (MetadataResponse) AbstractResponse.parseResponse(ByteBuffer.wrap(answer), header);
+            for (MetadataResponse.TopicMetadata t : response.topicMetadata()) {
+                if (t.error() == Errors.UNKNOWN_TOPIC_OR_PARTITION) return null;
+                List<TopicPartitionInfo> partitions = t.partitionMetadata().stream()
+                    .map(p -> new TopicPartitionInfo(p.partition(), p.leaderId.map(Admin::id).orElse(null),
+                        p.replicaIds.stream().map(Admin::id).toList(), p.inSyncReplicaIds.stream().map(Admin::id).toList()))
+                    .sorted(Comparator.comparingInt(TopicPartitionInfo::partition)).toList();
+                return new TopicDescription(topic, t.isInternal(), partitions, Set.of(), t.topicId());
+            }
         }
+        return null;
+    }
+
+    private static Node id(int id) {
+        return new Node(id, "", -1);
     }
 
     /** Asks once more, perhaps another broker, while the answer is that time is over; for 20 s. */
