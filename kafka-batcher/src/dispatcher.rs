@@ -41,7 +41,7 @@ pub(crate) enum Command {
 /// What a request led to.
 enum Done {
     Produced { node: i32, sent: Vec<(i32, u64)>, answers: Vec<ProduceAnswer> },
-    Described { partition: i32, state: ProducerState },
+    Described { partition: i32, state: ProducerState, leader: Option<Leader> },
     Identified { partition: i32, answer: Result<ProducerIdentity, String> },
 }
 
@@ -96,6 +96,8 @@ pub(crate) struct Dispatcher {
     closing: Option<Closing>,
     /// How many partitions are in trouble; the operator is told of the first and of the end.
     troubled: usize,
+    /// The operator was told that somebody must act.
+    needs_somebody: bool,
     /// What was counted outside of outboxes: batches, reasons, latency, events lost in the unassigned lane.
     own: Report,
 }
@@ -112,6 +114,7 @@ impl Dispatcher {
             barriers: Vec::new(),
             closing: None,
             troubled: 0,
+            needs_somebody: false,
             own: Report::default(),
         }
     }
@@ -343,9 +346,9 @@ impl Dispatcher {
                     self.take_events(partition, now);
                 }
             }
-            Done::Described { partition, state } => {
+            Done::Described { partition, state, leader } => {
                 if let Some(lane) = self.lane_mut(partition) {
-                    lane.outbox.on_described(state, now);
+                    lane.outbox.on_described_by(leader, state, now);
                     lane.dirty = true;
                 }
                 self.take_events(partition, now);
@@ -445,8 +448,8 @@ impl Dispatcher {
             Action::Describe { producer_id } => {
                 let (producer, topic) = (self.parts.producer.clone(), self.parts.topic.name.clone());
                 self.spawn(async move {
-                    let (state, _leader) = producer.describe_producer(&topic, partition, producer_id).await;
-                    Done::Described { partition, state }
+                    let (state, leader) = producer.describe_producer(&topic, partition, producer_id).await;
+                    Done::Described { partition, state, leader }
                 });
                 true
             }
@@ -527,11 +530,11 @@ impl Dispatcher {
         self.parts.refresh.notify_one();
         self.parts.manager.doubts.notify_one();
         let Some(lane) = self.lane_mut(partition) else { return };
-        if std::mem::replace(&mut lane.troubled, true) {
-            return;
-        }
-        self.troubled += 1;
-        if self.troubled == 1 {
+        let new = !std::mem::replace(&mut lane.troubled, true);
+        self.troubled += usize::from(new);
+        // Once for the topic, and once more if it turns out that waiting will not help.
+        let graver = trouble.needs_somebody() && !std::mem::replace(&mut self.needs_somebody, true);
+        if (new && self.troubled == 1) || graver {
             let message = format!(
                 "deliveries to partition {partition} have stopped: {trouble}; events are kept and tried again"
             );
@@ -550,6 +553,7 @@ impl Dispatcher {
         }
         self.troubled -= 1;
         if self.troubled == 0 {
+            self.needs_somebody = false;
             self.parts.manager.set_topic(&self.parts.topic.name, |health| {
                 *health = TopicHealth::Ready { partitions };
             });
