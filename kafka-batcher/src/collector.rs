@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::dispatcher::Command;
 use crate::error::AddError;
 use crate::receipt::Receipt;
-use crate::topic::{NotAdded, Topic};
+use crate::topic::{Chosen, NotAdded, Topic};
 
 /// Accepts events of one topic. Cheap to clone; clones feed the same batches.
 ///
@@ -50,11 +50,10 @@ impl Collector {
     /// [`AddError`]; the event was not accepted, those before and after it are unharmed.
     pub async fn add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
         let record = event.into();
-        match self.topic.add(&record, &mut None, false) {
+        let chosen = self.topic.choose(&record)?;
+        match self.topic.push(chosen, &record, &mut None, false) {
             Ok(_) => Ok(()),
-            Err(full) => {
-                self.add_slowly(full, |spare| self.topic.add(&record, spare, false)).await.map(|_| ())
-            }
+            Err(full) => self.add_slowly(full, chosen, &record, false).await.map(|_| ()),
         }
     }
 
@@ -66,9 +65,10 @@ impl Collector {
     /// As [`Collector::add_event`].
     pub async fn send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
         let record = event.into();
-        let added = match self.topic.add(&record, &mut None, true) {
+        let chosen = self.topic.choose(&record)?;
+        let added = match self.topic.push(chosen, &record, &mut None, true) {
             Ok(receipt) => receipt,
-            Err(full) => self.add_slowly(full, |spare| self.topic.add(&record, spare, true)).await?,
+            Err(full) => self.add_slowly(full, chosen, &record, true).await?,
         };
         added.ok_or_else(no_receipt)
     }
@@ -81,7 +81,7 @@ impl Collector {
     /// [`AddError::Full`] if there is no memory for it now; the others as for [`Collector::add_event`].
     pub fn try_add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
         let record = event.into();
-        self.add_now(|spare| self.topic.add(&record, spare, false)).map(|_| ())
+        self.add_now(self.topic.choose(&record)?, &record, false).map(|_| ())
     }
 
     /// As [`Collector::try_add_event`], with a receipt.
@@ -90,7 +90,7 @@ impl Collector {
     /// As [`Collector::try_add_event`].
     pub fn try_send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
         let record = event.into();
-        self.add_now(|spare| self.topic.add(&record, spare, true))?.ok_or_else(no_receipt)
+        self.add_now(self.topic.choose(&record)?, &record, true)?.ok_or_else(no_receipt)
     }
 
     /// Accepts one event from a thread without a runtime; blocks the thread only while memory is full, at most
@@ -100,7 +100,7 @@ impl Collector {
     /// As [`Collector::add_event`].
     pub fn blocking_add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
         let record = event.into();
-        self.add_blocking(|spare| self.topic.add(&record, spare, false)).map(|_| ())
+        self.add_blocking(&record, false).map(|_| ())
     }
 
     /// As [`Collector::blocking_add_event`], with a receipt.
@@ -109,7 +109,7 @@ impl Collector {
     /// As [`Collector::add_event`].
     pub fn blocking_send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
         let record = event.into();
-        self.add_blocking(|spare| self.topic.add(&record, spare, true))?.ok_or_else(no_receipt)
+        self.add_blocking(&record, true)?.ok_or_else(no_receipt)
     }
 
     /// Accepts events in order, and answers for each of them; one that is refused does not stop the others.
@@ -142,11 +142,13 @@ impl Collector {
 
     pub(crate) fn add_now(
         &self,
-        mut add: impl FnMut(&mut Option<Chunk>) -> Result<Option<Receipt>, NotAdded>,
+        chosen: Chosen<'_>,
+        record: &Record<'_>,
+        want_receipt: bool,
     ) -> Result<Option<Receipt>, AddError> {
         let mut spare = None;
         loop {
-            match add(&mut spare) {
+            match self.topic.push(chosen, record, &mut spare, want_receipt) {
                 Ok(receipt) => return Ok(receipt),
                 Err(NotAdded::Refused(error)) => return Err(error),
                 Err(NotAdded::NeedsChunk { size, least, share }) => {
@@ -164,7 +166,9 @@ impl Collector {
     pub(crate) async fn add_slowly(
         &self,
         first: NotAdded,
-        mut add: impl FnMut(&mut Option<Chunk>) -> Result<Option<Receipt>, NotAdded>,
+        chosen: Chosen<'_>,
+        record: &Record<'_>,
+        want_receipt: bool,
     ) -> Result<Option<Receipt>, AddError> {
         let mut next = first;
         let mut deadline = None;
@@ -181,21 +185,19 @@ impl Collector {
                     tokio::time::timeout_at(deadline, chunk).await.map_err(|_| self.full(self.max_block))?,
                 );
             }
-            match add(&mut spare) {
+            match self.topic.push(chosen, record, &mut spare, want_receipt) {
                 Ok(receipt) => return Ok(receipt),
                 Err(again) => next = again,
             }
         }
     }
 
-    pub(crate) fn add_blocking(
-        &self,
-        mut add: impl FnMut(&mut Option<Chunk>) -> Result<Option<Receipt>, NotAdded>,
-    ) -> Result<Option<Receipt>, AddError> {
+    fn add_blocking(&self, record: &Record<'_>, want_receipt: bool) -> Result<Option<Receipt>, AddError> {
+        let chosen = self.topic.choose(record)?;
         let mut spare = None;
         let mut deadline = None;
         loop {
-            match add(&mut spare) {
+            match self.topic.push(chosen, record, &mut spare, want_receipt) {
                 Ok(receipt) => return Ok(receipt),
                 Err(NotAdded::Refused(error)) => return Err(error),
                 Err(NotAdded::NeedsChunk { size, least, share }) => {
@@ -212,11 +214,7 @@ impl Collector {
 
     fn full(&self, waited: Duration) -> AddError {
         let pool = &self.topic.pool;
-        let full = AddError::Full { used: pool.used(), limit: pool.limit(), waited };
-        match self.topic.refuse(full) {
-            NotAdded::Refused(error) => error,
-            NotAdded::NeedsChunk { .. } => AddError::Closed,
-        }
+        self.topic.refuse(AddError::Full { used: pool.used(), limit: pool.limit(), waited })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a topic's collectors and its dispatcher share: slots to append to, the queue of sealed batches, the wake-up.
 //!
-//! The way in is [`Topic::add`]: choose the partition (user code, outside any lock), lock that partition's slot, push,
+//! The way in is [`Topic::choose`], which asks partitioner and flusher (user code, outside any lock, and once for each
+//! event, however often memory must be brought), then [`Topic::push`]: lock that partition's slot, push,
 //! queue what was sealed *while still holding the lock* (or two callers could queue one partition's batches in the
 //! wrong order), unlock, wake the dispatcher if there is something new for it. It knows no producer and no disk.
 
@@ -77,7 +78,15 @@ impl From<AddError> for NotAdded {
     }
 }
 
+/// What user code decided about an event.
+#[derive(Clone, Copy)]
+pub(crate) struct Chosen<'a> {
+    target: Target<'a>,
+    flush_after: bool,
+}
+
 /// Where an event goes.
+#[derive(Clone, Copy)]
 enum Target<'a> {
     Slot(&'a Slot, i32),
     /// The topic is not known yet.
@@ -122,47 +131,59 @@ impl Topic {
 
     // ---- the callers' side ------------------------------------------------------------------------------------------
 
-    /// Takes one event, or says what is missing. `spare` is the chunk brought along.
+    /// Asks the user's code where an event goes and whether it flushes.
     #[inline]
-    pub(crate) fn add(
-        &self,
-        record: &Record<'_>,
-        spare: &mut Option<Chunk>,
-        want_receipt: bool,
-    ) -> Result<Option<Receipt>, NotAdded> {
-        let target = self.target(record)?;
-        let flush_after = match &self.flusher {
-            None => false,
-            Some(flusher) => self.ask_flusher(flusher.as_ref(), record)?,
+    pub(crate) fn choose(&self, record: &Record<'_>) -> Result<Chosen<'_>, AddError> {
+        let input = self.input(record);
+        let placement = match record.partition {
+            Some(partition) => Placement::Explicit(partition),
+            None => self.asked(|| self.assigner.placement(&input))?,
         };
-        self.push(target, record, flush_after, spare, want_receipt)
+        self.chosen(record, &input, placement, false)
     }
 
-    /// As [`Topic::add`], with partition and perhaps flush decided by the caller (typed collectors).
-    pub(crate) fn add_placed(
+    /// As [`Topic::choose`], with the caller's own word on it (typed collectors): a placement wins over the partitioner's;
+    /// either flusher may flush.
+    pub(crate) fn choose_typed(
         &self,
         record: &Record<'_>,
+        placement: Option<Placement>,
+        flush_after: bool,
+    ) -> Result<Chosen<'_>, AddError> {
+        let input = self.input(record);
+        let placement = match placement {
+            Some(placement) => placement,
+            None => self.asked(|| self.assigner.placement(&input))?,
+        };
+        self.chosen(record, &input, placement, flush_after)
+    }
+
+    #[inline]
+    fn chosen(
+        &self,
+        record: &Record<'_>,
+        input: &PartitionInput<'_>,
         placement: Placement,
         flush_after: bool,
-        spare: &mut Option<Chunk>,
-        want_receipt: bool,
-    ) -> Result<Option<Receipt>, NotAdded> {
-        let target = self.placed(placement, &self.input(record))?;
+    ) -> Result<Chosen<'_>, AddError> {
+        let target = self.asked(|| self.place(placement, input))?;
         let flush_after = match &self.flusher {
             Some(flusher) if !flush_after => self.ask_flusher(flusher.as_ref(), record)?,
             _ => flush_after,
         };
-        self.push(target, record, flush_after, spare, want_receipt)
+        Ok(Chosen { target, flush_after })
     }
 
-    fn push(
+    /// Takes one event, or says what is missing. `spare` is the chunk brought along.
+    #[inline]
+    pub(crate) fn push(
         &self,
-        target: Target<'_>,
+        chosen: Chosen<'_>,
         record: &Record<'_>,
-        flush_after: bool,
         spare: &mut Option<Chunk>,
         want_receipt: bool,
     ) -> Result<Option<Receipt>, NotAdded> {
+        let Chosen { target, flush_after } = chosen;
         let timestamp = record.timestamp.unwrap_or_else(|| self.clock.unix_ms());
         match target {
             Target::Slot(slot, partition) => {
@@ -188,7 +209,7 @@ impl Topic {
         // Under the lock, so that nothing can be accepted after the dispatcher has sealed for the last time.
         if self.closed.load(Ordering::Relaxed) {
             drop(accumulator);
-            return Err(self.refuse(AddError::Closed));
+            return Err(self.refuse(AddError::Closed).into());
         }
         match accumulator.push(*offer, spare, || self.clock.now()) {
             Ok(pushed) => {
@@ -203,12 +224,12 @@ impl Topic {
             }
             Err(PushError::Record(error)) => {
                 drop(accumulator);
-                Err(self.refuse(AddError::Record(error)))
+                Err(self.refuse(AddError::Record(error)).into())
             }
             // A lane is added before its partition can be chosen.
             Err(error) => {
                 drop(accumulator);
-                Err(self.refuse(AddError::Encode(error.to_string().into())))
+                Err(self.refuse(AddError::Encode(error.to_string().into())).into())
             }
         }
     }
@@ -275,31 +296,9 @@ impl Topic {
         PartitionInput::new(&self.name, record.key, record.value)
     }
 
+    /// Asks the partitioner something about one event; its failure is that event's.
     #[inline]
-    fn target(&self, record: &Record<'_>) -> Result<Target<'_>, NotAdded> {
-        let input = self.input(record);
-        let placement = match record.partition {
-            Some(partition) => Placement::Explicit(partition),
-            None => self.placement(&input)?,
-        };
-        self.placed(placement, &input)
-    }
-
-    /// What the partitioner says of an event; its failure is that event's.
-    #[inline]
-    pub(crate) fn placement(&self, input: &PartitionInput<'_>) -> Result<Placement, NotAdded> {
-        self.asked(|| self.assigner.placement(input))
-    }
-
-    /// As [`Topic::place`]; a failure is the event's.
-    #[inline]
-    fn placed(&self, placement: Placement, input: &PartitionInput<'_>) -> Result<Target<'_>, NotAdded> {
-        self.asked(|| self.place(placement, input))
-    }
-
-    /// Asks the partitioner something about one event.
-    #[inline]
-    fn asked<T>(&self, ask: impl FnOnce() -> Result<T, PartitionError>) -> Result<T, NotAdded> {
+    fn asked<T>(&self, ask: impl FnOnce() -> Result<T, PartitionError>) -> Result<T, AddError> {
         let answer = if self.user_partitioner {
             contained("partitioner", ask).map_err(|panicked| self.refuse(panicked))?
         } else {
@@ -324,7 +323,7 @@ impl Topic {
         }
     }
 
-    fn ask_flusher(&self, flusher: &dyn BatchFlusher, record: &Record<'_>) -> Result<bool, NotAdded> {
+    fn ask_flusher(&self, flusher: &dyn BatchFlusher, record: &Record<'_>) -> Result<bool, AddError> {
         match contained("flusher", || flusher.should_flush(record.key, record.value)) {
             Ok(Ok(flush)) => Ok(flush),
             Ok(Err(error)) => Err(self.refuse(AddError::Flusher(error))),
@@ -333,9 +332,9 @@ impl Topic {
     }
 
     /// Counts a refusal.
-    pub(crate) fn refuse(&self, error: AddError) -> NotAdded {
+    pub(crate) fn refuse(&self, error: AddError) -> AddError {
         self.refused.fetch_add(1, Ordering::Relaxed);
-        NotAdded::Refused(error)
+        error
     }
 
     pub(crate) fn refused(&self) -> u64 {
@@ -358,8 +357,9 @@ impl Topic {
         // The partitions may have become known between the choice of the lane and its lock.
         if self.slots.count() != 0 {
             drop(lane);
-            let target = self.placed(placement, &self.input(record))?;
-            return self.push(target, record, flush_after, spare, want_receipt);
+            let input = self.input(record);
+            let target = self.asked(|| self.place(placement, &input))?;
+            return self.push(Chosen { target, flush_after }, record, spare, want_receipt);
         }
         // Where the record's own key says the same later, nothing needs to be kept.
         let derived = record.partition.is_none() && self.source == PlacementSource::RecordKey;

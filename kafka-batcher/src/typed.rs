@@ -1,27 +1,28 @@
 //! `TypedCollector<T>`: events as values of a type, encoded as JSON; partitioner and flusher see the value itself.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use kafka_batcher_core::Record;
-use kafka_batcher_core::partitioner::{KeyHash, PartitionInput, PartitionKey, Placement};
+use kafka_batcher_core::partitioner::{KeyHash, PartitionKey, Placement};
 use serde::Serialize;
 
 use crate::collector::Collector;
 use crate::error::AddError;
 use crate::receipt::Receipt;
-use crate::topic::{NotAdded, contained};
+use crate::topic::contained;
 
 type KeyFn<T> = dyn for<'a> Fn(&'a T) -> Option<Cow<'a, [u8]>> + Send + Sync;
 type PlaceFn<T> = dyn for<'a> Fn(&'a T) -> PartitionKey<'a> + Send + Sync;
 type FlushFn<T> = dyn Fn(&T) -> bool + Send + Sync;
 
 thread_local! {
-    /// Where values are encoded; kept so that an event costs no allocation.
-    static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Where values are encoded; kept so that an event costs no allocation. Taken out while it is used: the user's
+    /// encoder may add an event of its own, and another task may run here while one waits for memory.
+    static ENCODED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// A collector of values of one type.
@@ -70,9 +71,9 @@ impl<T: ?Sized> fmt::Debug for TypedCollector<T> {
     }
 }
 
-/// A value, encoded, and what its own rules say of it.
+/// What a value's own rules say of it.
 struct Encoded<'a> {
-    record: Record<'a>,
+    key: Option<Cow<'a, [u8]>>,
     placement: Option<Placement>,
     flush: bool,
 }
@@ -132,8 +133,17 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
     /// # Errors
     /// As there; also [`AddError::Encode`] and [`AddError::Panicked`].
     pub fn try_add_event(&self, value: &T) -> Result<(), AddError> {
-        self.encoded(value, |event| self.collector.add_now(|spare| self.push(event, spare, false)))?
-            .map(|_| ())
+        let mut buffer = ENCODED.take();
+        let added = self.try_add_encoded(value, &mut buffer);
+        ENCODED.set(buffer);
+        added
+    }
+
+    fn try_add_encoded(&self, value: &T, buffer: &mut Vec<u8>) -> Result<(), AddError> {
+        let Encoded { key, placement, flush } = self.encode(value, buffer)?;
+        let record = Record { key: key.as_deref(), value: Some(buffer), ..Record::default() };
+        let chosen = self.collector.topic.choose_typed(&record, placement, flush)?;
+        self.collector.add_now(chosen, &record, false).map(|_| ())
     }
 
     /// The collector below, for [`Collector::flush`] and for events that are bytes already.
@@ -141,44 +151,32 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
         &self.collector
     }
 
-    fn push(
-        &self,
-        event: &Encoded<'_>,
-        spare: &mut Option<kafka_batcher_core::Chunk>,
-        want_receipt: bool,
-    ) -> Result<Option<Receipt>, NotAdded> {
-        let topic = &self.collector.topic;
-        if event.placement.is_none() && !event.flush {
-            return topic.add(&event.record, spare, want_receipt);
-        }
-        let placement = match event.placement {
-            Some(placement) => placement,
-            None => {
-                topic.placement(&PartitionInput::new(&topic.name, event.record.key, event.record.value))?
-            }
-        };
-        topic.add_placed(&event.record, placement, event.flush, spare, want_receipt)
-    }
-
     async fn add(&self, value: &T, want_receipt: bool) -> Result<Option<Receipt>, AddError> {
-        // The encoder's buffer belongs to the thread: it must not be held across an await.
-        let full = match self.encoded(value, |event| self.push(event, &mut None, want_receipt))? {
-            Ok(receipt) => return Ok(receipt),
-            Err(full) => full,
-        };
-        let again = |spare: &mut Option<kafka_batcher_core::Chunk>| {
-            self.encoded(value, |event| self.push(event, spare, want_receipt))
-                .unwrap_or_else(|e| Err(e.into()))
-        };
-        self.collector.add_slowly(full, again).await
+        let mut buffer = ENCODED.take();
+        let added = self.add_encoded(value, &mut buffer, want_receipt).await;
+        ENCODED.set(buffer);
+        added
     }
 
-    /// Asks the value's rules, encodes it, and hands both to `with`.
-    fn encoded<R>(&self, value: &T, with: impl FnOnce(&Encoded<'_>) -> R) -> Result<R, AddError> {
-        let refuse = |error| match self.collector.topic.refuse(error) {
-            NotAdded::Refused(error) => error,
-            NotAdded::NeedsChunk { .. } => AddError::Closed,
-        };
+    async fn add_encoded(
+        &self,
+        value: &T,
+        buffer: &mut Vec<u8>,
+        want_receipt: bool,
+    ) -> Result<Option<Receipt>, AddError> {
+        let topic = &self.collector.topic;
+        let Encoded { key, placement, flush } = self.encode(value, buffer)?;
+        let record = Record { key: key.as_deref(), value: Some(buffer), ..Record::default() };
+        let chosen = topic.choose_typed(&record, placement, flush)?;
+        match topic.push(chosen, &record, &mut None, want_receipt) {
+            Ok(receipt) => Ok(receipt),
+            Err(full) => self.collector.add_slowly(full, chosen, &record, want_receipt).await,
+        }
+    }
+
+    /// Asks the value's rules, and encodes it into `buffer`.
+    fn encode<'a>(&self, value: &'a T, buffer: &mut Vec<u8>) -> Result<Encoded<'a>, AddError> {
+        let refuse = |error| self.collector.topic.refuse(error);
         let rules = &*self.rules;
         let key =
             contained("partitioner", || rules.key.as_ref().and_then(|key| key(value))).map_err(refuse)?;
@@ -186,14 +184,9 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
         let placement = contained("partitioner", place).map_err(refuse)?;
         let flush = contained("flusher", || rules.flush.as_ref().is_some_and(|flush| flush(value)))
             .map_err(refuse)?;
-        // Taken out while it is used: an encoder of the user's may add an event of its own.
-        let mut bytes = ENCODED.with(RefCell::take);
-        bytes.clear();
-        let encoded = contained("encoder", || serde_json::to_writer(&mut bytes, value)).map_err(refuse)?;
+        buffer.clear();
+        let encoded = contained("encoder", || serde_json::to_writer(&mut *buffer, value)).map_err(refuse)?;
         encoded.map_err(|error| refuse(AddError::Encode(Box::new(error))))?;
-        let record = Record { key: key.as_deref(), value: Some(&bytes), ..Record::default() };
-        let out = with(&Encoded { record, placement, flush });
-        ENCODED.with(|kept| kept.replace(bytes));
-        Ok(out)
+        Ok(Encoded { key, placement, flush })
     }
 }
