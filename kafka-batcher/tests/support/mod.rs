@@ -51,3 +51,30 @@ pub(crate) fn values(kafka: &EmbeddedKafka, partition: i32) -> Vec<String> {
         |bytes: Option<bytes::Bytes>| String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
     kafka.log("flights", partition).into_iter().map(|record| value(record.value)).collect()
 }
+
+/// Waits, for as long as it takes, until something that only this process knows has happened. Gives way in between, to
+/// tasks and threads alike; nothing hangs on how long it takes.
+pub(crate) async fn until(mut happened: impl FnMut() -> bool) {
+    while !happened() {
+        tokio::task::yield_now().await;
+        std::thread::yield_now();
+    }
+}
+
+/// The outcome of an event. It takes as long as it takes, but not for ever.
+pub(crate) async fn outcome(
+    receipt: &kafka_batcher::Receipt,
+) -> Result<kafka_batcher::Delivery, kafka_batcher::ReceiptError> {
+    tokio::time::timeout(LONG, receipt.delivered()).await.expect("the event's outcome becomes known")
+}
+
+/// Waits until the topic's partitions are known: events go to their slots from then on, not to the unassigned lane.
+pub(crate) async fn ready(batcher: &KafkaBatcher, topic: &str) {
+    let mut health = batcher.health();
+    let known = |health: &kafka_batcher::Health| {
+        matches!(health.topics.get(topic), Some(kafka_batcher::TopicHealth::Ready { .. }))
+    };
+    health.wait_for(known).await.expect("the batcher lives");
+    // Told by the watcher; the dispatcher answers after it has learnt the same.
+    let _ = batcher.report().await;
+}
