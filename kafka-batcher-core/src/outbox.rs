@@ -312,13 +312,15 @@ impl Outbox {
     /// Whether entry `at` may go while others are in flight (delivery-rules.md 1.2).
     fn may_follow(&self, at: usize, leader: Leader, unix_ms: i64) -> bool {
         let Some(run) = &self.run else { return false };
-        let (Some(before), Some(entry)) = (self.entries.get(at - 1), self.entries.get(at)) else { return false };
+        let (Some(before), Some(entry)) = (self.entries.get(at - 1), self.entries.get(at)) else {
+            return false;
+        };
         let same_run = before.run == Some(run.ordinal)
             && (entry.exposure == Exposure::Unwritten || entry.run == Some(run.ordinal));
         #[allow(unused_mut, reason = "tests plant a mutation here")]
-        let mut established = run.established.is_some_and(|e| {
-            e.leader == leader && unix_ms.saturating_sub(e.event_time) < ESTABLISHED_FOR_MS
-        });
+        let mut established = run
+            .established
+            .is_some_and(|e| e.leader == leader && unix_ms.saturating_sub(e.event_time) < ESTABLISHED_FOR_MS);
         #[cfg(test)]
         {
             established |= simulator::planted(simulator::Mutation::PipelineBeforeEstablished);

@@ -18,7 +18,9 @@ impl Outbox {
     /// another is ignored.
     pub fn on_produced(&mut self, ticket: u64, answer: ProduceAnswer, now: Time) {
         let Some(at) = self.entries.iter().position(|entry| entry.ticket() == Some(ticket)) else { return };
-        let Some(Exposure::InFlight { doubtful, to, admitted, .. }) = self.entries.get(at).map(|entry| entry.exposure) else {
+        let Some(Exposure::InFlight { doubtful, to, admitted, .. }) =
+            self.entries.get(at).map(|entry| entry.exposure)
+        else {
             return;
         };
         self.in_flight -= 1;
@@ -89,9 +91,8 @@ impl Outbox {
         // A batch accepted by another leader than the one that raised the question answers nothing (2.3).
         let same = |asked: Leader| leader.is_none_or(|leader| leader == asked);
         #[cfg(test)]
-        let same = |asked| {
-            same(asked) || super::simulator::planted(super::simulator::Mutation::ProofAcrossLeaders)
-        };
+        let same =
+            |asked| same(asked) || super::simulator::planted(super::simulator::Mutation::ProofAcrossLeaders);
         if self.settings.idempotent && self.doubt.bound_to().is_none_or(same) {
             let last = entry.batch.last_sequence();
             if let Some(run) = self.run.as_mut().filter(|run| entry.run == Some(run.ordinal)) {
@@ -204,7 +205,8 @@ impl Outbox {
         if refusal.code != ErrorCode::INVALID_TIMESTAMP {
             return false;
         }
-        let mut named = refusal.record_errors.iter().map(|(i, _)| *i).filter(|i| *i < batch.count()).peekable();
+        let mut named =
+            refusal.record_errors.iter().map(|(i, _)| *i).filter(|i| *i < batch.count()).peekable();
         match named.peek() {
             Some(_) => named.any(|i| !batch.time_given(i)),
             None => !batch.any_time_given(),
@@ -227,7 +229,8 @@ impl Outbox {
     }
 
     pub(super) fn back_off(&mut self, trouble: Trouble, leader: Option<Leader>, now: Time) {
-        let graver = self.trouble.as_ref().is_none_or(|old| trouble.needs_somebody() && !old.needs_somebody());
+        let graver =
+            self.trouble.as_ref().is_none_or(|old| trouble.needs_somebody() && !old.needs_somebody());
         if graver {
             self.events.push_back(OutboxEvent::Troubled(trouble.clone()));
             self.trouble = Some(trouble);

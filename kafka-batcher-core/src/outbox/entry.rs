@@ -190,9 +190,17 @@ pub(super) enum Doubt {
     /// It answered.
     Answered(Leader, ProducerState),
     /// The batch of this run that ends with this sequence is sent again: recognised, it proves all before it.
-    Proving { leader: Leader, run: u64, last_sequence: i32 },
+    Proving {
+        leader: Leader,
+        run: u64,
+        last_sequence: i32,
+    },
     /// The broker cannot be asked: the doubtful batches of this run are tried one at a time, from this index on.
-    Stepping { leader: Leader, run: u64, next: usize },
+    Stepping {
+        leader: Leader,
+        run: u64,
+        next: usize,
+    },
 }
 
 impl Doubt {
@@ -200,7 +208,9 @@ impl Doubt {
     pub(super) fn bound_to(&self) -> Option<Leader> {
         match self {
             Doubt::None | Doubt::Ask | Doubt::Asked(_) => None,
-            Doubt::Answered(leader, _) | Doubt::Proving { leader, .. } | Doubt::Stepping { leader, .. } => Some(*leader),
+            Doubt::Answered(leader, _) | Doubt::Proving { leader, .. } | Doubt::Stepping { leader, .. } => {
+                Some(*leader)
+            }
         }
     }
 }

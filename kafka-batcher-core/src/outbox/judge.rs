@@ -54,7 +54,8 @@ impl Outbox {
                 }
                 Doubt::Answered(_, answer) => self.answered(answer, leader),
                 Doubt::Proving { leader, run, last_sequence } => {
-                    let ends_there = |e: &Entry| e.run == Some(run) && e.batch.last_sequence() == last_sequence;
+                    let ends_there =
+                        |e: &Entry| e.run == Some(run) && e.batch.last_sequence() == last_sequence;
                     if let Some(at) = self.entries.iter().position(ends_there) {
                         self.doubt = Doubt::Proving { leader, run, last_sequence };
                         return Some(self.fly(at, leader, unix_ms));
@@ -102,7 +103,8 @@ impl Outbox {
             None => {
                 // Behind a hole, and before the first batch of a new run, nothing older may be in doubt (1.3, 1.4).
                 let outside = head.run.is_none() || head.run != current;
-                let unclear = outside && self.entries.iter().any(|entry| entry.exposure == Exposure::Doubtful);
+                let unclear =
+                    outside && self.entries.iter().any(|entry| entry.exposure == Exposure::Doubtful);
                 if unclear {
                     self.doubt = Doubt::Ask;
                 }
@@ -202,7 +204,8 @@ impl Outbox {
             ProducerState::Known { epoch, last_sequence }
                 if epoch == stamp.epoch && distance(last_sequence, last) >= 0 =>
             {
-                let ends_there = |e: &Entry| e.is_doubtful_in(run) && e.batch.last_sequence() == last_sequence;
+                let ends_there =
+                    |e: &Entry| e.is_doubtful_in(run) && e.batch.last_sequence() == last_sequence;
                 if self.entries.iter().any(ends_there) {
                     self.doubt = Doubt::Proving { leader, run, last_sequence };
                 } else if doubtful {
@@ -317,7 +320,10 @@ impl Outbox {
             other => {
                 self.doubt = other;
                 if at == 0 && self.in_flight == 0 {
-                    self.entries.iter_mut().take(1).for_each(|e| e.verdict = Some(Verdict::OutOfOrder(leader)));
+                    self.entries
+                        .iter_mut()
+                        .take(1)
+                        .for_each(|e| e.verdict = Some(Verdict::OutOfOrder(leader)));
                     return true;
                 }
             }
@@ -358,7 +364,8 @@ impl Outbox {
             let _ = self.stamp(at + 1);
         }
         let next = self.entries.get(at + 1)?;
-        let continues = next.run == Some(run) && next.batch.stamp().first_sequence == sequence_add(last_sequence, 1);
+        let continues =
+            next.run == Some(run) && next.batch.stamp().first_sequence == sequence_add(last_sequence, 1);
         (continues && next.verdict.is_none()).then(|| next.batch.last_sequence())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! - the accounting identity, and each figure of the tally against what the outbox said about each event;
 //! - first appearances in the log are in the order of acceptance;
-//! - what is said to be delivered is in the log, what is said to be lost for certain is not;
+//! - what is said to be delivered is in the log, what is said to be lost for certain is not (unless it came in as a
+//!   straggler, or the broker forgot that it has it);
 //! - no event is in the log twice but for the possible duplicates that the tally admits, and for what a broker did that
 //!   forgot all it knew (no client can see that);
 //! - a (producer id, epoch, sequence) never means two events;
@@ -30,14 +31,10 @@ enum Fate {
 #[derive(Clone, Debug)]
 struct Known {
     fate: Fate,
-    /// How often it lies in the log of the present topic.
-    copies: u32,
+    /// Its copies in the log of the present topic: which memory the broker had when it wrote them.
+    copies: Vec<u32>,
     /// It lay in the log of an earlier topic of this name.
     of_old: bool,
-    /// Which memory the broker had when it was last written.
-    memory: u32,
-    /// Its last copy is there because the broker forgot.
-    excused: bool,
     /// Written by a request whose answer nobody waited for any more.
     straggled: bool,
     number: Option<(i64, i16, i32)>,
@@ -82,10 +79,8 @@ impl Ledger {
     pub(super) fn accept(&mut self) -> u32 {
         self.events.push(Known {
             fate: Fate::Open,
-            copies: 0,
+            copies: Vec::new(),
             of_old: false,
-            memory: 0,
-            excused: false,
             straggled: false,
             number: None,
         });
@@ -154,12 +149,10 @@ impl Ledger {
             let highest = self.highest;
             let known = self.known(event.number)?;
             known.straggled |= straggler;
-            known.copies += 1;
-            let before = std::mem::replace(&mut known.memory, memory);
-            if known.copies > 1 {
-                known.excused = before != memory;
-                self.excused += u64::from(known.excused);
+            known.copies.push(memory);
+            if let [.., before, now] = known.copies[..] {
                 self.duplicates += 1;
+                self.excused += u64::from(before != now);
             } else {
                 let in_order = highest.is_none_or(|highest| highest < event.number);
                 hold!(in_order, "event {} appears after event {highest:?}", event.number);
@@ -171,23 +164,15 @@ impl Ledger {
 
     /// A change of leader took these out of the log; these are left.
     pub(super) fn cut(&mut self, gone: &[u32], left: impl Iterator<Item = u32>) -> Result<(), Broken> {
-        let (mut duplicates, mut excused) = (0, 0);
         for number in gone {
             let known = self.known(*number)?;
-            if known.copies > 1 {
-                duplicates += 1;
-                if std::mem::take(&mut known.excused) {
-                    excused += 1;
-                    // What is left was written before the broker forgot.
-                    known.memory = known.memory.saturating_sub(1);
-                }
-            }
-            known.copies -= 1;
-            let lie = known.fate == Fate::Delivered && known.copies == 0 && !known.of_old;
+            let last_two = if let [.., before, now] = known.copies[..] { Some(before != now) } else { None };
+            known.copies.pop();
+            let lie = known.fate == Fate::Delivered && known.copies.is_empty() && !known.of_old;
             hold!(!lie, "event {number} was delivered, and a change of leader took it");
+            self.duplicates -= u64::from(last_two.is_some());
+            self.excused -= u64::from(last_two == Some(true));
         }
-        self.duplicates -= duplicates;
-        self.excused -= excused;
         self.highest = left.max();
         Ok(())
     }
@@ -200,8 +185,8 @@ impl Ledger {
     pub(super) fn recreated(&mut self) {
         self.highest = None;
         for known in &mut self.events {
-            known.of_old |= known.copies > 0;
-            known.copies = 0;
+            known.of_old |= !known.copies.is_empty();
+            known.copies.clear();
         }
     }
 
@@ -209,8 +194,12 @@ impl Ledger {
     pub(super) fn event(&mut self, event: &OutboxEvent) -> Result<(), Broken> {
         match event {
             OutboxEvent::Delivered { batch, .. } => self.settle(batch, Fate::Delivered),
-            OutboxEvent::Failed { batch, error } if error.persisted == Persisted::No => self.settle(batch, Fate::Lost),
-            OutboxEvent::Failed { batch, .. } | OutboxEvent::InDoubt { batch } => self.settle(batch, Fate::InDoubt),
+            OutboxEvent::Failed { batch, error } if error.persisted == Persisted::No => {
+                self.settle(batch, Fate::Lost)
+            }
+            OutboxEvent::Failed { batch, .. } | OutboxEvent::InDoubt { batch } => {
+                self.settle(batch, Fate::InDoubt)
+            }
             _ => Ok(()),
         }?;
         if let OutboxEvent::Failed { batch, .. } = event {
@@ -224,15 +213,19 @@ impl Ledger {
     }
 
     fn settle(&mut self, batch: &RecordBatch, fate: Fate) -> Result<(), Broken> {
+        let memory = self.memory;
         for number in numbers(batch) {
             let known = self.known(number)?;
             hold!(known.fate == Fate::Open, "event {number} was {:?} and is {fate:?} now", known.fate);
             known.fate = fate;
-            let there = known.copies > 0 || known.of_old;
+            let there = !known.copies.is_empty() || known.of_old;
             match fate {
-                Fate::Delivered => hold!(there, "event {number} is said to be delivered, and is not in the log"),
+                Fate::Delivered => {
+                    hold!(there, "event {number} is said to be delivered, and is not in the log")
+                }
                 Fate::Lost => {
-                    let excuse = known.straggled || known.of_old;
+                    let forgotten = known.copies.iter().all(|copy| *copy != memory);
+                    let excuse = known.straggled || known.of_old || forgotten;
                     hold!(!there || excuse, "event {number} is said to be lost, and is in the log");
                 }
                 Fate::Open | Fate::InDoubt => {}
@@ -244,7 +237,8 @@ impl Ledger {
     /// The figures against the truth.
     pub(super) fn check(&self, tally: &Tally) -> Result<(), Broken> {
         let count = |fate| self.events.iter().filter(|known| known.fate == fate).count() as u64;
-        let told = [tally.accepted, tally.delivered, tally.lost, tally.in_doubt, tally.in_memory + tally.in_flight];
+        let told =
+            [tally.accepted, tally.delivered, tally.lost, tally.in_doubt, tally.in_memory + tally.in_flight];
         let fates = [count(Fate::Delivered), count(Fate::Lost), count(Fate::InDoubt), count(Fate::Open)];
         let truth = [self.events.len() as u64, fates[0], fates[1], fates[2], fates[3]];
         hold!(told == truth, "accepted, delivered, lost, in doubt, open: told {told:?}, true {truth:?}");
@@ -264,8 +258,11 @@ impl Ledger {
     pub(super) fn check_settled(&self) -> Result<(), Broken> {
         for (number, known) in self.events.iter().enumerate() {
             hold!(known.fate != Fate::Open, "event {number} was never settled");
-            let there = known.copies > 0 || known.of_old;
-            hold!(known.fate != Fate::Delivered || there, "event {number} was delivered, and is not in the log");
+            let there = !known.copies.is_empty() || known.of_old;
+            hold!(
+                known.fate != Fate::Delivered || there,
+                "event {number} was delivered, and is not in the log"
+            );
         }
         Ok(())
     }

@@ -257,7 +257,8 @@ impl Partition {
 
     /// Somebody else goes on with one of the ids known here, in a higher epoch.
     pub(super) fn take_over(&mut self) {
-        let last = self.producers.iter().next_back().map(|(id, producer)| (*id, producer.epoch, producer.timestamp));
+        let last =
+            self.producers.iter().next_back().map(|(id, producer)| (*id, producer.epoch, producer.timestamp));
         if let Some((id, epoch, timestamp)) = last
             && epoch < 30_000
         {

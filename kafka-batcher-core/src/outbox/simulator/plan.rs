@@ -54,14 +54,14 @@ impl Plan {
     pub(super) fn draw(rng: &mut SplitMix64) -> Plan {
         let mut one_in = |n: u64| rng.below(n) == 0;
         let idempotent = !one_in(8);
-        let (unanswerable, names_culprits, shuffled_reports) = (one_in(4), !one_in(3), one_in(2));
+        let (unanswerable, names_culprits, shuffled_reports) = (one_in(3), !one_in(3), one_in(2));
         let (wrap, worn, close, abandon) = (one_in(4), one_in(10), one_in(3), one_in(8));
         let old = one_in(10);
         let very_old = old && one_in(2);
         let (breaks, restarts, moves) = (!one_in(3), !one_in(3), !one_in(3));
         let (size_limit, clock, recreates) = (one_in(2), one_in(6), one_in(12));
         let (takeovers, poisoned, refuses) = (one_in(16), one_in(3), !one_in(3));
-        let (breaking, forgetting, straggling) = (one_in(2), one_in(3), one_in(3));
+        let (breaking, forgetting, straggling) = (one_in(2), one_in(2), one_in(3));
         let shy = one_in(3);
         Plan {
             partitions: 1 + rng.below(3) as usize,
@@ -91,7 +91,7 @@ impl Plan {
             identity_fails: if shy { 300 } else { 0 },
             breaks,
             restarts,
-            amnesia: if forgetting { 300 } else { 0 },
+            amnesia: if forgetting { 500 } else { 0 },
             moves,
             size_limit,
             clock,

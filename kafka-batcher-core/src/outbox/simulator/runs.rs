@@ -11,7 +11,9 @@ const SEEDS: u64 = 20_000;
 const CAUGHT_WITHIN: u64 = 1_000;
 
 fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value:?}")))
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value:?}")))
 }
 
 /// Fails with the trace of `seed`, and says how to see it again.
@@ -70,7 +72,8 @@ fn every_seed_keeps_every_rule() {
 fn every_planted_mutation_is_caught() {
     for mutation in Mutation::ALL {
         let (caught, _) = first_failure(0..CAUGHT_WITHIN, Some(mutation));
-        let seed = caught.unwrap_or_else(|| panic!("{mutation:?} was not caught within {CAUGHT_WITHIN} seeds"));
+        let seed =
+            caught.unwrap_or_else(|| panic!("{mutation:?} was not caught within {CAUGHT_WITHIN} seeds"));
         let what = world::run(seed, Some(mutation), false).err().map(|violation| violation.what);
         println!("{mutation:?}: caught by seed {seed}: {}", what.unwrap_or_default());
     }

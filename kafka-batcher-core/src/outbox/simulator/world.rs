@@ -44,9 +44,10 @@ enum Happening {
     Identified(usize, Result<ProducerIdentity, String>),
     /// The client learns who leads.
     Learn(usize),
-    /// A request whose connection is gone is processed all the same.
-    Straggle(usize, u8, i32, Received),
-    NodeDown(i32),
+    /// A request whose connection is gone is processed all the same, if the broker still runs that took it in.
+    Straggle(usize, Flying),
+    /// A node goes down to forget what it just said.
+    Spite(i32),
     NodeUp(i32),
     Fault,
     Heal,
@@ -56,7 +57,10 @@ enum Happening {
 #[derive(Clone, Debug)]
 enum Answered {
     /// Written at this offset, in this leader's epoch; committed when the answer goes out.
-    Ok { base_offset: i64, epoch: i32 },
+    Ok {
+        base_offset: i64,
+        epoch: i32,
+    },
     Refused(Refusal),
     Described(ProducerState),
 }
@@ -83,6 +87,10 @@ struct Node {
     connection: u64,
     /// No connection can be made until then.
     blocked_until: u64,
+    /// It will remember nothing, if that ever happens in this world.
+    spiteful: bool,
+    /// Counts its starts: what was in its queue dies with it.
+    boots: usize,
     last_arrival: u64,
     last_answer: u64,
 }
@@ -275,8 +283,8 @@ impl World {
             Happening::Described(p, state, leader) => self.described(p, state, leader),
             Happening::Identified(p, answer) => self.identified(p, answer),
             Happening::Learn(p) => self.learn(p),
-            Happening::Straggle(p, topic, node, batch) => self.straggle(p, topic, node, &batch),
-            Happening::NodeDown(node) => self.node_down(node),
+            Happening::Straggle(boots, flying) => self.straggle(boots, &flying),
+            Happening::Spite(node) => self.spite(node),
             Happening::NodeUp(node) => {
                 self.node_up(node);
                 Ok(())

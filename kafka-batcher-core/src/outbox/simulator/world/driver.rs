@@ -70,10 +70,17 @@ impl World {
                     self.wait(p, until);
                     return Ok(());
                 }
-                (Action::Produce { ticket, batch }, Some(leader)) => self.produce(p, ticket, &batch, leader)?,
+                (Action::Produce { ticket, batch }, Some(leader)) => {
+                    self.produce(p, ticket, &batch, leader)?
+                }
                 (Action::Describe { producer_id }, Some(leader)) => {
                     self.note(|_| format!("p{p} describe {producer_id}"));
-                    self.send(Flying { partition: p, leader, request: Request::Describe { id: producer_id }, arrived: false });
+                    self.send(Flying {
+                        partition: p,
+                        leader,
+                        request: Request::Describe { id: producer_id },
+                        arrived: false,
+                    });
                 }
                 (Action::InitProducerId { other_than }, _) => self.init_producer_id(p, other_than),
                 (action, None) => return Err(format!("{action:?} without a leader")),
@@ -96,12 +103,21 @@ impl World {
         }
     }
 
-    fn produce(&mut self, p: usize, ticket: u64, batch: &RecordBatch, mut leader: Leader) -> Result<(), Broken> {
+    fn produce(
+        &mut self,
+        p: usize,
+        ticket: u64,
+        batch: &RecordBatch,
+        mut leader: Leader,
+    ) -> Result<(), Broken> {
         let batch = Received::read(&batch.to_bytes());
         self.note(|_| {
             let events: Vec<u32> = batch.events.iter().map(|event| event.number).collect();
             let (id, epoch, first) = (batch.id, batch.epoch, batch.first);
-            format!("p{p} #{ticket} {events:?} as {id}/{epoch}/{first} to {}.{}", leader.node, leader.connection)
+            format!(
+                "p{p} #{ticket} {events:?} as {id}/{epoch}/{first} to {}.{}",
+                leader.node, leader.connection
+            )
         });
         let node = &mut self.nodes[leader.node as usize];
         let blocked = !node.up || node.blocked_until > self.now;
@@ -118,7 +134,12 @@ impl World {
             let result = ProduceResult::NotSent { message: "no connection".to_owned() };
             self.after(0, 3 * MS, Happening::Report(p, ticket, ProduceAnswer { result, leader: None }));
         } else {
-            self.send(Flying { partition: p, leader, request: Request::Produce { ticket, batch }, arrived: false });
+            self.send(Flying {
+                partition: p,
+                leader,
+                request: Request::Produce { ticket, batch },
+                arrived: false,
+            });
         }
         Ok(())
     }
@@ -143,7 +164,11 @@ impl World {
         self.after(MS, 20 * MS, Happening::Identified(p, answer));
     }
 
-    pub(super) fn identified(&mut self, p: usize, answer: Result<ProducerIdentity, String>) -> Result<(), Broken> {
+    pub(super) fn identified(
+        &mut self,
+        p: usize,
+        answer: Result<ProducerIdentity, String>,
+    ) -> Result<(), Broken> {
         let now = self.time();
         match answer {
             Ok(identity) => self.clients[p].outbox.on_identity(identity),
@@ -179,8 +204,8 @@ impl World {
 
     /// A driver has other things to do, too.
     fn poll_some_time(&mut self, p: usize) -> Result<(), Broken> {
-        if self.chance(150) {
-            self.after(0, 500 * MS, Happening::Poll(p));
+        if self.chance(200) {
+            self.after(0, 300 * MS, Happening::Poll(p));
             return Ok(());
         }
         self.poll(p)

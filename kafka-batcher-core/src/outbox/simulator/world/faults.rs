@@ -18,7 +18,8 @@ impl World {
             4 | 5 if self.plan.moves => self.move_leader(p, node)?,
             6 | 12..=14 if self.plan.size_limit => {
                 // A batch of one event has at most 113 bytes.
-                let limit = if self.rng.below(3) == 0 { usize::MAX } else { 90 + self.rng.below(150) as usize };
+                let limit =
+                    if self.rng.below(3) == 0 { usize::MAX } else { 90 + self.rng.below(150) as usize };
                 self.note(|_| format!("p{p} takes {limit} bytes"));
                 self.partitions[p].max_bytes = limit;
             }
@@ -50,8 +51,16 @@ impl World {
         self.take_events(p)
     }
 
-    pub(super) fn node_down(&mut self, node: i32) -> Result<(), Broken> {
-        if self.healed || !self.nodes[node as usize].up {
+    pub(super) fn spite(&mut self, node: i32) -> Result<(), Broken> {
+        if self.healed {
+            return Ok(());
+        }
+        self.nodes[node as usize].spiteful = self.plan.amnesia > 0;
+        self.node_down(node)
+    }
+
+    fn node_down(&mut self, node: i32) -> Result<(), Broken> {
+        if !self.nodes[node as usize].up {
             return Ok(());
         }
         self.note(|_| format!("node {node} goes down"));
@@ -60,7 +69,7 @@ impl World {
         for p in 0..self.partitions.len() {
             if self.partitions[p].leader == Some(node) {
                 let other = (0..self.plan.nodes).find(|n| self.nodes[*n as usize].up);
-                let stays = self.rng.below(2) == 0;
+                let stays = self.nodes[node as usize].spiteful || self.rng.below(2) == 0;
                 self.lead(p, other.filter(|_| !stays))?;
             }
         }
@@ -71,9 +80,11 @@ impl World {
     pub(super) fn node_up(&mut self, node: i32) {
         self.note(|_| format!("node {node} is up"));
         self.nodes[node as usize].up = true;
+        self.nodes[node as usize].boots += 1;
+        let spiteful = std::mem::take(&mut self.nodes[node as usize].spiteful);
         for p in 0..self.partitions.len() {
             if self.partitions[p].leader.is_none() {
-                let memory = if self.chance(self.plan.amnesia) {
+                let memory = if self.chance(self.plan.amnesia) || spiteful {
                     self.clients[p].ledger.forgotten();
                     Memory::Nothing
                 } else if self.rng.below(5) == 0 {

@@ -25,10 +25,13 @@ impl World {
         let flying = flying.clone();
         let node = flying.leader.node;
         let answer = match &flying.request {
-            Request::Produce { batch, .. } => self.append(flying.partition, flying.leader.topic_id.0[0], node, batch)?,
+            Request::Produce { batch, .. } => {
+                self.append(flying.partition, flying.leader.topic_id.0[0], node, batch)?
+            }
             Request::Describe { id } => {
                 let partition = &self.partitions[flying.partition];
-                let there = partition.leader == Some(node) && [partition.topic; 16] == flying.leader.topic_id.0;
+                let there =
+                    partition.leader == Some(node) && [partition.topic; 16] == flying.leader.topic_id.0;
                 let state = partition.describe(*id);
                 Answered::Described(match there {
                     _ if self.plan.unanswerable => ProducerState::Unanswerable,
@@ -42,15 +45,15 @@ impl World {
             Answered::Refused(refusal) => refusal.code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
             Answered::Ok { .. } => false,
         };
-        if telling && self.plan.restarts && self.chance(150) {
+        if telling && self.plan.restarts && self.chance(500) {
             // Out of spite: what the client learned just now is not true any more when it acts upon it.
-            self.after(3 * MS, 10 * MS, Happening::NodeDown(node));
+            self.after(3 * MS, 10 * MS, Happening::Spite(node));
         }
         if self.chance(self.plan.break_connection) {
             self.break_connection(node);
             return Ok(());
         }
-        let slow = if self.chance(30) { 400 * MS } else { 3 * MS };
+        let slow = if self.chance(100) { 400 * MS } else { 3 * MS };
         let at = (self.now + 200 + self.rng.below(slow)).max(self.nodes[node as usize].last_answer);
         self.nodes[node as usize].last_answer = at;
         self.at(at, Happening::Answer(request, answer));
@@ -126,8 +129,12 @@ impl World {
     /// The connection to a node is gone, and with it every request and answer on it.
     pub(super) fn break_connection(&mut self, node: i32) {
         self.note(|_| format!("connection to {node} breaks"));
-        let mut gone: Vec<u64> =
-            self.requests.iter().filter(|(_, flying)| flying.leader.node == node).map(|(id, _)| *id).collect();
+        let mut gone: Vec<u64> = self
+            .requests
+            .iter()
+            .filter(|(_, flying)| flying.leader.node == node)
+            .map(|(id, _)| *id)
+            .collect();
         gone.sort_unstable();
         let until = self.now + 2 * MS + self.rng.below(30 * MS);
         let up = self.nodes[node as usize].up;
@@ -140,18 +147,19 @@ impl World {
         for request in gone {
             let Some(flying) = self.requests.remove(&request) else { continue };
             let p = flying.partition;
-            match flying.request {
+            match &flying.request {
                 Request::Describe { .. } => {
                     let state = ProducerState::Failed { message: "connection lost".to_owned() };
                     self.after(0, 2 * MS, Happening::Described(p, state, Some(flying.leader)));
                 }
-                Request::Produce { ticket, batch } => {
+                Request::Produce { ticket, .. } => {
+                    let ticket = *ticket;
                     if !flying.arrived && up && self.chance(self.plan.stragglers) {
                         // In the broker's queue already. It is processed in order, some time.
                         let most = if self.rng.below(10) == 0 { 2_000 * MS } else { 20 * MS };
                         late += self.rng.below(most);
-                        let topic = flying.leader.topic_id.0[0];
-                        self.at(late, Happening::Straggle(p, topic, node, batch));
+                        let boots = self.nodes[node as usize].boots;
+                        self.at(late, Happening::Straggle(boots, flying.clone()));
                     }
                     let result = ProduceResult::Lost { message: "connection lost".to_owned() };
                     let answer = ProduceAnswer { result, leader: Some(flying.leader) };
@@ -161,11 +169,17 @@ impl World {
         }
     }
 
-    pub(super) fn straggle(&mut self, p: usize, topic: u8, node: i32, batch: &Received) -> Result<(), Broken> {
+    pub(super) fn straggle(&mut self, boots: usize, flying: &Flying) -> Result<(), Broken> {
+        let (p, leader) = (flying.partition, flying.leader);
+        let node = &self.nodes[leader.node as usize];
+        let there = node.up && node.boots == boots;
         let partition = &mut self.partitions[p];
-        if partition.topic == topic && partition.leader == Some(node) {
+        let leads = partition.leader == Some(leader.node) && [partition.topic; 16] == leader.topic_id.0;
+        if let (true, Request::Produce { batch, .. }) = (there && leads, &flying.request) {
             let appended = partition.append(batch);
-            self.note(|_| format!("p{p} straggler {}/{}/{}: {appended:?}", batch.id, batch.epoch, batch.first));
+            self.note(|_| {
+                format!("p{p} straggler {}/{}/{}: {appended:?}", batch.id, batch.epoch, batch.first)
+            });
             if let Appended::Now(_) = appended {
                 self.clients[p].ledger.appear(batch, true)?;
             }
