@@ -76,7 +76,10 @@ async fn garbage_is_shown() {
 
 #[tokio::test]
 async fn an_answer_of_two_gigabytes_is_not_waited_for() {
-    says(&refused_after(&[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]).await, &["2147483647 bytes", "no Kafka broker"]);
+    says(
+        &refused_after(&[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]).await,
+        &["2147483647 bytes", "no Kafka broker"],
+    );
     says(&refused_after(&[0x80, 0, 0, 0, 0, 0, 0, 0]).await, &["-2147483648 bytes"]);
 }
 
@@ -102,10 +105,9 @@ async fn a_server_that_closes_at_once_is_noticed() {
 
 #[tokio::test]
 async fn a_server_that_accepts_and_never_answers_is_given_up_after_connect_timeout() {
-    let address = server(|mut stream| async move {
-        while stream.read(&mut [0; 1000]).await.is_ok_and(|n| n > 0) {}
-    })
-    .await;
+    let address =
+        server(|mut stream| async move { while stream.read(&mut [0; 1000]).await.is_ok_and(|n| n > 0) {} })
+            .await;
     says(&refused(address).await.message, &["does not say within 200ms (connect_timeout)"]);
 }
 
@@ -180,7 +182,10 @@ async fn brokers_too_old_and_too_new_are_told_apart() {
     let old = bad_broker(&[(0, 0, 2), (3, 0, 4), (18, 0, 0)], |_| None).await;
     says(&refused(old).await.message, &["too old", "Produce 0 to 2", "needed is 3", "Kafka 0.11"]);
     let new = bad_broker(&[(0, 90, 99), (3, 0, 4), (18, 0, 0)], |_| None).await;
-    says(&refused(new).await.message, &["no common version", "Produce 90 to 99", "newer version of this client"]);
+    says(
+        &refused(new).await.message,
+        &["no common version", "Produce 90 to 99", "newer version of this client"],
+    );
     let controller = bad_broker(&[(18, 0, 4)], |_| None).await;
     says(&refused(controller).await.message, &["does not speak Produce"]);
 }
@@ -205,8 +210,7 @@ async fn a_broker_that_knows_only_the_first_version_of_api_versions_is_asked_aga
 
 #[tokio::test]
 async fn a_listener_that_wants_to_know_who_we_are_first_is_guessed() {
-    let address =
-        bad_broker(MODERN, |header| (header.request_api_key == 3).then(Vec::new)).await;
+    let address = bad_broker(MODERN, |header| (header.request_api_key == 3).then(Vec::new)).await;
     says(&impatient(address).connect().await.unwrap_err().message, &["SASL or TLS"]);
 }
 
@@ -227,7 +231,8 @@ async fn metadata_that_cannot_be_read_is_an_error_and_no_death() {
 #[tokio::test]
 async fn a_producer_id_of_minus_one_is_never_given_out() {
     let address = bad_broker(MODERN, |header| {
-        let answer = InitProducerIdResponse::default().with_producer_id(ProducerId(-1)).with_producer_epoch(-1);
+        let answer =
+            InitProducerIdResponse::default().with_producer_id(ProducerId(-1)).with_producer_epoch(-1);
         (header.request_api_key == 22).then(|| framed(header, &answer))
     })
     .await;

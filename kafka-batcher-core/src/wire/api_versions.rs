@@ -29,7 +29,12 @@ impl ApiVersions {
 }
 
 /// The question, in version 0 or 3.
-pub fn api_versions_request(version: i16, correlation: i32, client_id: &str, software_version: &str) -> Vec<u8> {
+pub fn api_versions_request(
+    version: i16,
+    correlation: i32,
+    client_id: &str,
+    software_version: &str,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     let mut writer = start_request(&mut out, Api::ApiVersions, version, correlation, client_id);
     if version >= 3 {

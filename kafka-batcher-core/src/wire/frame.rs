@@ -56,7 +56,9 @@ impl FrameBuffer {
     /// If what came is no answer of a Kafka broker; nothing can be read of the stream any more.
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
         let came = self.bytes.get(self.start..self.end).unwrap_or_default();
-        let Some(length) = came.first_chunk().map(|bytes| i32::from_be_bytes(*bytes)) else { return Ok(None) };
+        let Some(length) = came.first_chunk().map(|bytes| i32::from_be_bytes(*bytes)) else {
+            return Ok(None);
+        };
         // An answer holds at least its correlation id.
         let length = match usize::try_from(length) {
             Ok(n) if (4..=MAX_FRAME).contains(&n) => n,

@@ -66,7 +66,11 @@ pub struct ProduceFrame {
 impl ProduceFrame {
     /// Writes the framing of a request with these items; items of one topic must follow one another. The request must
     /// be below 2 GiB (see [`item_overhead`]).
-    pub fn encode<'a>(&mut self, head: &ProduceHead<'_>, items: impl Iterator<Item = ProduceItem<'a>> + Clone) {
+    pub fn encode<'a>(
+        &mut self,
+        head: &ProduceHead<'_>,
+        items: impl Iterator<Item = ProduceItem<'a>> + Clone,
+    ) {
         self.framing.clear();
         self.cuts.clear();
         let mut bodies = 0;

@@ -44,7 +44,11 @@ pub trait ProduceVisitor {
 ///
 /// # Errors
 /// If the bytes are not one; some partitions may have been told already.
-pub fn read_produce(answer: &[u8], version: i16, visitor: &mut impl ProduceVisitor) -> Result<i32, WireError> {
+pub fn read_produce(
+    answer: &[u8],
+    version: i16,
+    visitor: &mut impl ProduceVisitor,
+) -> Result<i32, WireError> {
     let mut reader = open_answer(answer, Api::Produce, version)?;
     for _ in 0..reader.array_len(5, "topics")? {
         let topic = match version {

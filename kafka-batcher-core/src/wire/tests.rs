@@ -337,7 +337,8 @@ impl ProduceVisitor for Told {
 #[test]
 fn answers_to_produce_are_read_whole() {
     for version in versions(Api::Produce) {
-        let mut refused = PartitionProduceResponse::default().with_index(4).with_error_code(6).with_base_offset(-1);
+        let mut refused =
+            PartitionProduceResponse::default().with_index(4).with_error_code(6).with_base_offset(-1);
         if version >= 8 {
             let at_fault = |index, words: Option<&str>| {
                 BatchIndexAndErrorMessage::default()

@@ -407,7 +407,8 @@ impl Connection {
             }
             Some(Waiting::Produce { piece, version, reply }) => {
                 let cluster = self.about.cluster.upgrade();
-                let (answers, read) = answers::read(&self.about.name, frame, version, &piece, cluster.as_deref());
+                let (answers, read) =
+                    answers::read(&self.about.name, frame, version, &piece, cluster.as_deref());
                 match read {
                     Ok(throttle_ms) => self.throttle(throttle_ms),
                     Err(error) => {
