@@ -1,2 +1,49 @@
 //! The `kafka-batcher` command.
-fn main() {}
+//!
+//! - `cli`: the command line; `exit`: the exit codes, the same everywhere;
+//! - `produce`: lines to a topic; `demo`: sees it work; `broker`: the embedded broker as a process; `bench`: figures;
+//! - `lines`, `json`: reading; `console`, `signals`, `units`, `usage`: what all of them share.
+//!
+//! What goes to stdout is for machines, and each line of it says its type; what goes to stderr is for people.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod broker;
+mod cli;
+mod console;
+mod demo;
+mod exit;
+mod json;
+mod lines;
+mod produce;
+mod signals;
+mod units;
+mod usage;
+mod wire;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+use crate::console::{Console, Unit, Volume};
+
+fn main() {
+    let cli = Cli::parse();
+    // What matters to the user is said by the commands themselves; this is for finding out why.
+    let filter = EnvFilter::try_from_env("KAFKA_BATCHER_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+
+    let ended = match cli.command {
+        Command::Produce(args) => produce::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Broker(args) => broker::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    let code = ended.unwrap_or_else(|error| {
+        Console::new(Volume::Normal, None, Unit::Events).error(format_args!("{error:#}"));
+        exit::of(&error)
+    });
+    // Not a return: a thread may be waiting in a read that never ends.
+    std::process::exit(i32::from(code));
+}

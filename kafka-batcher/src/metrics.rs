@@ -128,6 +128,17 @@ impl Latency {
         }
     }
 
+    /// What came after `earlier`, which must be an earlier state of the same distribution: to leave out a warm-up.
+    #[must_use]
+    pub fn since(&self, earlier: &Latency) -> Latency {
+        let mut rest = self.clone();
+        if let (Some(mine), Some(theirs)) = (&mut rest.histogram, &earlier.histogram) {
+            // Of another distribution it would be more than there is, and changes nothing.
+            let _ = mine.subtract(theirs);
+        }
+        rest
+    }
+
     /// The latency that this share of the events (0.0 to 1.0) did not exceed; zero if there were none.
     pub fn quantile(&self, share: f64) -> Duration {
         let us =

@@ -58,6 +58,13 @@ impl Receipt {
         self.delivered().await.map(|_| ())
     }
 
+    /// Names the batch that the event was accepted into: equal for two receipts exactly when they share one, as long as
+    /// both are held. Events of a batch are settled together, unless it had to be split, so that waiting for one of
+    /// them is enough to know when to look at all.
+    pub fn batch_key(&self) -> usize {
+        Arc::as_ptr(&self.completion).addr()
+    }
+
     /// What is known now, without waiting.
     pub fn try_delivered(&self) -> Option<Result<Delivery, ReceiptError>> {
         self.completion.get(self.index).map(answer)

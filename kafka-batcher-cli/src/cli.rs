@@ -1,0 +1,57 @@
+//! The command line as a whole; each subcommand's options stand beside its code.
+
+use clap::{Parser, Subcommand};
+
+use crate::{bench, broker, demo, produce};
+
+/// Styles of the help: bold headings, as cargo's.
+fn styles() -> clap::builder::Styles {
+    use clap::builder::styling::{AnsiColor, Effects, Styles};
+    Styles::styled()
+        .header(AnsiColor::Green.on_default().effects(Effects::BOLD))
+        .usage(AnsiColor::Green.on_default().effects(Effects::BOLD))
+        .literal(AnsiColor::Cyan.on_default().effects(Effects::BOLD))
+        .placeholder(AnsiColor::Cyan.on_default())
+}
+
+/// Events one at a time in, batches on Kafka out: in order, and every event accounted for.
+#[derive(Debug, Parser)]
+#[command(name = "kafka-batcher", version, styles = styles(), max_term_width = 100)]
+#[command(after_help = "\
+Examples:
+  kafka-batcher demo
+  kafka-batcher produce -b 127.0.0.1:9092 --topic flights --key-field origin flights.ndjson
+  tail -F app.log | kafka-batcher produce -b kafka-1:9092,kafka-2:9092 --topic logs
+
+Exit codes:
+  0  everything was delivered
+  1  something was refused, skipped, lost, or is in doubt: the summary says how much of what
+  2  the command line or a setting is wrong; nothing was done
+  130, 143  stopped at once by the second SIGINT or SIGTERM; the first one flushes and reports")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Send the lines of a file or of standard input to a topic, one event a line
+    Produce(Box<produce::Args>),
+    /// See it work on this machine: a broker inside the process, real events, every one of them checked
+    Demo(demo::Args),
+    /// Run the embedded broker as a process of its own, for trying and for testing
+    Broker(broker::Args),
+    /// Measure what sending costs this process
+    Bench(bench::Args),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,156 @@
+//! What people read while a command works: all of it on stderr, so that stdout stays machine-readable.
+//!
+//! On a terminal there is a bar; elsewhere a line every few seconds; with `--quiet` only errors. A closed stderr is
+//! nobody's problem: what cannot be written is dropped.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write, stderr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kafka_batcher::{ErrorNotifier, Notification, NotificationKind};
+
+/// How often progress is told where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Whether anything but errors is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Volume {
+    Normal,
+    Quiet,
+}
+
+/// See the module's documentation. Shared by everybody who has something to say.
+pub(crate) struct Console {
+    volume: Volume,
+    bar: Option<ProgressBar>,
+    last_line: Mutex<Instant>,
+}
+
+impl Console {
+    /// `total`: the length of what is to be done, in bytes or events, where it is known.
+    pub(crate) fn new(volume: Volume, total: Option<u64>, unit: Unit) -> Console {
+        let on_terminal = volume == Volume::Normal && stderr().is_terminal();
+        let bar = on_terminal.then(|| {
+            // Drawn on demand, at most 10 times a second; nothing ticks.
+            let target = ProgressDrawTarget::stderr_with_hz(10);
+            let bar = ProgressBar::with_draw_target(total, target);
+            bar.with_style(style(total.is_some(), unit))
+        });
+        Console { volume, bar, last_line: Mutex::new(Instant::now()) }
+    }
+
+    /// An error: shown whatever the volume.
+    pub(crate) fn error(&self, message: impl Display) {
+        self.line(format_args!("error: {message}"));
+    }
+
+    /// Something that is not as it should be, and may pass.
+    pub(crate) fn warn(&self, message: impl Display) {
+        self.say(format_args!("warning: {message}"));
+    }
+
+    /// A message.
+    pub(crate) fn say(&self, message: impl Display) {
+        if self.volume == Volume::Normal {
+            self.line(message);
+        }
+    }
+
+    /// How far it is. Cheap enough for a few calls a second.
+    pub(crate) fn progress(&self, position: u64, message: impl FnOnce() -> String) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(message());
+                bar.set_position(position);
+            }
+            None if self.volume == Volume::Normal => {
+                let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+                if last.elapsed() >= LINE_EVERY {
+                    *last = Instant::now();
+                    self.line(message());
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// No more progress will come; the bar goes.
+    pub(crate) fn done(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn line(&self, message: impl Display) {
+        let print = || {
+            // Whoever closed stderr does not want to hear it.
+            let _ = writeln!(stderr(), "{message}");
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+/// What a bar counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Bytes,
+    Events,
+}
+
+fn style(known: bool, unit: Unit) -> ProgressStyle {
+    let template = match (known, unit) {
+        (true, Unit::Bytes) => "{bar:32.cyan/blue} {binary_bytes:>9}/{binary_total_bytes} {msg}",
+        (true, Unit::Events) => "{bar:32.cyan/blue} {pos:>6}/{len} {msg}",
+        (false, Unit::Bytes) => "{spinner} {binary_bytes} {msg}",
+        (false, Unit::Events) => "{spinner} {pos} {msg}",
+    };
+    // The templates are tested to be valid.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// The batcher's news, as lines.
+impl ErrorNotifier for Console {
+    fn report(&self, notification: &Notification) {
+        let topic = match &notification.topic {
+            Some(topic) => format!("topic {topic:?}: "),
+            None => String::new(),
+        };
+        match notification.kind {
+            NotificationKind::Recovered => self.say(format_args!("{topic}{}", notification.message)),
+            _ => self.warn(format_args!("{topic}{}", notification.message)),
+        }
+    }
+}
+
+/// So that a console can be shared between the batcher and the command.
+pub(crate) struct Shared(pub(crate) std::sync::Arc<Console>);
+
+impl ErrorNotifier for Shared {
+    fn report(&self, notification: &Notification) {
+        self.0.report(notification);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bar_has_a_valid_template() {
+        for known in [true, false] {
+            for unit in [Unit::Bytes, Unit::Events] {
+                let bar = ProgressBar::hidden().with_style(style(known, unit));
+                bar.set_message("x");
+            }
+        }
+        assert!(
+            ProgressStyle::with_template("{bar:32.cyan/blue} {binary_bytes:>9}/{binary_total_bytes} {msg}")
+                .is_ok()
+        );
+    }
+}

@@ -1,0 +1,331 @@
+//! `kafka-batcher produce`: the lines of a file or of standard input, each an event of a topic.
+//!
+//! Two threads work: the feeder reads, splits and hands lines to the collector; this one runs the batcher's tasks,
+//! watches and decides when it is over. They meet at a [`gate`], so that a read which never returns cannot hold up the
+//! end. With receipts a third one writes them.
+//!
+//! Nothing is read before Kafka is there and the topic is known: whoever fails for a typing error has not consumed
+//! anything.
+
+mod args;
+mod extract;
+mod feed;
+mod gate;
+mod receipts;
+mod summary;
+mod watch;
+
+use std::io::{Read, Write, stdout};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use kafka_batcher::{BuildError, Collector, KafkaBatcher, Report};
+use tokio::sync::oneshot;
+
+pub(crate) use args::{Acks, Args, SummaryForm};
+
+use crate::console::{Console, Shared, Unit, Volume};
+use crate::exit::{self, UsageError};
+use crate::produce::feed::{Ended, Feeder};
+use crate::produce::gate::{Counts, Gate};
+use crate::produce::receipts::Receipts;
+use crate::produce::summary::Summary;
+use crate::produce::watch::{Stall, wait_until_ready};
+use crate::signals::{Signal, Signals};
+use crate::units;
+
+/// How long a full memory may keep the feeder waiting: as good as for ever; the watch decides when it is over.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 86_400);
+
+/// How long a second signal waits for the counts.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Why a run is over.
+#[derive(Debug)]
+enum Why {
+    /// Everything was read.
+    EndOfInput,
+    Signal(Signal),
+    /// Nothing was acknowledged for as long as the user wanted to wait; in words.
+    Stalled(String),
+    /// Something else is wrong; in words.
+    Failed(String),
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?;
+    let code = runtime.block_on(produce(args));
+    runtime.shutdown_background();
+    code
+}
+
+/// An input and its length, where it is known.
+struct Input {
+    read: Box<dyn Read + Send>,
+    length: Option<u64>,
+}
+
+fn open(args: &Args) -> anyhow::Result<Input> {
+    let Some(path) = args.file.as_deref().filter(|path| path.as_os_str() != "-") else {
+        return Ok(Input { read: Box::new(std::io::stdin()), length: None });
+    };
+    let failed = |error: std::io::Error| UsageError(format!("cannot open {}: {error}", path.display()));
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    if meta.is_dir() {
+        return Err(UsageError(format!(
+            "{} is a directory; name a file, or - for standard input",
+            path.display()
+        ))
+        .into());
+    }
+    Ok(Input { length: meta.is_file().then_some(meta.len()), read: Box::new(file) })
+}
+
+/// A setting that cannot be is the user's; anything else is the machine's.
+fn usage(error: BuildError) -> anyhow::Error {
+    match error {
+        BuildError::BadConfig(_) => UsageError(error.to_string()).into(),
+        other => other.into(),
+    }
+}
+
+async fn start(args: &Args, console: &Arc<Console>) -> anyhow::Result<(KafkaBatcher, Collector)> {
+    let batcher = KafkaBatcher::builder(args.brokers.iter().cloned())
+        .settings(|settings| {
+            settings.client_id.clone_from(&args.client_id);
+            settings.memory = args.memory;
+            settings.max_block = NO_LIMIT;
+            settings.shutdown_timeout = args.shutdown_timeout;
+            // The seam that splits a request bounds a batch, too.
+            settings.max_request_size = settings.max_request_size.max(args.max_batch_bytesize);
+        })
+        .error_notifier(Shared(console.clone()))
+        .start()
+        .await
+        .map_err(usage)?;
+    let collector = batcher
+        .collector(args.topic.clone())
+        .settings(|settings| {
+            settings.batch_size = args.batch_size;
+            settings.max_wait_time = args.max_wait_time;
+            settings.max_batch_bytesize = args.max_batch_bytesize;
+            settings.required_acks = args.acks.0;
+            settings.allow_topic_auto_creation = args.allow_topic_auto_creation;
+            settings.partition_strategy = args.partitioner;
+        })
+        .build()
+        .map_err(usage)?;
+    Ok((batcher, collector))
+}
+
+async fn produce(args: &Args) -> anyhow::Result<u8> {
+    let began = Instant::now();
+    let extractor = args.extractor().map_err(UsageError)?;
+    let input = open(args)?;
+    let volume = if args.quiet { Volume::Quiet } else { Volume::Normal };
+    let console = Arc::new(Console::new(volume, input.length, Unit::Bytes));
+    let mut signals = Signals::listen().context("signals cannot be listened to")?;
+    let (batcher, collector) = start(args, &console).await?;
+
+    let gate = Arc::new(Gate::default());
+    let mut run = Run { args, console: &console, batcher: &batcher, gate: gate.clone(), receipts: None };
+    let ready = tokio::select! {
+        ready = wait_until_ready(&batcher, args) => ready.map_err(Why::Stalled),
+        signal = signals.next() => Err(Why::Signal(signal)),
+    };
+    let why = match ready {
+        Ok(partitions) => {
+            if let Some(partition) = args.partition
+                && partition >= partitions
+            {
+                let _ = batcher.shutdown(Duration::ZERO).await;
+                let (topic, last) = (&args.topic, partitions - 1);
+                let message = format!(
+                    "topic {topic:?} has no partition {partition}: it has {partitions}, 0 to {last} (--partition)"
+                );
+                return Err(UsageError(message).into());
+            }
+            run.receipts =
+                args.receipts.map(Receipts::start).transpose().context("no thread for receipts")?;
+            let feeder = Feeder {
+                collector,
+                extractor,
+                headers: args.headers.clone(),
+                partition: args.partition,
+                on_bad_line: args.on_bad_line,
+                gate: gate.clone(),
+                receipts: run.receipts.as_ref().map(Receipts::sink),
+                console: console.clone(),
+            };
+            run.feed(feeder, input, &mut signals).await?
+        }
+        Err(why) => why,
+    };
+    let code = run.end(why, &mut signals, began).await;
+    Ok(code)
+}
+
+struct Run<'a> {
+    args: &'a Args,
+    console: &'a Arc<Console>,
+    batcher: &'a KafkaBatcher,
+    gate: Arc<Gate>,
+    receipts: Option<Receipts>,
+}
+
+impl Run<'_> {
+    /// Reads and sends until there is a reason not to.
+    async fn feed(&mut self, feeder: Feeder, input: Input, signals: &mut Signals) -> anyhow::Result<Why> {
+        let (done, mut fed) = oneshot::channel();
+        let runtime = tokio::runtime::Handle::current();
+        let limit = self.args.max_batch_bytesize;
+        let thread = std::thread::Builder::new()
+            .name("feeder".to_owned())
+            .spawn(move || {
+                let _ = done.send(feeder.run(input.read, limit, &runtime));
+            })
+            .context("the feeder's thread could not be started")?;
+        self.gate.feeder_is(thread.thread().clone());
+
+        let mut stall = Stall::new(self.args);
+        let why = loop {
+            tokio::select! {
+                ended = &mut fed => break match ended {
+                    Ok(Ended::Input) => Why::EndOfInput,
+                    Ok(Ended::Failed(message)) => Why::Failed(message),
+                    Ok(Ended::Stopped) | Err(_) => Why::Failed("the feeder ended too early".to_owned()),
+                },
+                signal = signals.next() => break Why::Signal(signal),
+                () = receipts::closed(self.receipts.as_ref()) => break Why::Failed(
+                    "standard output was closed, so no receipt can be written; reading has stopped".to_owned(),
+                ),
+                () = tokio::time::sleep(stall.tick()) => {
+                    let report = self.batcher.report().await;
+                    self.show(&report);
+                    if let Some(reason) = stall.over(&report, &self.batcher.health().borrow()) {
+                        break Why::Stalled(reason);
+                    }
+                }
+            }
+        };
+        // The feeder answers at once, unless it is reading: then it will find the gate closed when it is back.
+        if !matches!(why, Why::EndOfInput) && self.gate.close() == gate::Feeder::AtWork {
+            let _ = fed.await;
+        }
+        if !matches!(why, Why::EndOfInput) {
+            return Ok(why);
+        }
+        Ok(self.deliver(why, stall, signals).await)
+    }
+
+    /// Everything was read: waits as long as acknowledgements come, however long that takes in all.
+    async fn deliver(&self, why: Why, mut stall: Stall, signals: &mut Signals) -> Why {
+        let flushed = self.batcher.flush();
+        tokio::pin!(flushed);
+        loop {
+            tokio::select! {
+                () = &mut flushed => return why,
+                signal = signals.next() => return Why::Signal(signal),
+                () = tokio::time::sleep(stall.tick()) => {
+                    let report = self.batcher.report().await;
+                    self.show(&report);
+                    if let Some(reason) = stall.over(&report, &self.batcher.health().borrow()) {
+                        return Why::Stalled(reason);
+                    }
+                }
+            }
+        }
+    }
+
+    fn show(&self, report: &Report) {
+        let counts = self.gate.counts();
+        self.console.progress(counts.bytes, || {
+            let (lines, delivered) = (units::grouped(counts.lines), units::grouped(report.delivered));
+            let waiting = units::grouped(report.in_memory + report.in_flight);
+            format!("{lines} lines read, {delivered} delivered, {waiting} on their way")
+        });
+    }
+
+    /// Shuts down, says what became of everything, and knows the exit code.
+    async fn end(mut self, why: Why, signals: &mut Signals, began: Instant) -> u8 {
+        let patience = match &why {
+            Why::Stalled(_) => Duration::ZERO,
+            _ => self.args.shutdown_timeout,
+        };
+        if let Why::Signal(signal) = &why {
+            self.console.say(format_args!(
+                "{}: no more is read; delivering what was accepted (once more to stop at once)",
+                signal.name()
+            ));
+        }
+        let mut second = None;
+        let mut report = tokio::select! {
+            report = self.batcher.shutdown(patience) => Some(report),
+            signal = signals.next() => { second = Some(signal); None }
+        };
+        if let Some(receipts) = self.receipts.take().filter(|_| second.is_none()) {
+            tokio::select! {
+                () = receipts.finish() => {}
+                signal = signals.next() => second = Some(signal),
+            }
+        }
+        if report.is_none() {
+            report = tokio::time::timeout(LAST_WORDS, self.batcher.shutdown(Duration::ZERO)).await.ok();
+        }
+        self.console.done();
+        let counts = self.gate.counts();
+        let summary = Summary::new(report.unwrap_or_default(), &counts, &self.args.topic, &why, began);
+        if let Why::Failed(message) | Why::Stalled(message) = &why {
+            self.console.error(message);
+        }
+        self.tell(&summary);
+        if let Some(signal) = second {
+            self.console.error(format_args!("{}: stopped at once; {}", signal.name(), summary.undelivered()));
+            return signal.exit_code();
+        }
+        summary.exit_code()
+    }
+
+    fn tell(&self, summary: &Summary) {
+        match self.args.summary {
+            SummaryForm::Text => summary.lines().iter().for_each(|line| self.console.say(line)),
+            SummaryForm::Json => {
+                let mut out = stdout().lock();
+                let written = writeln!(out, "{}", summary.json()).and_then(|()| out.flush());
+                if let Err(error) = written {
+                    self.console.error(format_args!("the summary could not be written to stdout: {error}"));
+                }
+            }
+        }
+        let problems = summary.problems();
+        if !problems.is_empty() {
+            self.console.error(problems);
+        }
+    }
+}
+
+impl Why {
+    fn word(&self) -> &'static str {
+        match self {
+            Why::EndOfInput => "end of input",
+            Why::Signal(signal) => signal.name(),
+            Why::Stalled(_) => "timeout",
+            Why::Failed(_) => "failed",
+        }
+    }
+}
+
+/// The exit code of counts: 0 only if nothing at all went wrong.
+fn code(report: &Report, counts: &Counts, why: &Why) -> u8 {
+    let whole = report.all_delivered()
+        && report.refused == 0
+        && counts.skipped == 0
+        && counts.too_long == 0
+        && !matches!(why, Why::Failed(_) | Why::Stalled(_));
+    if whole { exit::OK } else { exit::NOT_ALL }
+}

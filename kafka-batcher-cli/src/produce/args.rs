@@ -1,0 +1,290 @@
+//! The options of `produce`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use kafka_batcher::partitioner::Strategy;
+
+use crate::json::Path;
+use crate::produce::extract::{Extractor, KeySource};
+use crate::units;
+
+/// What the broker waits for before it acknowledges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Acks(pub(crate) i16);
+
+impl std::str::FromStr for Acks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" | "-1" => Ok(Acks(-1)),
+            "1" => Ok(Acks(1)),
+            "0" => Ok(Acks(0)),
+            _ => Err("expected all (or -1), 1 or 0".to_owned()),
+        }
+    }
+}
+
+/// What to do about a line that cannot be an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnBadLine {
+    /// Stop reading, deliver what came before, exit with 1
+    Fail,
+    /// Leave it out, count it, go on, exit with 1 at the end
+    Skip,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SummaryForm {
+    /// For people, on stderr
+    Text,
+    /// One JSON object, the last line on stdout
+    Json,
+}
+
+/// When a line's receipt is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReceiptsAt {
+    /// When it is in Kafka, with its place
+    Delivered,
+    /// When it survives a crash of this process; without a spool that is when Kafka has acknowledged it
+    Durable,
+}
+
+/// A header that every event gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StaticHeader {
+    pub(crate) name: String,
+    pub(crate) value: Vec<u8>,
+}
+
+impl std::str::FromStr for StaticHeader {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE; NAME= for an empty value")?;
+        Ok(StaticHeader { name: name.to_owned(), value: value.as_bytes().to_vec() })
+    }
+}
+
+/// Reads `\t`, `\n`, `\0`, `\\` and `\xHH`, which a shell hands over as they are written.
+fn separator(text: &str) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    let mut rest = text;
+    while let Some(backslash) = rest.find('\\') {
+        let (plain, escape) = rest.split_at(backslash);
+        out.extend_from_slice(plain.as_bytes());
+        let unknown = || format!("{escape:?} is no escape; known are \\t, \\n, \\0, \\\\ and \\xHH");
+        let (byte, length) = match escape.as_bytes().get(1) {
+            Some(b't') => (b'\t', 2),
+            Some(b'n') => (b'\n', 2),
+            Some(b'0') => (0, 2),
+            Some(b'\\') => (b'\\', 2),
+            Some(b'x') => {
+                let digits = escape.get(2..4).ok_or_else(unknown)?;
+                (u8::from_str_radix(digits, 16).map_err(|_| unknown())?, 4)
+            }
+            _ => return Err(unknown()),
+        };
+        out.push(byte);
+        rest = escape.get(length..).unwrap_or_default();
+    }
+    out.extend_from_slice(rest.as_bytes());
+    if out.is_empty() { Err("the separator cannot be empty".to_owned()) } else { Ok(out) }
+}
+
+/// So that clap takes it for one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Separator(Vec<u8>);
+
+impl std::str::FromStr for Separator {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        separator(text).map(Separator)
+    }
+}
+
+/// Send the lines of a file or of standard input to a topic, one event a line.
+///
+/// LF ends a line, one CR before it is stripped, an empty line is an empty value, and the last line needs no LF. Lines
+/// are bytes: any encoding will do. Times are milliseconds or 20s, 5min; sizes are bytes or 64KiB, 10MiB.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  Lines of JSON, with the value of \"origin\" as the key, so that all flights of an airport stay in order:
+    kafka-batcher produce -b 127.0.0.1:9092 --topic flights --key-field origin flights.ndjson
+
+  The key from deeper in (a JSON pointer), bad lines left out and counted, the summary for a program:
+    kafka-batcher produce -b 127.0.0.1:9092 --topic quakes --key-field /properties/net \\
+        --on-bad-line skip --summary json earthquakes.ndjson
+
+  key<TAB>value lines from another program, and a line of JSON on stdout for each that is in Kafka:
+    export-users | kafka-batcher produce -b 127.0.0.1:9092 --topic users --key-separator '\\t' \\
+        --receipts=delivered
+
+On stdout every line is a JSON object with a \"type\": \"receipt\" or, last, \"summary\". Everything else goes to stderr.
+The first SIGINT or SIGTERM stops reading, delivers what was read and reports; the second stops at once.
+Exit codes: 0 all delivered; 1 something was refused, skipped, lost, or is in doubt; 2 usage; 130, 143 second signal.")]
+pub(crate) struct Args {
+    /// Addresses to find the cluster by, separated by commas or given several times; any one is enough [port: 9092]
+    #[arg(
+        short = 'b',
+        long = "brokers",
+        visible_alias = "bootstrap-server",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub(crate) brokers: Vec<String>,
+
+    /// The topic
+    #[arg(short = 't', long)]
+    pub(crate) topic: String,
+
+    /// What to read; standard input if it is - or not given
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Take the key from the JSON of each line: a name at its top level, or a /json/pointer. A string gives its bytes,
+    /// anything else its JSON text; a line without the field has no key
+    #[arg(long, value_name = "NAME|/POINTER", help_heading = "Events", conflicts_with = "key_separator")]
+    key_field: Option<String>,
+
+    /// Lines are KEY<STR>VALUE, split at the first STR (\t, \n, \0 and \xHH are understood); a line without STR has no key
+    #[arg(long, value_name = "STR", help_heading = "Events")]
+    key_separator: Option<Separator>,
+
+    /// Send only this part of each line's JSON, read as --key-field is; a line without it is a bad line
+    #[arg(long, value_name = "NAME|/POINTER", help_heading = "Events", conflicts_with = "key_separator")]
+    value_field: Option<String>,
+
+    /// Send a value that is exactly STR as null: a tombstone, which deletes its key in a compacted topic
+    #[arg(long, value_name = "STR", help_heading = "Events")]
+    null_value: Option<String>,
+
+    /// Give every event this header; may be repeated, order and duplicates are kept
+    #[arg(long = "header", value_name = "NAME=VALUE", help_heading = "Events")]
+    pub(crate) headers: Vec<StaticHeader>,
+
+    /// What to do about a line that is over the limit, or is not JSON where a field is asked for
+    #[arg(long, value_enum, default_value_t = OnBadLine::Fail, help_heading = "Events")]
+    pub(crate) on_bad_line: OnBadLine,
+
+    /// How a partition is chosen: murmur2 (as Java's client), sticky, round_robin, random, phash2 (or md5), crc32, fnv1a
+    #[arg(long, value_name = "NAME", default_value_t = Strategy::Murmur2, help_heading = "Events")]
+    pub(crate) partitioner: Strategy,
+
+    /// Send everything to this partition
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(i32).range(0..),
+        help_heading = "Events",
+        conflicts_with = "partitioner"
+    )]
+    pub(crate) partition: Option<i32>,
+
+    /// Events that make a batch ready
+    #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Batches")]
+    pub(crate) batch_size: u32,
+
+    /// The longest an event waits for others
+    #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = units::duration, help_heading = "Batches")]
+    pub(crate) max_wait_time: Duration,
+
+    /// The most a batch may be, encoded; also the longest line that is read
+    #[arg(long, value_name = "SIZE", default_value = "1000000", value_parser = units::size, help_heading = "Batches")]
+    pub(crate) max_batch_bytesize: usize,
+
+    /// The most memory that events may hold; when it is full, reading waits
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = units::size, help_heading = "Batches")]
+    pub(crate) memory: usize,
+
+    /// What a broker waits for before it acknowledges: all replicas, 1 (the leader), 0 (nothing). Only all is idempotent
+    #[arg(
+        long,
+        value_name = "all|1|0",
+        default_value = "all",
+        allow_hyphen_values = true,
+        help_heading = "Delivery"
+    )]
+    pub(crate) acks: Acks,
+
+    /// Let the broker create the topic if it is missing (and the broker's settings allow it)
+    #[arg(long, help_heading = "Delivery")]
+    pub(crate) allow_topic_auto_creation: bool,
+
+    /// End with the reason when nothing at all was acknowledged for so long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration, help_heading = "Delivery")]
+    pub(crate) timeout: Duration,
+
+    /// How long the delivery of what was read may take after a signal or an error
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration, help_heading = "Delivery")]
+    pub(crate) shutdown_timeout: Duration,
+
+    /// The name by which brokers know this client, in their logs and quotas
+    #[arg(long, value_name = "NAME", default_value = "kafka-batcher", help_heading = "Delivery")]
+    pub(crate) client_id: String,
+
+    /// The form of the summary
+    #[arg(long, value_enum, default_value_t = SummaryForm::Text, help_heading = "Output")]
+    pub(crate) summary: SummaryForm,
+
+    /// Write a line of JSON to stdout for each line read, in the order of acknowledgement
+    #[arg(long, value_enum, value_name = "WHEN", help_heading = "Output")]
+    pub(crate) receipts: Option<ReceiptsAt>,
+
+    /// Say nothing but errors
+    #[arg(short, long, help_heading = "Output")]
+    pub(crate) quiet: bool,
+}
+
+impl Args {
+    /// What makes an event of a line. Also the place of what no single option can check.
+    pub(super) fn extractor(&self) -> Result<Extractor, String> {
+        let path = |option: &str, text: &Option<String>| {
+            text.as_deref().map(Path::parse).transpose().map_err(|error| format!("{option}: {error}"))
+        };
+        if self.receipts == Some(ReceiptsAt::Durable) && self.acks == Acks(0) {
+            let message =
+                "--receipts=durable needs --acks all or 1: with 0 nobody says that an event is safe";
+            return Err(message.to_owned());
+        }
+        if self.timeout.is_zero() {
+            return Err("--timeout: 0 leaves no time for an acknowledgement".to_owned());
+        }
+        let key = match (path("--key-field", &self.key_field)?, &self.key_separator) {
+            (Some(field), _) => KeySource::Field(field),
+            (None, Some(Separator(bytes))) => KeySource::separated_by(bytes),
+            (None, None) => KeySource::None,
+        };
+        let value = path("--value-field", &self.value_field)?;
+        Ok(Extractor::new(key, value, self.null_value.as_ref().map(|text| text.as_bytes().to_vec())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_are_read_as_a_shell_hands_them_over() {
+        assert_eq!(separator("\\t"), Ok(b"\t".to_vec()));
+        assert_eq!(separator("::"), Ok(b"::".to_vec()));
+        assert_eq!(separator("a\\x00\\\\b"), Ok(b"a\0\\b".to_vec()));
+        for bad in ["", "\\", "\\q", "\\x1", "\\xzz"] {
+            assert!(separator(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_has_a_name_and_a_value_that_may_be_empty_or_hold_equals_signs() {
+        let header = |text: &str| text.parse::<StaticHeader>().map(|h| (h.name, h.value));
+        assert_eq!(header("a=b=c"), Ok(("a".to_owned(), b"b=c".to_vec())));
+        assert_eq!(header("a="), Ok(("a".to_owned(), Vec::new())));
+        assert!(header("a").is_err());
+    }
+}

@@ -1,0 +1,290 @@
+//! `--receipts`: one line of JSON on stdout for each line read, in the order of acknowledgement.
+//!
+//! A batch is acknowledged as a whole, so one waiter a batch is enough: receipts are filed by batch, the first of a
+//! batch is awaited, and then all that are known are written. Writing may block (stdout is somebody's pipe), so all of
+//! it happens on a thread of its own; the feeder waits when too much is unwritten, and the batcher never does.
+
+use std::collections::HashMap;
+use std::io::{self, Write, stdout};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, Thread};
+
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use kafka_batcher::{Delivery, Persisted, Receipt, ReceiptError};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::produce::args::ReceiptsAt;
+use crate::produce::gate::Gate;
+
+/// Receipts that may be unwritten before the feeder waits: 32 bytes each, and beyond what memory can hold of events
+/// of ordinary size, so that it is stdout that is waited for and not Kafka.
+const MOST_UNWRITTEN: usize = 1 << 20;
+
+/// Written at once.
+const BUFFER: usize = 64 * 1024;
+
+/// What there is to say of a line.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Accepted(Receipt),
+    /// Never accepted, and why.
+    Refused(String),
+}
+
+type Block = Vec<(u64, Entry)>;
+
+/// The feeder's end.
+pub(super) struct Sink {
+    block: Block,
+    blocks: mpsc::UnboundedSender<Block>,
+    unwritten: Arc<Unwritten>,
+}
+
+#[derive(Default)]
+struct Unwritten {
+    count: AtomicUsize,
+    feeder: std::sync::OnceLock<Thread>,
+}
+
+impl Sink {
+    #[inline]
+    pub(super) fn push(&mut self, line: u64, entry: Entry) {
+        self.block.push((line, entry));
+    }
+
+    /// Hands over what was pushed, and waits while too much is unwritten. False: the gate was closed.
+    pub(super) fn send_block(&mut self, gate: &Gate) -> bool {
+        self.unwritten.feeder.get_or_init(thread::current);
+        self.send_rest();
+        while self.unwritten.count.load(Ordering::Acquire) > MOST_UNWRITTEN {
+            if gate.is_closed() {
+                return false;
+            }
+            thread::park();
+        }
+        true
+    }
+
+    /// Hands over what was pushed.
+    pub(super) fn send_rest(&mut self) {
+        if !self.block.is_empty() {
+            let capacity = self.block.len();
+            let block = std::mem::replace(&mut self.block, Vec::with_capacity(capacity));
+            self.unwritten.count.fetch_add(block.len(), Ordering::AcqRel);
+            // The writer is gone only when stdout is; the supervisor knows that already.
+            let _ = self.blocks.send(block);
+        }
+    }
+}
+
+/// The supervisor's end.
+pub(super) struct Receipts {
+    blocks: mpsc::UnboundedSender<Block>,
+    unwritten: Arc<Unwritten>,
+    done: oneshot::Receiver<()>,
+    /// True once stdout is closed.
+    closed: watch::Receiver<bool>,
+}
+
+impl Receipts {
+    /// Starts the writer.
+    pub(super) fn start(at: ReceiptsAt) -> io::Result<Receipts> {
+        let (blocks, inbox) = mpsc::unbounded_channel();
+        let unwritten = Arc::new(Unwritten::default());
+        let (finished, done) = oneshot::channel();
+        let (gone, closed) = watch::channel(false);
+        let mut writer =
+            Writer { at, inbox, groups: HashMap::new(), unwritten: unwritten.clone(), out: Vec::new() };
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        thread::Builder::new().name("receipts".to_owned()).spawn(move || {
+            if runtime.block_on(writer.run()).is_err() {
+                gone.send_replace(true);
+                // The feeder must not wait for somebody who is gone.
+                runtime.block_on(writer.drop_all());
+            }
+            let _ = finished.send(());
+        })?;
+        Ok(Receipts { blocks, unwritten, done, closed })
+    }
+
+    pub(super) fn sink(&self) -> Sink {
+        Sink { block: Vec::new(), blocks: self.blocks.clone(), unwritten: self.unwritten.clone() }
+    }
+
+    /// Resolves when every receipt is written, after the feeder has ended and every event is settled.
+    pub(super) async fn finish(self) {
+        drop(self.blocks);
+        // An error means that the thread is gone, and with it the end.
+        let _ = self.done.await;
+    }
+}
+
+/// Resolves when stdout was closed by whoever reads it.
+pub(super) async fn closed(receipts: Option<&Receipts>) {
+    let Some(receipts) = receipts else { return std::future::pending().await };
+    let mut closed = receipts.closed.clone();
+    if closed.wait_for(|closed| *closed).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+struct Writer {
+    at: ReceiptsAt,
+    inbox: mpsc::UnboundedReceiver<Block>,
+    /// Lines whose batch is not acknowledged, by their batch.
+    groups: HashMap<usize, Vec<(u64, Receipt)>>,
+    unwritten: Arc<Unwritten>,
+    out: Vec<u8>,
+}
+
+/// Resolves when the fate of a receipt is known.
+async fn known(receipt: Receipt, batch: usize) -> usize {
+    // What it is, is asked for each line of the batch.
+    let _ = receipt.delivered().await;
+    batch
+}
+
+impl Writer {
+    async fn run(&mut self) -> io::Result<()> {
+        let mut waiting = FuturesUnordered::new();
+        let mut open = true;
+        while open || !waiting.is_empty() {
+            // First what has been acknowledged: it is what people wait for.
+            if let Some(Some(batch)) = waiting.next().now_or_never() {
+                if let Some(first) = self.write_batch(batch)? {
+                    waiting.push(known(first, batch));
+                }
+                continue;
+            }
+            if let Ok(block) = self.inbox.try_recv() {
+                self.file(block, |receipt, batch| waiting.push(known(receipt, batch)));
+                continue;
+            }
+            // Nothing to do for now, so nobody must wait for what is written.
+            self.flush()?;
+            tokio::select! {
+                Some(batch) = waiting.next(), if !waiting.is_empty() => {
+                    if let Some(first) = self.write_batch(batch)? {
+                        waiting.push(known(first, batch));
+                    }
+                }
+                block = self.inbox.recv(), if open => match block {
+                    Some(block) => self.file(block, |receipt, batch| waiting.push(known(receipt, batch))),
+                    None => open = false,
+                }
+            }
+        }
+        self.flush()
+    }
+
+    /// Stdout is gone: takes what still comes, so that nobody waits.
+    async fn drop_all(&mut self) {
+        self.groups.clear();
+        self.wrote(usize::MAX);
+        while let Some(block) = self.inbox.recv().await {
+            drop(block);
+            self.wrote(usize::MAX);
+        }
+    }
+
+    fn file(&mut self, block: Block, mut wait: impl FnMut(Receipt, usize)) {
+        for (line, entry) in block {
+            match entry {
+                Entry::Accepted(receipt) => {
+                    let batch = receipt.batch_key();
+                    let group = self.groups.entry(batch).or_default();
+                    if group.is_empty() {
+                        wait(receipt.clone(), batch);
+                    }
+                    group.push((line, receipt));
+                }
+                Entry::Refused(message) => {
+                    refused(&mut self.out, line, &message, None);
+                    self.wrote(1);
+                }
+            }
+        }
+    }
+
+    /// Writes what is known of a batch; one that is not, if any, is to be waited for.
+    fn write_batch(&mut self, batch: usize) -> io::Result<Option<Receipt>> {
+        let Some(group) = self.groups.remove(&batch) else { return Ok(None) };
+        let mut left = Vec::new();
+        let mut written = 0;
+        for (line, receipt) in group {
+            match receipt.try_delivered() {
+                // Only a part: the batch was split on its way.
+                None => left.push((line, receipt)),
+                Some(outcome) => {
+                    self.write(line, &outcome);
+                    written += 1;
+                    if self.out.len() >= BUFFER {
+                        self.flush()?;
+                    }
+                }
+            }
+        }
+        self.wrote(written);
+        let next = left.first().map(|(_, receipt)| receipt.clone());
+        if next.is_some() {
+            self.groups.insert(batch, left);
+        }
+        Ok(next)
+    }
+
+    fn write(&mut self, line: u64, outcome: &Result<Delivery, ReceiptError>) {
+        match outcome {
+            Ok(Delivery { partition, offset }) => {
+                let out = &mut self.out;
+                // Writing into memory does not fail.
+                let _ = write!(out, r#"{{"type":"receipt","line":{line},"#);
+                if self.at == ReceiptsAt::Durable {
+                    out.extend_from_slice(br#""state":"durable","#);
+                }
+                let _ = match offset {
+                    Some(offset) => writeln!(out, r#""partition":{partition},"offset":{offset}}}"#),
+                    None => writeln!(out, r#""partition":{partition},"offset":null}}"#),
+                };
+            }
+            Err(error) => {
+                let persisted = match error {
+                    ReceiptError::Failed(error) => Some(error.persisted),
+                    _ => None,
+                };
+                refused(&mut self.out, line, &error.to_string(), persisted);
+            }
+        }
+    }
+
+    fn wrote(&self, count: usize) {
+        let subtract = |n: usize| Some(n.saturating_sub(count));
+        // The closure always gives a value.
+        let _ = self.unwritten.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, subtract);
+        if let Some(feeder) = self.unwritten.feeder.get() {
+            feeder.unpark();
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let mut out = stdout().lock();
+        let written = out.write_all(&self.out).and_then(|()| out.flush());
+        self.out.clear();
+        written
+    }
+}
+
+fn refused(out: &mut Vec<u8>, line: u64, message: &str, persisted: Option<Persisted>) {
+    let persisted = match persisted {
+        Some(Persisted::Maybe) => "maybe",
+        _ => "no",
+    };
+    let object =
+        serde_json::json!({ "type": "receipt", "line": line, "error": message, "persisted": persisted });
+    // Writing into memory does not fail.
+    let _ = writeln!(out, "{object}");
+}

@@ -1,0 +1,160 @@
+//! What became of every line: for people, and for programs.
+
+use std::time::Instant;
+
+use kafka_batcher::Report;
+use serde_json::{Map, Value, json};
+
+use crate::produce::gate::Counts;
+use crate::produce::{Why, code};
+use crate::units::{bytes, grouped, seconds};
+use crate::usage::Usage;
+
+/// The report of the library, with what only the command knows.
+pub(super) struct Summary {
+    report: Report,
+    counts: Counts,
+    topic: String,
+    ended: &'static str,
+    code: u8,
+    wall: std::time::Duration,
+    cpu: std::time::Duration,
+}
+
+impl Summary {
+    pub(super) fn new(
+        mut report: Report,
+        counts: &Counts,
+        topic: &str,
+        why: &Why,
+        began: Instant,
+    ) -> Summary {
+        // What the command found too long the library was never shown; refused is refused.
+        report.refused += counts.too_long;
+        Summary {
+            code: code(&report, counts, why),
+            report,
+            counts: *counts,
+            topic: topic.to_owned(),
+            ended: why.word(),
+            wall: began.elapsed(),
+            cpu: Usage::now().cpu,
+        }
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        self.code
+    }
+
+    /// Accepted, and not in Kafka as far as is known.
+    pub(super) fn undelivered(&self) -> String {
+        let report = &self.report;
+        let waiting = report.in_memory + report.in_flight;
+        let mut text = format!(
+            "{} of {} accepted events were not delivered",
+            grouped(report.lost + report.in_doubt + report.dead_lettered + waiting),
+            grouped(report.accepted)
+        );
+        let parts = [
+            (report.lost, "lost"),
+            (report.in_doubt, "perhaps in Kafka, nobody can know"),
+            (report.dead_lettered, "refused by the broker"),
+            (report.in_memory, "left in memory"),
+            (report.in_flight, "on their way"),
+        ];
+        let parts: Vec<String> =
+            parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", grouped(*n))).collect();
+        if !parts.is_empty() {
+            text += &format!(" ({})", parts.join(", "));
+        }
+        text
+    }
+
+    /// What is not as it should be, in one line; empty if nothing.
+    pub(super) fn problems(&self) -> String {
+        let mut parts = Vec::new();
+        if !self.report.all_delivered() {
+            parts.push(self.undelivered());
+        }
+        if self.counts.skipped > 0 {
+            parts.push(format!("{} lines were left out", grouped(self.counts.skipped)));
+        }
+        if self.report.reorderings > 0 {
+            parts.push(format!(
+                "{} times a younger batch was written first",
+                grouped(self.report.reorderings)
+            ));
+        }
+        parts.join("; ")
+    }
+
+    /// For people.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let report = &self.report;
+        let rate = (report.delivered as f64 / self.wall.as_secs_f64().max(1e-9)) as u64;
+        let mut lines = vec![format!(
+            "{} of {} lines delivered to {:?} in {} ({}/s), CPU {}",
+            grouped(report.delivered),
+            grouped(self.counts.lines),
+            self.topic,
+            seconds(self.wall),
+            grouped(rate),
+            seconds(self.cpu),
+        )];
+        if report.batches > 0 {
+            let fill = report.delivered / report.batches;
+            let reasons: Vec<String> =
+                report.flush_reasons.iter().map(|(why, n)| format!("{why} {}", grouped(*n))).collect();
+            lines.push(format!(
+                "{} batches of {} events on average, {}; sent because of: {}",
+                grouped(report.batches),
+                grouped(fill),
+                bytes(report.bytes),
+                reasons.join(", ")
+            ));
+            lines.push(format!(
+                "from accepted to acknowledged: p50 {}, p99 {}",
+                seconds(report.latency.quantile(0.5)),
+                seconds(report.latency.quantile(0.99))
+            ));
+        }
+        if report.possible_duplicates > 0 {
+            lines.push(format!("{} may be in Kafka twice", grouped(report.possible_duplicates)));
+        }
+        lines
+    }
+
+    /// For programs: one object.
+    pub(super) fn json(&self) -> Value {
+        let report = &self.report;
+        let reasons: Map<String, Value> =
+            report.flush_reasons.iter().map(|(why, n)| ((*why).to_owned(), json!(n))).collect();
+        let quantile = |share| report.latency.quantile(share).as_secs_f64();
+        json!({
+            "type": "summary",
+            "topic": self.topic,
+            "ended": self.ended,
+            "exit_code": self.code,
+            "lines": self.counts.lines,
+            "accepted": report.accepted,
+            "recovered": report.recovered,
+            "delivered": report.delivered,
+            "in_memory": report.in_memory,
+            "in_flight": report.in_flight,
+            "spooled": report.spooled,
+            "dead_lettered": report.dead_lettered,
+            "in_doubt": report.in_doubt,
+            "lost": report.lost,
+            "refused": report.refused,
+            "skipped": self.counts.skipped,
+            "possible_duplicates": report.possible_duplicates,
+            "reorderings": report.reorderings,
+            "batches": report.batches,
+            "bytes": report.bytes,
+            "flush_reasons": reasons,
+            "latency_seconds": { "p50": quantile(0.5), "p99": quantile(0.99), "p999": quantile(0.999) },
+            "wall_seconds": self.wall.as_secs_f64(),
+            "cpu_seconds": self.cpu.as_secs_f64(),
+        })
+    }
+}

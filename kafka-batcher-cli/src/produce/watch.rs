@@ -1,0 +1,116 @@
+//! Watching: is Kafka there, is the topic there, does anything get acknowledged?
+//!
+//! Trouble is told when it begins (the batcher's notifier does), and here it is decided how long to put up with it.
+
+use std::time::{Duration, Instant};
+
+use kafka_batcher::{ClusterHealth, Health, KafkaBatcher, Report, TopicHealth};
+
+use crate::produce::args::Args;
+use crate::units::seconds;
+
+/// How long a topic may be said to be missing before it is believed: one that was created a moment ago takes some
+/// time to be known to every broker.
+const MISSING: Duration = Duration::from_secs(3);
+
+/// How often progress is looked at, at most.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Resolves with the number of partitions when the topic can be written to.
+///
+/// The error says why it cannot, after `--timeout`; sooner where waiting would not help.
+pub(super) async fn wait_until_ready(batcher: &KafkaBatcher, args: &Args) -> Result<i32, String> {
+    let mut health = batcher.health();
+    let deadline = tokio::time::Instant::now() + args.timeout;
+    let mut missing_since = None;
+    loop {
+        let state = health.borrow_and_update().topics.get(&args.topic).cloned();
+        match state {
+            Some(TopicHealth::Ready { partitions }) => return Ok(partitions),
+            Some(TopicHealth::Unavailable { .. }) => {
+                missing_since.get_or_insert_with(tokio::time::Instant::now);
+            }
+            _ => missing_since = None,
+        }
+        let until = missing_since.map_or(deadline, |since| deadline.min(since + MISSING));
+        match tokio::time::timeout_at(until, health.changed()).await {
+            Ok(Ok(())) => {}
+            // The batcher is gone, and nobody will say anything any more.
+            Ok(Err(_)) => return Err("the batcher ended too early".to_owned()),
+            Err(_) => return Err(reason(&health.borrow(), &args.topic, args)),
+        }
+    }
+}
+
+/// Why nothing goes on, with what to do about it where that is known.
+fn reason(health: &Health, topic: &str, args: &Args) -> String {
+    let waited = seconds(args.timeout);
+    if let Some(TopicHealth::Unavailable { message } | TopicHealth::Troubled { message }) =
+        health.topics.get(topic)
+    {
+        let hint = match message.contains("UNKNOWN_TOPIC_OR_PARTITION") || message.contains("does not exist")
+        {
+            true if !args.allow_topic_auto_creation => {
+                "; create it, or let the broker do it with --allow-topic-auto-creation"
+            }
+            _ => "",
+        };
+        return format!("topic {topic:?}: {message}{hint}");
+    }
+    match &health.cluster {
+        ClusterHealth::Unreachable { message } => format!("no Kafka for {waited} (--timeout): {message}"),
+        _ => {
+            let brokers = args.brokers.join(",");
+            format!("no answer from {brokers} for {waited} (--timeout)")
+        }
+    }
+}
+
+/// Notices when nothing was acknowledged for too long.
+pub(super) struct Stall {
+    timeout: Duration,
+    patience: Duration,
+    topic: String,
+    settled: u64,
+    since: Instant,
+}
+
+impl Stall {
+    pub(super) fn new(args: &Args) -> Stall {
+        Stall {
+            timeout: args.timeout,
+            // An open batch waits for others by order of the user.
+            patience: args.timeout + args.max_wait_time,
+            topic: args.topic.clone(),
+            settled: 0,
+            since: Instant::now(),
+        }
+    }
+
+    /// When to look.
+    pub(super) fn tick(&self) -> Duration {
+        TICK.min(self.timeout / 4).max(Duration::from_millis(10))
+    }
+
+    /// The reason to end, if it is time to.
+    pub(super) fn over(&mut self, report: &Report, health: &Health) -> Option<String> {
+        let settled = report.delivered + report.dead_lettered + report.lost + report.in_doubt;
+        let waiting = report.in_memory + report.in_flight;
+        if settled != self.settled || waiting == 0 {
+            self.settled = settled;
+            self.since = Instant::now();
+            return None;
+        }
+        if self.since.elapsed() < self.patience {
+            return None;
+        }
+        let why = match (health.topics.get(&self.topic), &health.cluster) {
+            (_, ClusterHealth::Unreachable { message })
+            | (Some(TopicHealth::Unavailable { message } | TopicHealth::Troubled { message }), _) => {
+                message.clone()
+            }
+            _ => "the brokers do not answer".to_owned(),
+        };
+        Some(format!("nothing was acknowledged for {} (--timeout): {why}", seconds(self.timeout)))
+    }
+}

@@ -1,0 +1,2 @@
+//! The command against a real Kafka.
+fn main() {}
