@@ -164,7 +164,7 @@ impl Outbox {
             return self.acked(at, None, None);
         }
         #[allow(unused_mut, reason = "tests plant a mutation here")]
-        let mut maybe = doubtful || code.persisted() == Persisted::Maybe;
+        let mut maybe = doubtful || self.may_be_written(code);
         #[cfg(test)]
         {
             let clear = matches!(code.class(), ErrorClass::TooLarge | ErrorClass::Rejected);
@@ -196,6 +196,12 @@ impl Outbox {
                 self.back_off(Trouble::Held(refusal), Some(leader), now);
             }
         }
+    }
+
+    /// With acks = 1 nobody waits for replicas, so a moved leader answers before it writes, not after.
+    fn may_be_written(&self, code: ErrorCode) -> bool {
+        let moved = matches!(code, ErrorCode::NOT_LEADER_OR_FOLLOWER | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        code.persisted() == Persisted::Maybe && (self.settings.idempotent || !moved)
     }
 
     /// 32 of a time that we assigned: not the event's fault, so nothing is rejected for it. A batch of both kinds in

@@ -338,6 +338,9 @@ impl Outbox {
             entry.verdict = Some(verdict);
         }
         match std::mem::replace(&mut self.doubt, Doubt::None) {
+            // Only 45 shows that the broker knows the id; after another refusal of the first step it may know nothing, and
+            // take a younger batch before this one.
+            Doubt::Stepping { run, .. } if at == 0 && !fenced => self.give_up_numbers(run),
             Doubt::Stepping { leader, run, .. } if !fenced => {
                 self.doubt = Doubt::Stepping { leader, run, next: at + 1 };
             }
