@@ -1,0 +1,184 @@
+//! What the tests against a real Kafka share: events that flow while brokers are broken, and what Kafka's own consumer then reads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use kafka_batcher::{CollectorSettings, Delivery, KafkaBatcher, Receipt, Record, Report, Settings};
+use kafka_batcher_testkit::{Consumed, Error, Isolation, RealKafka, Tally};
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+/// Longer than anything takes, so that only what hangs runs into it.
+pub(crate) const LONG: Duration = Duration::from_secs(120);
+
+/// Events of one round of a [`Flow`]; the next one begins when the one before the last is acknowledged.
+const ROUND: u32 = 60;
+
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// A batcher of the test's own settings; pauses are short, and a silent broker is left after a second and a half.
+pub(crate) async fn batcher(
+    kafka: &RealKafka,
+    change: impl FnOnce(&mut Settings, &mut CollectorSettings),
+) -> KafkaBatcher {
+    let mut settings = Settings::default();
+    let mut defaults = CollectorSettings::default();
+    settings.retry_backoff = Duration::from_millis(20);
+    settings.retry_backoff_max = Duration::from_millis(250);
+    settings.request_timeout = Duration::from_millis(1500);
+    change(&mut settings, &mut defaults);
+    settings.endpoints = kafka.addresses();
+    KafkaBatcher::builder(kafka.addresses())
+        .settings(|s| *s = settings)
+        .collector_defaults(|d| *d = defaults)
+        .start()
+        .await
+        .expect("the batcher starts")
+}
+
+/// A record's value as text.
+pub(crate) fn text(record: &Consumed) -> &str {
+    std::str::from_utf8(record.value.as_deref().expect("a value")).expect("text")
+}
+
+/// The number of a [`Flow`]'s event.
+fn number(record: &Consumed) -> u32 {
+    text(record).split(' ').next().and_then(|n| n.parse().ok()).expect("a number first")
+}
+
+/// Events that flow to all partitions of a topic, numbered, in small batches, several of them in flight, until they are told to stop.
+pub(crate) struct Flow {
+    control: Arc<Control>,
+    task: tokio::task::JoinHandle<Vec<Receipt>>,
+    batcher: KafkaBatcher,
+    topic: String,
+    partitions: u32,
+    started: Instant,
+}
+
+#[derive(Default)]
+struct Control {
+    burst: AtomicU32,
+    stop: AtomicBool,
+    wake: Notify,
+}
+
+impl Flow {
+    /// Starts the flow; it sends `least` events at least.
+    pub(crate) async fn start(
+        kafka: &RealKafka,
+        topic: &str,
+        partitions: u32,
+        least: u32,
+        change: impl FnOnce(&mut Settings, &mut CollectorSettings),
+    ) -> Flow {
+        let batcher = batcher(kafka, |settings, defaults| {
+            // Rounds are told apart, and bursts make many batches.
+            defaults.batch_size = 20;
+            defaults.min_delay = Duration::from_millis(4);
+            defaults.max_wait_time = Duration::from_millis(8);
+            change(settings, defaults);
+        })
+        .await;
+        let collector = batcher.collector(topic).build().expect("a collector");
+        let control = Arc::new(Control::default());
+        let shared = control.clone();
+        let task = tokio::spawn(async move {
+            let mut receipts: Vec<Receipt> = Vec::new();
+            loop {
+                let stopping = shared.stop.load(Ordering::SeqCst);
+                let missing = least.saturating_sub(receipts.len() as u32);
+                let burst = shared.burst.swap(0, Ordering::SeqCst);
+                for _ in 0..if stopping { missing } else { burst + ROUND } {
+                    let event = receipts.len() as u32;
+                    let value = format!("{event} {:0>60}", event);
+                    let partition = (event % partitions) as i32;
+                    let sent = collector.send(Record::value(&value).with_partition(partition)).await;
+                    receipts.push(sent.expect("no caller sees an error"));
+                }
+                if stopping {
+                    return receipts;
+                }
+                let woken = shared.wake.notified();
+                let before = receipts.len().checked_sub(2 * ROUND as usize).and_then(|at| receipts.get(at));
+                if let Some(before) = before {
+                    tokio::select! {
+                        outcome = before.delivered() => { outcome.expect("no caller sees an error"); }
+                        () = woken => {}
+                    }
+                }
+            }
+        });
+        let (topic, started) = (topic.to_owned(), Instant::now());
+        Flow { control, task, batcher, topic, partitions, started }
+    }
+
+    /// So many events at once, whatever is acknowledged.
+    pub(crate) fn burst(&self, events: u32) {
+        self.control.burst.fetch_add(events, Ordering::SeqCst);
+        self.control.wake.notify_one();
+    }
+
+    /// The batcher, to look at its health.
+    pub(crate) fn batcher(&self) -> &KafkaBatcher {
+        &self.batcher
+    }
+
+    /// Resolves when so many more events have been delivered.
+    pub(crate) async fn more(&self, events: u64) {
+        let wanted = self.batcher.report().await.delivered + events;
+        while self.batcher.report().await.delivered < wanted {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Ends the flow and checks it against what Kafka's consumer reads: 0 lost, 0 duplicated, 0 reordered in each partition, no caller saw
+    /// an error, every receipt names the offset where its event lies, and the report says the same.
+    pub(crate) async fn finish(self, kafka: &RealKafka, what: &str) -> Result<Report, Error> {
+        self.control.stop.store(true, Ordering::SeqCst);
+        self.control.wake.notify_one();
+        let receipts = self.task.await.expect("the events flow to their end");
+        let report = self.batcher.shutdown(LONG).await;
+        let mut accepted: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
+        for event in 0..receipts.len() as u32 {
+            accepted.entry((event % self.partitions) as i32).or_default().push(event);
+        }
+        let mut seen: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
+        let mut places: BTreeMap<(i32, i64), u32> = BTreeMap::new();
+        for record in kafka.consume(&self.topic, Isolation::Committed)? {
+            seen.entry(record.partition).or_default().push(number(&record));
+            places.insert((record.partition, record.offset), number(&record));
+        }
+        let tally = Tally::compare(&accepted, &seen);
+        let mut unknown = 0;
+        for (event, receipt) in (0u32..).zip(&receipts) {
+            match receipt.try_delivered() {
+                Some(Ok(Delivery { partition, offset: Some(offset) })) => {
+                    assert_eq!(
+                        places.get(&(partition, offset)),
+                        Some(&event),
+                        "what the receipt's offset holds"
+                    );
+                }
+                Some(Ok(Delivery { offset: None, .. })) => unknown += 1,
+                other => panic!("event {event}: {other:?}"),
+            }
+        }
+        println!(
+            "{what}: {tally}; {} in doubt, {} possible duplicates, {unknown} offsets unknown, {} batches, p99 {:?}, {:.1} s",
+            report.in_doubt,
+            report.possible_duplicates,
+            report.batches,
+            report.latency.quantile(0.99),
+            self.started.elapsed().as_secs_f64(),
+        );
+        tally.assert_clean();
+        assert!(report.balances() && report.all_delivered(), "{report:?}");
+        assert_eq!((report.possible_duplicates, report.reorderings), (0, 0), "{report:?}");
+        Ok(report)
+    }
+}
