@@ -255,7 +255,7 @@ impl RecordBatch {
             let span = self.spans.slice(i..i + 1);
             if indices.binary_search(&i).is_ok() {
                 let mut batch = encoder::encode_all(&[record], chunk);
-                batch.set_given(if self.time_given(i) { vec![0..1] } else { Vec::new() });
+                batch.set_given(self.time_given(i).then_some(0..1).into_iter().collect());
                 batch.spans = span;
                 cut.push(batch);
             } else {

@@ -1,6 +1,7 @@
 //! Places the events of a batch that was collected before anybody knew the topic's partitions.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::encoder::encode_all;
 use super::{OwnedRecord, RecordBatch};
@@ -22,6 +23,8 @@ pub struct Regrouped {
 struct Group {
     records: Vec<OwnedRecord>,
     spans: Spans,
+    /// Whose time the user gave.
+    given: Vec<Range<u32>>,
 }
 
 impl RecordBatch {
@@ -45,7 +48,9 @@ impl RecordBatch {
             match record.view(|r| place(r, kept.as_deref())) {
                 Ok(partition) => {
                     let group = groups.entry(partition).or_default();
-                    group.spans.append(group.records.len() as u32, spans, 1);
+                    let at = group.records.len() as u32;
+                    group.spans.append(at, spans, 1);
+                    group.given.extend(self.time_given(i).then_some(at..at + 1));
                     group.records.push(record);
                 }
                 Err(reason) => {
@@ -58,6 +63,7 @@ impl RecordBatch {
         for (partition, group) in groups {
             let mut batch = encode_all(&group.records, &mut |size| chunk(partition, size));
             batch.spans = group.spans;
+            batch.set_given(group.given);
             out.assigned.push((partition, batch));
         }
         Ok(out)
