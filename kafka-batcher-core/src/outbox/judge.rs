@@ -334,17 +334,22 @@ impl Outbox {
     /// Keeps a refusal until the batch is the head, alone. A refusal in answer to a proof is no proof.
     pub(super) fn set_verdict(&mut self, at: usize, verdict: Verdict) {
         let fenced = matches!(verdict, Verdict::Fenced);
-        if let Some(entry) = self.entries.get_mut(at) {
-            entry.verdict = Some(verdict);
-        }
+        let Some(entry) = self.entries.get_mut(at) else { return };
+        let producer_id = entry.batch.stamp().producer_id;
+        entry.verdict = Some(verdict);
         match std::mem::replace(&mut self.doubt, Doubt::None) {
+            // That is said of the whole run: nothing of it is to be found out any more.
+            Doubt::Stepping { run, .. } | Doubt::Proving { run, .. } if fenced => {
+                self.give_up_numbers(run);
+                self.forget_identity(producer_id);
+            }
             // Only 45 shows that the broker knows the id; after another refusal of the first step it may know nothing, and
             // take a younger batch before this one.
-            Doubt::Stepping { run, .. } if at == 0 && !fenced => self.give_up_numbers(run),
-            Doubt::Stepping { leader, run, .. } if !fenced => {
+            Doubt::Stepping { run, .. } if at == 0 => self.give_up_numbers(run),
+            Doubt::Stepping { leader, run, .. } => {
                 self.doubt = Doubt::Stepping { leader, run, next: at + 1 };
             }
-            Doubt::Proving { leader, run, last_sequence } if !fenced => {
+            Doubt::Proving { leader, run, last_sequence } => {
                 // The broker would not even look whether it holds it. Whether it takes the one that follows says as
                 // much: that is next in line only if all before it is there.
                 match self.follower(at, run, last_sequence) {

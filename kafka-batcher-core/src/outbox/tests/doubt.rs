@@ -304,6 +304,41 @@ fn a_step_refused_for_what_is_in_it_says_nothing_about_the_next() {
     assert_eq!((bench.outbox.tally().in_doubt, bench.outbox.tally().lost), (1, 1));
 }
 
+/// Story: the head had its 45, the broker could not be asked, and the step behind it was fenced: somebody had taken over the
+/// id. Only the step was judged fenced, not the run, so head and step went round and round, once a pause. Found by the
+/// simulator (seed 103437 of its time).
+#[test]
+fn a_step_that_is_fenced_would_be_tried_for_ever() {
+    let (mut bench, _) = restarted();
+    bench.asks();
+    bench.describe(ProducerState::Unanswerable);
+    let step = bench.one();
+    bench.refuse(&step, 47);
+    assert_eq!(bench.one().numbers(), (101, 0, 0, 2));
+    assert_eq!(bench.outbox.tally().possible_duplicates, 8);
+}
+
+/// Story: the proof was refused for its size, so the batch behind it was to prove it; that one was refused for its size
+/// too, for certain, and the next was sent past it. The broker had forgotten the id by then and took it. Found by the
+/// simulator.
+#[test]
+fn a_proof_sent_past_a_batch_that_is_not_written_would_overtake_it() {
+    let (mut bench, sent) = Bench::flying(&[4]);
+    bench.lose_all(&sent);
+    let again = bench.one();
+    bench.refuse(&again, 10);
+    bench.asks();
+    (0..2).for_each(|_| bench.seal(4));
+    bench.knows(0, 4);
+    let proof = bench.one();
+    bench.refuse(&proof, 10);
+    let follower = bench.one();
+    bench.refuse(&follower, 10);
+    // Not the one behind it: the written one is in doubt, the follower is split.
+    assert_eq!(bench.one().numbers(), (100, 0, 5, 2));
+    assert_eq!(bench.outbox.tally().in_doubt, 4);
+}
+
 #[test]
 fn a_proof_is_no_proof_for_a_batch_that_was_definitely_refused() {
     // Should not happen: the broker took a younger batch and refused the older.
