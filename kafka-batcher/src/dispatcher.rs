@@ -419,6 +419,7 @@ impl Dispatcher {
         {
             return false;
         }
+        let look_again = now + self.parts.outbox.backoff.max;
         let Some(lane) = self.lane_mut(partition) else { return false };
         let action = lane.outbox.poll_action(leader, now, unix_ms);
         let more = match action {
@@ -427,6 +428,9 @@ impl Dispatcher {
                 lane.retry_at = until;
                 let stuck = leader.is_none() && !lane.outbox.is_empty();
                 if stuck {
+                    // A leader found is told by the metadata's version. Should a producer forget that once, a partition
+                    // must not wait for ever.
+                    lane.retry_at = Some(until.unwrap_or(look_again));
                     self.parts.refresh.notify_one();
                 }
                 false
@@ -613,7 +617,7 @@ impl Dispatcher {
         self.settle_barriers();
         let report = self.report();
         self.parts.topic.keep_final_report(report.clone());
-        for done in self.closing.map(|closing| closing.done).unwrap_or_default() {
+        for done in self.closing.take().map(|closing| closing.done).unwrap_or_default() {
             // Who asked may have gone.
             let _ = done.send(report.clone());
         }
@@ -631,6 +635,16 @@ impl Dispatcher {
         report.accepted = topic.accepted();
         report.refused = topic.refused();
         report
+    }
+}
+
+impl Drop for Dispatcher {
+    /// Ended before its time, with the batcher or the runtime: what is left is given up, so that nobody waits for ever for
+    /// an outcome that nobody will bring.
+    fn drop(&mut self) {
+        self.parts.topic.close();
+        self.collect();
+        self.abandon(self.parts.topic.clock.now());
     }
 }
 
