@@ -65,6 +65,15 @@ async fn any_bootstrap_address_that_answers_is_enough() {
 }
 
 #[tokio::test]
+async fn every_address_of_a_name_is_tried() {
+    let kafka = one_broker(1);
+    // It stands for 127.0.0.1 and, on most machines before that, for ::1, where nothing listens.
+    let port = kafka.address(1).unwrap().port();
+    let producer = producer(&format!("localhost:{port}"));
+    assert_eq!(producer.connect().await.unwrap().brokers.len(), 1);
+}
+
+#[tokio::test]
 async fn pipelined_requests_are_written_in_the_order_of_the_calls() {
     let kafka = one_broker(1);
     let producer = ready(&kafka).await;

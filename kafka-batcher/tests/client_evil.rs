@@ -29,7 +29,7 @@ fn impatient(address: impl ToString) -> NativeProducer {
 }
 
 async fn refused(address: impl ToString) -> ProducerError {
-    let error = impatient(&address.to_string()).connect().await.unwrap_err();
+    let error = impatient(address.to_string()).connect().await.unwrap_err();
     assert!(error.message.contains(&address.to_string()), "the address is missing: {error}");
     assert_eq!(error.class, ErrorClass::Retriable, "{error}");
     error

@@ -171,3 +171,145 @@ fn means_stale_metadata(code: ErrorCode) -> bool {
             | ErrorCode::NEW_LEADER_ELECTED
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::BytesMut;
+    use kafka_batcher_core::wire::{MetadataAnswer, PartitionMetadata, TopicMetadata};
+    use kafka_batcher_core::{BackoffSettings, RecordBatch, TopicId};
+    use kafka_protocol::messages::produce_response::{
+        BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
+        TopicProduceResponse,
+    };
+    use kafka_protocol::messages::{BrokerId, ProduceResponse, ResponseHeader, TopicName};
+    use kafka_protocol::protocol::{Encodable, StrBytes};
+
+    use super::*;
+    use crate::producer::PartitionBatch;
+
+    const VERSION: i16 = 12;
+
+    fn id(topic: &str) -> TopicId {
+        TopicId([topic.as_bytes()[0]; 16])
+    }
+
+    /// A batch of one event, null key and null value, written by hand.
+    fn batch() -> RecordBatch {
+        let mut after_crc = vec![0; 40];
+        after_crc[22..36].fill(0xff);
+        after_crc[39] = 1;
+        after_crc.extend_from_slice(&[12, 0, 0, 0, 1, 1, 0]);
+        let mut bytes = vec![0; 17];
+        bytes[11] = 9 + after_crc.len() as u8;
+        bytes[16] = 2;
+        bytes.extend_from_slice(&crc32c::crc32c(&after_crc).to_be_bytes());
+        bytes.extend_from_slice(&after_crc);
+        RecordBatch::decode(&bytes).unwrap().0
+    }
+
+    fn piece(places: &[(&str, i32)]) -> Piece {
+        let item = |(topic, partition): &(&str, i32)| PieceItem {
+            batch: PartitionBatch {
+                topic: Arc::from(*topic),
+                partition: *partition,
+                batch: batch(),
+                leader: None,
+            },
+            leader: kafka_batcher_core::Leader { node: 1, epoch: 4, topic_id: id(topic), connection: 3 },
+        };
+        Piece { acks: -1, timeout_ms: 1, items: places.iter().map(item).collect() }
+    }
+
+    fn text(text: &str) -> StrBytes {
+        StrBytes::from_string(text.to_owned())
+    }
+
+    fn partition(index: i32, offset: i64) -> PartitionProduceResponse {
+        PartitionProduceResponse::default().with_index(index).with_base_offset(offset)
+    }
+
+    fn topic(name: &str, partitions: Vec<PartitionProduceResponse>) -> TopicProduceResponse {
+        TopicProduceResponse::default().with_name(TopicName(text(name))).with_partition_responses(partitions)
+    }
+
+    fn frame(answer: &ProduceResponse) -> Vec<u8> {
+        let mut bytes = BytesMut::new();
+        ResponseHeader::default().encode(&mut bytes, 1).unwrap();
+        answer.encode(&mut bytes, VERSION).unwrap();
+        bytes.to_vec()
+    }
+
+    #[test]
+    fn each_batch_gets_its_own_answer_in_whatever_order_they_come() {
+        let places = [("a", 0), ("a", 7), ("a", 3), ("b", 3), ("b", 0), ("c", 1)];
+        let answer = ProduceResponse::default().with_responses(vec![
+            topic("c", vec![partition(1, 60)]),
+            topic("b", vec![partition(0, 50), partition(3, 40), partition(9, 1)]),
+            topic("a", vec![partition(7, 20), partition(0, 10)]),
+            topic("unasked", vec![partition(0, 1)]),
+            topic("a", vec![partition(3, 30)]),
+        ]);
+        let (answers, throttle) = read("here", &frame(&answer), VERSION, &piece(&places), None);
+        assert_eq!(throttle, Ok(0));
+        let acked = |offset| ProduceResult::Acked { base_offset: Some(offset) };
+        let found: Vec<ProduceResult> = answers.into_iter().map(|answer| answer.result).collect();
+        assert_eq!(found, [10, 20, 30, 40, 50, 60].map(acked));
+    }
+
+    #[test]
+    fn a_partition_that_the_answer_leaves_out_is_lost() {
+        let answer = ProduceResponse::default().with_responses(vec![topic("a", vec![partition(1, 5)])]);
+        let (answers, _) = read("here", &frame(&answer), VERSION, &piece(&[("a", 0), ("a", 1)]), None);
+        let message = "the answer of here leaves this partition out".to_owned();
+        assert_eq!(answers[0].result, ProduceResult::Lost { message });
+        assert_eq!(answers[1].result, ProduceResult::Acked { base_offset: Some(5) });
+    }
+
+    #[test]
+    fn a_refusal_says_everything_that_the_broker_said() {
+        let at_fault = BatchIndexAndErrorMessage::default()
+            .with_batch_index(2)
+            .with_batch_index_error_message(Some(text("too late")));
+        let refused = partition(0, -1)
+            .with_error_code(32)
+            .with_error_message(Some(text("bad times")))
+            .with_record_errors(vec![at_fault]);
+        let answer = ProduceResponse::default().with_responses(vec![topic("a", vec![refused])]);
+        let (answers, _) = read("here", &frame(&answer), VERSION, &piece(&[("a", 0)]), None);
+        let expected = Refusal {
+            code: ErrorCode::INVALID_TIMESTAMP,
+            message: Some("bad times".to_owned()),
+            record_errors: vec![(2, Some("too late".to_owned()))],
+        };
+        assert_eq!(answers[0].result, ProduceResult::Refused(expected));
+    }
+
+    /// KIP-951: no metadata is needed to go on.
+    #[test]
+    fn a_redirect_with_the_new_leaders_address_is_learned_from_the_answer() {
+        let cluster = Cluster::new(BackoffSettings::default());
+        let known = PartitionMetadata { code: ErrorCode(0), partition: 0, leader: 1, leader_epoch: 4 };
+        let described =
+            TopicMetadata { code: ErrorCode(0), name: "a".to_owned(), id: id("a"), partitions: vec![known] };
+        cluster.learn(&MetadataAnswer {
+            throttle_ms: 0,
+            code: ErrorCode(0),
+            brokers: Vec::new(),
+            cluster_id: None,
+            topics: vec![described],
+        });
+        let version = cluster.version();
+        let leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(8)).with_leader_epoch(5);
+        let moved = partition(0, -1).with_error_code(6).with_current_leader(leader);
+        let endpoint = NodeEndpoint::default().with_node_id(BrokerId(8)).with_host(text("h")).with_port(1);
+        let answer = ProduceResponse::default()
+            .with_responses(vec![topic("a", vec![moved])])
+            .with_node_endpoints(vec![endpoint]);
+        let _ = read("here", &frame(&answer), VERSION, &piece(&[("a", 0)]), Some(&cluster));
+        let leader = cluster.leader("a", 0).unwrap();
+        assert_eq!((leader.node, leader.epoch), (8, 5));
+        assert!(version.has_changed().unwrap());
+    }
+}
