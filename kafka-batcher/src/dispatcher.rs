@@ -45,6 +45,9 @@ enum Done {
     Identified { partition: i32, answer: Result<ProducerIdentity, String> },
 }
 
+/// Requests in the making, by node: whose batch it is and under which ticket, and the batches themselves.
+type Groups = HashMap<i32, (Vec<(i32, u64)>, Vec<PartitionBatch>)>;
+
 /// One partition as the dispatcher sees it.
 struct Lane {
     outbox: Outbox,
@@ -384,7 +387,7 @@ impl Dispatcher {
         }
         // A request holds one batch of a partition: what an outbox has besides goes into the next round's.
         loop {
-            let mut groups: HashMap<i32, (Vec<(i32, u64)>, Vec<PartitionBatch>)> = HashMap::new();
+            let mut groups = Groups::new();
             let mut progress = false;
             for partition in 0..self.lanes.len() {
                 if self.lanes.get(partition).is_some_and(|lane| lane.dirty) {
@@ -410,7 +413,7 @@ impl Dispatcher {
         partition: i32,
         now: Time,
         unix_ms: i64,
-        groups: &mut HashMap<i32, (Vec<(i32, u64)>, Vec<PartitionBatch>)>,
+        groups: &mut Groups,
     ) -> bool {
         let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
         // It stays dirty, and is asked when a request has been answered.

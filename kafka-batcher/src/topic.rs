@@ -94,6 +94,7 @@ enum Target<'a> {
 }
 
 impl Topic {
+    #[allow(clippy::too_many_arguments)] // one caller, and no two of them belong together
     pub(crate) fn new(
         name: Arc<str>,
         settings: CollectorSettings,

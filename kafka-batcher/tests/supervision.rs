@@ -282,7 +282,7 @@ impl Producer for Flaky {
 
     fn produce(&self, request: ProduceRequest) -> BoxFuture<'_, Vec<ProduceAnswer>> {
         let call = self.calls.load(Ordering::SeqCst);
-        if call % 2 == 0 {
+        if call.is_multiple_of(2) {
             self.moody();
         }
         Box::pin(async move {
