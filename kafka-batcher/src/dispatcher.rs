@@ -408,13 +408,7 @@ impl Dispatcher {
     }
 
     /// One question to one outbox. True: it may have more to say.
-    fn ask(
-        &mut self,
-        partition: i32,
-        now: Time,
-        unix_ms: i64,
-        groups: &mut Groups,
-    ) -> bool {
+    fn ask(&mut self, partition: i32, now: Time, unix_ms: i64, groups: &mut Groups) -> bool {
         let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
         // It stays dirty, and is asked when a request has been answered.
         if let Some(leader) = leader
