@@ -2,13 +2,16 @@
 //!
 //! Questions about the cluster have a connection of their own, to whichever broker answered first: behind a Produce
 //! request that waits for its replicas they would wait as long. Who is asked next when it ends: the brokers known
-//! (those with an open connection first), then every bootstrap address again, each with all its IP addresses.
+//! (those with an open connection first), then every bootstrap address again, each with all its IP addresses. One that
+//! does not answer is not waited for before the next is tried.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_batcher_core::wire::{Api, MetadataAnswer, metadata_request, read_metadata};
 use kafka_batcher_core::{Backoff, BackoffSettings, ErrorClass, ErrorCode};
 use tokio::time::Instant;
@@ -19,6 +22,19 @@ use super::connection::{Connection, Lost, Role};
 use super::node::Node;
 use super::{ClientSettings, Endpoint};
 use crate::producer::{MissingTopic, ProducerError};
+
+/// How long one broker may take to accept a connection before the next one is tried, too. A frozen broker, or one behind a firewall that
+/// says nothing, would otherwise keep the client from learning who leads now for all of `connect_timeout`. The value is that of RFC 8305
+/// (Happy Eyeballs): longer only delays the second attempt, shorter costs a connection more where brokers are slow.
+const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
+
+/// Why an address is tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// A broker of the cluster, as it said itself.
+    Known,
+    Bootstrap,
+}
 
 /// A client of one cluster.
 pub(crate) struct Client {
@@ -93,25 +109,39 @@ impl Client {
             return Ok(open.clone());
         }
         *control = None;
-        let known = self.cluster.candidates();
-        let mut problems = Vec::new();
-        for (_, endpoint) in &known {
-            self.check_open()?;
-            match self.connector.connect(endpoint, Role::Control).await {
-                Ok(connection) => return self.take_control(&mut control, connection),
-                Err(error) => tracing::debug!(%error, "a known broker does not answer"),
-            }
-        }
+        // Who is known, those with an open connection first; then the bootstrap addresses.
+        let known = self.cluster.candidates().into_iter().map(|(_, endpoint)| (Found::Known, endpoint));
         let n = self.bootstrap.len();
         let first = self.first.fetch_add(1, Ordering::Relaxed);
-        for endpoint in (0..n).filter_map(|at| self.bootstrap.get((first.wrapping_add(at)) % n)) {
+        let named = (0..n).filter_map(|at| self.bootstrap.get(first.wrapping_add(at) % n));
+        let mut queue: VecDeque<(Found, Endpoint)> =
+            known.chain(named.map(|endpoint| (Found::Bootstrap, endpoint.clone()))).collect();
+        let mut attempts = FuturesUnordered::new();
+        let mut problems = Vec::new();
+        loop {
             self.check_open()?;
-            match self.connector.connect(endpoint, Role::Control).await {
-                Ok(connection) => {
-                    self.cluster.set_found_by(endpoint.clone());
+            if let Some((found, endpoint)) = queue.pop_front() {
+                attempts.push(async move {
+                    let result = self.connector.connect(&endpoint, Role::Control).await;
+                    (found, endpoint, result)
+                });
+            }
+            let answered = tokio::select! {
+                answered = attempts.next() => answered,
+                () = tokio::time::sleep(NEXT_ATTEMPT), if !queue.is_empty() => continue,
+            };
+            match answered {
+                Some((found, endpoint, Ok(connection))) => {
+                    if found == Found::Bootstrap {
+                        self.cluster.set_found_by(endpoint);
+                    }
                     return self.take_control(&mut control, connection);
                 }
-                Err(error) => problems.push(error.to_string()),
+                Some((Found::Known, _, Err(error))) => {
+                    tracing::debug!(%error, "a known broker does not answer")
+                }
+                Some((Found::Bootstrap, _, Err(error))) => problems.push(error.to_string()),
+                None => break,
             }
         }
         problems.sort();

@@ -84,6 +84,22 @@ impl Cluster {
         Some((leader, node.clone()))
     }
 
+    /// Resolves when another node than `node` is known to lead one of these partitions. Cancel-safe.
+    ///
+    /// For whoever still waits for a connection to `node`: a broker that froze accepts connections and says nothing, so without this a
+    /// batch would wait for `connect_timeout`, long after another broker took over.
+    pub(crate) async fn led_elsewhere(&self, node: i32, places: &[(Arc<str>, i32)]) {
+        let mut version = self.version();
+        let elsewhere =
+            |(topic, partition): &(Arc<str>, i32)| self.leader(topic, *partition).is_some_and(|l| l.node != node);
+        while !places.iter().any(elsewhere) {
+            // An error is not to be: the sender is ours.
+            if version.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// The topic's id and number of partitions.
     pub(crate) fn topic(&self, topic: &str) -> Option<(TopicId, usize)> {
         self.read().topics.get(topic).map(|topic| (topic.id, topic.partitions.len()))

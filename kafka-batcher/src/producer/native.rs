@@ -164,12 +164,23 @@ impl Sent {
     }
 }
 
-/// Connects first.
+/// Why no connection to a broker is waited for any more.
+fn moved_on(node: i32) -> Arc<str> {
+    format!("broker {node} does not answer, and another one leads by now").into()
+}
+
+/// Connects first, as long as that broker is the one to send to.
 async fn send_later(client: &Client, routed: Routed) -> Sending {
     let Routed { node, piece } = routed;
+    let id = piece.items.first().map_or(-1, |item| item.leader.node);
+    let places: Vec<_> =
+        piece.items.iter().map(|item| (item.batch.topic.clone(), item.batch.partition)).collect();
     let mut piece = Some(piece);
-    let sent =
-        client.with_node(&node, |connection| piece.take().map(|piece| route::send(connection, piece))).await;
+    let sent = tokio::select! {
+        biased;
+        sent = client.with_node(&node, |connection| piece.take().map(|piece| route::send(connection, piece))) => sent,
+        () = client.cluster.led_elsewhere(id, &places) => Err(moved_on(id)),
+    };
     match (sent, piece) {
         (Ok(Some(sending)), _) => sending,
         (Err(why), Some(piece)) => Sending::Answered(not_sent(&piece, &why)),

@@ -3,6 +3,7 @@
 use kafka_batcher_broker::{Api, EmbeddedKafka, Fault, ProducerMemory};
 
 use crate::exchange::{Plan, Run, TOPIC};
+use crate::support::LONG;
 
 /// The same, before the request is served and before it is answered.
 fn both(action: impl Fn(&EmbeddedKafka) + Send + Sync + Clone + 'static) -> [Fault; 2] {
@@ -111,6 +112,28 @@ async fn a_frozen_broker_is_left_when_its_time_is_over_and_what_it_serves_later_
     let thaw = |kafka: &EmbeddedKafka, broker| kafka.thaw(broker).expect("a broker");
     let plan = Plan::three_brokers().impatient();
     plan.unharmed_at_every_point(10, &both(stop_for_a_while(freeze, thaw))).await;
+}
+
+#[tokio::test]
+async fn a_frozen_leader_is_left_for_the_new_one_whatever_a_connection_may_take() {
+    // The story: the leader froze, its connection was given up, the batch waited for the next one (the system accepts it, the broker says
+    // nothing) for all of `connect_timeout`, and nobody asked it to come out when another broker took over.
+    let patient = |settings: &mut kafka_batcher::Settings, _: &mut _| settings.connect_timeout = 10 * LONG;
+    let freeze_for_good = |kafka: &EmbeddedKafka| {
+        let Some((frozen, _)) = kafka.leader(TOPIC, 0) else { return };
+        kafka.freeze(frozen).expect("a broker");
+        // The cluster notices when the client has come back to ask.
+        let elect = move |kafka: &EmbeddedKafka| {
+            for partition in 0..6 {
+                if kafka.leader(TOPIC, partition).is_some_and(|(leader, _)| leader == frozen) {
+                    kafka.move_leader(TOPIC, partition, frozen % 3 + 1).expect("a partition");
+                }
+            }
+        };
+        kafka.inject(Fault::call_after(elect).on(Api::Metadata).nth(2));
+    };
+    let plan = Plan::three_brokers().impatient().with(patient);
+    plan.unharmed_at_every_point(10, &both(freeze_for_good)).await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use kafka_batcher_core::wire::{
 };
 use kafka_batcher_core::{ErrorClass, ErrorCode, Leader, ProducerIdentity, ProducerState};
 
+use super::moved_on;
 use crate::client::{Client, name};
 use crate::producer::{MissingTopic, ProducerError, TopicInfo};
 
@@ -112,7 +113,13 @@ pub(super) async fn describe_producer(
         client.cluster.want_refresh();
         return (failed(format!("nobody is known to lead {topic}-{partition}")), None);
     };
-    let connection = match client.with_node(&node, Arc::clone).await {
+    let places = [(Arc::from(topic), partition)];
+    let connected = tokio::select! {
+        biased;
+        connected = client.with_node(&node, Arc::clone) => connected,
+        () = client.cluster.led_elsewhere(leader.node, &places) => Err(moved_on(leader.node)),
+    };
+    let connection = match connected {
         Ok(connection) => connection,
         Err(why) => return (failed(why.to_string()), None),
     };
