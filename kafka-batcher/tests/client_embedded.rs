@@ -507,3 +507,49 @@ async fn closing_answers_everything_and_nothing_is_sent_afterwards() {
     let error = producer.connect().await.unwrap_err();
     assert!(error.message.contains("the producer is closed"), "{error}");
 }
+
+/// Callers write by themselves, a task reads, another may write on, the broker ends connections at any moment: whatever
+/// meets, each batch has one answer, and the answer is true.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_callers_and_dying_connections_leave_every_batch_with_a_true_answer() {
+    let kafka = std::sync::Arc::new(one_broker(8));
+    let producer = std::sync::Arc::new(ready(&kafka).await);
+    let callers: Vec<_> = (0..8)
+        .map(|partition| {
+            let (producer, kafka) = (producer.clone(), kafka.clone());
+            tokio::spawn(async move {
+                let mut told = Vec::new();
+                for n in 0..150 {
+                    if n % 30 == 7 {
+                        kafka.drop_connections(1).unwrap();
+                    }
+                    // Now and then more than the socket takes at once.
+                    let value =
+                        format!("{partition} {n} {}", "x".repeat(if n % 10 == 3 { 800_000 } else { 10 }));
+                    let result = send(&producer, to("flights", partition, one(&value))).await.result;
+                    told.push((value.into_bytes(), result));
+                }
+                (partition, told)
+            })
+        })
+        .collect();
+    let mut acked = 0;
+    for caller in callers {
+        let (partition, told) = caller.await.unwrap();
+        let log = values(&kafka, "flights", partition);
+        for (value, result) in told {
+            let at: Vec<usize> = (0..log.len()).filter(|at| log[*at] == value).collect();
+            match result {
+                ProduceResult::Acked { base_offset } => {
+                    acked += 1;
+                    assert_eq!(at, [base_offset.unwrap() as usize]);
+                }
+                ProduceResult::NotSent { .. } => assert!(at.is_empty()),
+                ProduceResult::Lost { .. } => assert!(at.len() <= 1),
+                ProduceResult::Refused(refusal) => panic!("{refusal}"),
+            }
+        }
+    }
+    assert!(acked > 600, "{acked}");
+    assert_eq!(producer.in_flight(1), Some(0));
+}
