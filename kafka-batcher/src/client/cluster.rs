@@ -87,15 +87,18 @@ impl Cluster {
     /// Resolves when another node than `node` is known to lead one of these partitions. Cancel-safe.
     ///
     /// For whoever still waits for a connection to `node`: a broker that froze accepts connections and says nothing, so without this a
-    /// batch would wait for `connect_timeout`, long after another broker took over.
+    /// batch would wait for `connect_timeout`, long after another broker took over. Since whoever waits reports no failure, the question who
+    /// leads is asked again from here, after growing pauses.
     pub(crate) async fn led_elsewhere(&self, node: i32, places: &[(Arc<str>, i32)]) {
         let mut version = self.version();
-        let elsewhere =
-            |(topic, partition): &(Arc<str>, i32)| self.leader(topic, *partition).is_some_and(|l| l.node != node);
+        let mut pause = Backoff::new(self.backoff, RandomState::new().hash_one(node));
+        let elsewhere = |(topic, partition): &(Arc<str>, i32)| {
+            self.leader(topic, *partition).is_some_and(|l| l.node != node)
+        };
         while !places.iter().any(elsewhere) {
-            // An error is not to be: the sender is ours.
-            if version.changed().await.is_err() {
-                std::future::pending::<()>().await;
+            // A timeout: nothing new. An error is not to be: the sender is ours.
+            if tokio::time::timeout(pause.next_delay(), version.changed()).await.is_err() {
+                self.want_refresh();
             }
         }
     }

@@ -122,7 +122,7 @@ async fn a_frozen_leader_is_left_for_the_new_one_whatever_a_connection_may_take(
     let freeze_for_good = |kafka: &EmbeddedKafka| {
         let Some((frozen, _)) = kafka.leader(TOPIC, 0) else { return };
         kafka.freeze(frozen).expect("a broker");
-        // The cluster notices when the client has come back to ask.
+        // The cluster notices late: the client must have asked several times, whatever else it waits for.
         let elect = move |kafka: &EmbeddedKafka| {
             for partition in 0..6 {
                 if kafka.leader(TOPIC, partition).is_some_and(|(leader, _)| leader == frozen) {
@@ -130,7 +130,7 @@ async fn a_frozen_leader_is_left_for_the_new_one_whatever_a_connection_may_take(
                 }
             }
         };
-        kafka.inject(Fault::call_after(elect).on(Api::Metadata).nth(2));
+        kafka.inject(Fault::call_after(elect).on(Api::Metadata).nth(6));
     };
     let plan = Plan::three_brokers().impatient().with(patient);
     plan.unharmed_at_every_point(10, &both(freeze_for_good)).await;

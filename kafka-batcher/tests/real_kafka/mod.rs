@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use kafka_batcher::{CollectorSettings, Delivery, KafkaBatcher, Receipt, Record, Report, Settings};
 use kafka_batcher_testkit::{Consumed, Error, Isolation, RealKafka, Tally};
 use tokio::runtime::Runtime;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Longer than anything takes, so that only what hangs runs into it.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// Events of one round of a [`Flow`]; the next one begins when the one before the last is acknowledged.
-const ROUND: u32 = 60;
+const ROUND: u32 = 30;
 
 pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
@@ -53,7 +53,7 @@ fn number(record: &Consumed) -> u32 {
 /// Events that flow to all partitions of a topic, numbered, in small batches, several of them in flight, until they are told to stop.
 pub(crate) struct Flow {
     control: Arc<Control>,
-    task: tokio::task::JoinHandle<Vec<Receipt>>,
+    task: tokio::task::JoinHandle<()>,
     batcher: KafkaBatcher,
     topic: String,
     partitions: u32,
@@ -65,6 +65,14 @@ struct Control {
     burst: AtomicU32,
     stop: AtomicBool,
     wake: Notify,
+    /// Of every event so far.
+    receipts: watch::Sender<Vec<Receipt>>,
+}
+
+impl Control {
+    fn receipt(&self, event: u32) -> Option<Receipt> {
+        self.receipts.borrow().get(event as usize).cloned()
+    }
 }
 
 impl Flow {
@@ -88,23 +96,25 @@ impl Flow {
         let control = Arc::new(Control::default());
         let shared = control.clone();
         let task = tokio::spawn(async move {
-            let mut receipts: Vec<Receipt> = Vec::new();
+            let mut sent = 0;
             loop {
                 let stopping = shared.stop.load(Ordering::SeqCst);
-                let missing = least.saturating_sub(receipts.len() as u32);
+                let missing = least.saturating_sub(sent);
                 let burst = shared.burst.swap(0, Ordering::SeqCst);
-                for _ in 0..if stopping { missing } else { burst + ROUND } {
-                    let event = receipts.len() as u32;
-                    let value = format!("{event} {:0>60}", event);
+                let mut round = Vec::new();
+                for event in sent..sent + if stopping { missing } else { burst + ROUND } {
+                    let value = format!("{event} {event:0>60}");
                     let partition = (event % partitions) as i32;
-                    let sent = collector.send(Record::value(&value).with_partition(partition)).await;
-                    receipts.push(sent.expect("no caller sees an error"));
+                    let accepted = collector.send(Record::value(&value).with_partition(partition)).await;
+                    round.push(accepted.expect("no caller sees an error"));
                 }
+                sent += round.len() as u32;
+                shared.receipts.send_modify(|receipts| receipts.append(&mut round));
                 if stopping {
-                    return receipts;
+                    return;
                 }
                 let woken = shared.wake.notified();
-                let before = receipts.len().checked_sub(2 * ROUND as usize).and_then(|at| receipts.get(at));
+                let before = sent.checked_sub(2 * ROUND).and_then(|at| shared.receipt(at));
                 if let Some(before) = before {
                     tokio::select! {
                         outcome = before.delivered() => { outcome.expect("no caller sees an error"); }
@@ -124,16 +134,18 @@ impl Flow {
     }
 
     /// The batcher, to look at its health.
+    #[allow(dead_code)] // not every test binary does
     pub(crate) fn batcher(&self) -> &KafkaBatcher {
         &self.batcher
     }
 
-    /// Resolves when so many more events have been delivered.
-    pub(crate) async fn more(&self, events: u64) {
-        let wanted = self.batcher.report().await.delivered + events;
-        while self.batcher.report().await.delivered < wanted {
-            tokio::task::yield_now().await;
-        }
+    /// Resolves when so many more events have been sent and the last of them was delivered.
+    pub(crate) async fn more(&self, events: u32) {
+        let mut receipts = self.control.receipts.subscribe();
+        let wanted = receipts.borrow().len() + events as usize;
+        receipts.wait_for(|receipts| receipts.len() > wanted).await.expect("the flow holds the sender");
+        let last = self.control.receipt(wanted as u32).expect("it was sent");
+        last.delivered().await.expect("no caller sees an error");
     }
 
     /// Ends the flow and checks it against what Kafka's consumer reads: 0 lost, 0 duplicated, 0 reordered in each partition, no caller saw
@@ -141,7 +153,8 @@ impl Flow {
     pub(crate) async fn finish(self, kafka: &RealKafka, what: &str) -> Result<Report, Error> {
         self.control.stop.store(true, Ordering::SeqCst);
         self.control.wake.notify_one();
-        let receipts = self.task.await.expect("the events flow to their end");
+        self.task.await.expect("the events flow to their end");
+        let receipts = self.control.receipts.borrow().clone();
         let report = self.batcher.shutdown(LONG).await;
         let mut accepted: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
         for event in 0..receipts.len() as u32 {
