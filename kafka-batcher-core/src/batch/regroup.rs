@@ -103,7 +103,8 @@ mod tests {
         let out = batch.regroup("reserved", &mut place, &mut |_, size| Chunk::unpooled(size)).unwrap();
         assert_eq!(out.assigned.len(), 2);
         let (partition, ones) = &out.assigned[1];
-        let values: Vec<_> = ones.records().unwrap().into_iter().map(|r| (r.value, r.headers.len())).collect();
+        let values: Vec<_> =
+            ones.records().unwrap().into_iter().map(|r| (r.value, r.headers.len())).collect();
         assert_eq!((*partition, values), (1, vec![(Some(b"1".to_vec()), 1), (Some(b"4".to_vec()), 1)]));
         ones.spans().delivered(1, Some(10));
         assert_eq!(completion.get(4), Some(Outcome::Delivered { partition: 1, offset: Some(11) }));

@@ -226,6 +226,8 @@ impl Partition {
         if let Some(first) = gone.first() {
             self.end = first.base_offset;
             self.producers.clear();
+            // What is written from here on is remembered, also where forgotten batches lay before.
+            self.known_from = self.known_from.min(self.end);
             let known_from = self.known_from;
             for written in self.log.clone().iter().filter(|w| w.base_offset >= known_from) {
                 self.remember(written);
