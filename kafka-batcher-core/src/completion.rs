@@ -29,6 +29,7 @@ pub enum Outcome {
 #[derive(Debug, Default)]
 struct State {
     settled: Vec<(Range<u32>, Settled)>,
+    /// By index: every event of a large batch may be awaited by a task of its own.
     wakers: VecDeque<(u32, Waker)>,
 }
 
@@ -69,25 +70,29 @@ impl Completion {
         if let Some(outcome) = find(&state.settled, index) {
             return Poll::Ready(outcome);
         }
-        match state.wakers.iter_mut().find(|(i, w)| *i == index && w.will_wake(cx.waker())) {
-            Some(_) => {}
-            None => state.wakers.push_back((index, cx.waker().clone())),
+        let (from, to) = positions(&state.wakers, &(index..index + 1));
+        if !state.wakers.range(from..to).any(|(_, waker)| waker.will_wake(cx.waker())) {
+            // Who awaits in the order of acceptance, as most do, adds at the end.
+            state.wakers.insert(to, (index, cx.waker().clone()));
         }
         Poll::Pending
     }
 
     fn settle(&self, range: Range<u32>, settled: Settled) {
-        let mut wake = Vec::new();
-        {
+        let done: Vec<(u32, Waker)> = {
             let mut state = self.lock();
-            state.settled.push((range.clone(), settled));
-            let (done, waiting) =
-                std::mem::take(&mut state.wakers).into_iter().partition(|(i, _)| range.contains(i));
-            state.wakers = waiting;
-            wake.extend::<VecDeque<(u32, Waker)>>(done);
-        }
-        wake.into_iter().for_each(|(_, waker)| waker.wake());
+            let (from, to) = positions(&state.wakers, &range);
+            state.settled.push((range, settled));
+            state.wakers.drain(from..to).collect()
+        };
+        done.into_iter().for_each(|(_, waker)| waker.wake());
     }
+}
+
+/// Where in the list, which is sorted, the wakers of these events begin and end.
+fn positions(wakers: &VecDeque<(u32, Waker)>, events: &Range<u32>) -> (usize, usize) {
+    let before = |end: u32| wakers.partition_point(|(index, _)| *index < end);
+    (before(events.start), before(events.end))
 }
 
 fn find(settled: &[(Range<u32>, Settled)], index: u32) -> Option<Outcome> {
@@ -253,5 +258,19 @@ mod tests {
         spans.slice(0..1).delivered(0, None);
         assert!(completion.poll(0, &mut cx).is_ready());
         assert_eq!(completion.lock().wakers.len(), 1);
+    }
+
+    #[test]
+    fn waiters_in_any_order_are_all_woken_and_asking_twice_waits_once() {
+        let completion = Arc::new(Completion::new());
+        let spans = Spans::whole(Some(completion.clone()), 6);
+        let mut cx = Context::from_waker(Waker::noop());
+        for index in [3, 0, 5, 3, 1, 0, 4] {
+            assert!(completion.poll(index, &mut cx).is_pending());
+        }
+        let waiting = || completion.lock().wakers.iter().map(|(i, _)| *i).collect::<Vec<_>>();
+        assert_eq!(waiting(), [0, 1, 3, 4, 5]);
+        spans.slice(1..4).delivered(0, None);
+        assert_eq!(waiting(), [0, 4, 5]);
     }
 }
