@@ -32,7 +32,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 pub use self::decoder::{OwnedHeader, OwnedRecord};
-pub use self::regroup::Regrouped;
+pub use self::regroup::{Place, Regrouped};
 use crate::buffer_pool::Chunk;
 use crate::completion::Spans;
 use crate::error::DecodeError;
@@ -262,7 +262,7 @@ impl RecordBatch {
                 let at = rest.len() as u32;
                 spans.append(at, span, 1);
                 if self.time_given(i) {
-                    given.push(at..at + 1);
+                    encoder::mark_given(&mut given, at);
                 }
                 rest.push(record);
             }

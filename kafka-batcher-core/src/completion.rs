@@ -189,12 +189,11 @@ impl Spans {
 
 impl Span {
     fn joins(&self, next: &Span) -> bool {
-        let same = match (&self.completion, &next.completion) {
+        match (&self.completion, &next.completion) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b) && self.first + self.count == next.first,
             (None, None) => true,
             _ => false,
-        };
-        same
+        }
     }
 
     fn settle(&self, settled: Settled) {

@@ -35,9 +35,11 @@ mod time;
 mod varint;
 pub mod wire;
 
-pub use accumulator::{Accumulator, AccumulatorSettings, FlushReason, Offer, PushError, Pushed, Ready, Sealed};
+pub use accumulator::{
+    Accumulator, AccumulatorSettings, FlushReason, Offer, PushError, Pushed, Ready, Sealed,
+};
 pub use backoff::{Backoff, BackoffSettings, BackoffSettingsError};
-pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, RecordBatch, Regrouped, Stamp, sequence_add};
+pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, Place, RecordBatch, Regrouped, Stamp, sequence_add};
 pub use buffer_pool::{Acquire, BufferPool, Chunk, MAX_CHUNK, MIN_CHUNK, Share};
 pub use completion::{Completion, Outcome, Span, Spans};
 pub use delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, Refusal, TopicId};

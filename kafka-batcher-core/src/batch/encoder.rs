@@ -359,7 +359,7 @@ impl Encoder {
 /// a time of ours that is refused holds the partition (delivery-rules.md section 3).
 #[cold]
 #[inline(never)]
-fn mark_given(given: &mut Vec<Range<u32>>, index: u32) {
+pub(super) fn mark_given(given: &mut Vec<Range<u32>>, index: u32) {
     match given.last_mut() {
         Some(range) if range.end == index => range.end += 1,
         _ => given.push(index..index + 1),

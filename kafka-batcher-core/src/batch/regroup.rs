@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::encoder::encode_all;
+use super::encoder::{encode_all, mark_given};
 use super::{OwnedRecord, RecordBatch};
 use crate::buffer_pool::Chunk;
 use crate::completion::Spans;
@@ -18,6 +18,9 @@ pub struct Regrouped {
     /// Events that could not be placed, each as a batch of its own, with the reason.
     pub refused: Vec<(RecordBatch, String)>,
 }
+
+/// Answers an event's partition, or why it has none; is given the value of the reserved header, if there is one.
+pub type Place<'a> = dyn FnMut(&Record<'_>, Option<&[u8]>) -> Result<i32, String> + 'a;
 
 #[derive(Default)]
 struct Group {
@@ -36,7 +39,7 @@ impl RecordBatch {
     pub fn regroup(
         &self,
         reserved: &str,
-        place: &mut dyn FnMut(&Record<'_>, Option<&[u8]>) -> Result<i32, String>,
+        place: &mut Place<'_>,
         chunk: &mut dyn FnMut(i32, usize) -> Chunk,
     ) -> Result<Regrouped, DecodeError> {
         let mut groups: BTreeMap<i32, Group> = BTreeMap::new();
@@ -50,7 +53,9 @@ impl RecordBatch {
                     let group = groups.entry(partition).or_default();
                     let at = group.records.len() as u32;
                     group.spans.append(at, spans, 1);
-                    group.given.extend(self.time_given(i).then_some(at..at + 1));
+                    if self.time_given(i) {
+                        mark_given(&mut group.given, at);
+                    }
                     group.records.push(record);
                 }
                 Err(reason) => {
