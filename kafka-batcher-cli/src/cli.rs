@@ -33,15 +33,12 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Each is described where its options are.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Send the lines of a file or of standard input to a topic, one event a line
     Produce(Box<produce::Args>),
-    /// See it work on this machine: a broker inside the process, real events, every one of them checked
     Demo(demo::Args),
-    /// Run the embedded broker as a process of its own, for trying and for testing
     Broker(broker::Args),
-    /// Measure what sending costs this process
     Bench(bench::Args),
 }
 

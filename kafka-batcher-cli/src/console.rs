@@ -116,14 +116,25 @@ fn style(known: bool, unit: Unit) -> ProgressStyle {
 /// The batcher's news, as lines.
 impl ErrorNotifier for Console {
     fn report(&self, notification: &Notification) {
-        let topic = match &notification.topic {
-            Some(topic) => format!("topic {topic:?}: "),
-            None => String::new(),
-        };
+        let message = about(notification.topic.as_deref(), &notification.message);
         match notification.kind {
-            NotificationKind::Recovered => self.say(format_args!("{topic}{}", notification.message)),
-            _ => self.warn(format_args!("{topic}{}", notification.message)),
+            NotificationKind::Recovered => self.say(message),
+            _ => self.warn(message),
         }
+    }
+}
+
+/// A message of the library's in the words of the command line: settings are options here, and the topic is named once.
+pub(crate) fn about(topic: Option<&str>, message: &str) -> String {
+    let mut text = message.to_owned();
+    for setting in ["allow_topic_auto_creation", "max_batch_bytesize", "max_wait_time", "batch_size"] {
+        if text.contains(setting) {
+            text = text.replace(setting, &format!("--{}", setting.replace('_', "-")));
+        }
+    }
+    match topic {
+        Some(topic) if !text.contains(topic) => format!("topic {topic:?}: {text}"),
+        _ => text,
     }
 }
 
@@ -139,6 +150,16 @@ impl ErrorNotifier for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_are_named_as_the_options_they_are_here() {
+        assert_eq!(
+            about(Some("t"), "the topic \"t\" does not exist (allow_topic_auto_creation)"),
+            "the topic \"t\" does not exist (--allow-topic-auto-creation)"
+        );
+        assert_eq!(about(Some("logs"), "deliveries go on"), "topic \"logs\": deliveries go on");
+        assert_eq!(about(None, "the cluster answers again"), "the cluster answers again");
+    }
 
     #[test]
     fn every_bar_has_a_valid_template() {

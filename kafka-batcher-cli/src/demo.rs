@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use kafka_batcher::{KafkaBatcher, Report};
+use kafka_batcher::{Health, KafkaBatcher, Report};
 use kafka_batcher_broker::EmbeddedKafka;
 
 use crate::console::{Console, Shared, Unit, Volume};
@@ -106,9 +106,14 @@ async fn act(
     before: usize,
     console: &Arc<Console>,
 ) -> anyhow::Result<Act> {
-    let (began, cpu) = (Instant::now(), Usage::now().cpu);
     let batcher = KafkaBatcher::builder([bootstrap]).error_notifier(Shared(console.clone())).start().await?;
     let flights = batcher.collector(TOPIC).build()?;
+    // It would take events before it knows Kafka; what is shown here is how it works once it does.
+    let mut health = batcher.health();
+    tokio::time::timeout(PATIENCE, health.wait_for(Health::is_ready))
+        .await
+        .context("the embedded broker does not answer")??;
+    let (began, cpu) = (Instant::now(), Usage::now().cpu);
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
     for (sent, event) in events.iter().enumerate() {
         if let Some(rate) = rate {
@@ -127,6 +132,7 @@ async fn act(
             tokio::task::yield_now().await;
         }
     }
+    flights.flush().await;
     let report: Report = batcher.shutdown(PATIENCE).await;
     console.progress((before + events.len()) as u64, || describe(rate));
     Ok(Act { report, wall: began.elapsed(), cpu: Usage::now().cpu.saturating_sub(cpu) })

@@ -101,6 +101,8 @@ async fn start(args: &Args, console: &Arc<Console>) -> anyhow::Result<(KafkaBatc
             settings.memory = args.memory;
             settings.max_block = NO_LIMIT;
             settings.shutdown_timeout = args.shutdown_timeout;
+            // An address that accepts and stays silent must have been found out before patience ends.
+            settings.connect_timeout = settings.connect_timeout.min(args.timeout / 2);
             // The seam that splits a request bounds a batch, too.
             settings.max_request_size = settings.max_request_size.max(args.max_batch_bytesize);
         })
@@ -213,14 +215,15 @@ impl Run<'_> {
                 }
             }
         };
-        // The feeder answers at once, unless it is reading: then it will find the gate closed when it is back.
-        if !matches!(why, Why::EndOfInput) && self.gate.close() == gate::Feeder::AtWork {
+        if let Why::EndOfInput = why {
+            return Ok(self.deliver(why, stall, signals).await);
+        }
+        // The feeder answers at once, unless it is reading: then it will find the gate closed when it is back. If it
+        // has answered already, asking again is an error that means the same.
+        if self.gate.close() == gate::Feeder::AtWork && !fed.is_terminated() {
             let _ = fed.await;
         }
-        if !matches!(why, Why::EndOfInput) {
-            return Ok(why);
-        }
-        Ok(self.deliver(why, stall, signals).await)
+        Ok(why)
     }
 
     /// Everything was read: waits as long as acknowledgements come, however long that takes in all.

@@ -15,6 +15,9 @@ const KEYS: usize = 1024;
 /// Receipts held at once by a thread.
 const RECEIPTS: usize = 100_000;
 
+/// The shortest pause between events that have a rate.
+const TICK: Duration = Duration::from_millis(1);
+
 /// How fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
@@ -98,8 +101,9 @@ impl Load {
         for sent in 0..count {
             if let Interval(Some(interval)) = interval {
                 let due = interval.mul_f64(sent as f64);
-                if let Some(early) = due.checked_sub(began.elapsed()) {
-                    std::thread::sleep(early);
+                // By the millisecond: a sleep for each event would cost more than all that is measured.
+                while let Some(early) = due.checked_sub(began.elapsed()).filter(|early| *early > TICK / 2) {
+                    std::thread::sleep(early.max(TICK));
                 }
             }
             let (key, value) = (keys.next().flatten(), values.next().map(Vec::as_slice));

@@ -13,7 +13,7 @@ use std::thread::{self, Thread};
 use kafka_batcher::{AddError, Collector, Header, Record};
 use tokio::runtime::Handle;
 
-use crate::console::Console;
+use crate::console::{Console, about};
 use crate::lines::{Filled, Line, LineReader};
 use crate::produce::args::{OnBadLine, StaticHeader};
 use crate::produce::extract::Extractor;
@@ -230,9 +230,9 @@ impl OneLine<'_> {
 #[cold]
 fn refused(error: &AddError) -> Fate {
     match error {
-        AddError::Record(_) => Fate::Bad(format!("{error} (--max-batch-bytesize)")),
+        AddError::Record(_) => Fate::Bad(about(None, &error.to_string())),
         AddError::Closed => Fate::Stopped,
-        other => Fate::Failed(other.to_string()),
+        other => Fate::Failed(about(None, &other.to_string())),
     }
 }
 

@@ -35,10 +35,17 @@ pub(super) enum Entry {
 
 type Block = Vec<(u64, Entry)>;
 
+/// What the writer is told.
+enum News {
+    Lines(Block),
+    /// Nothing more will come. Said, for the feeder may hold its end while it waits in a read for ever.
+    End,
+}
+
 /// The feeder's end.
 pub(super) struct Sink {
     block: Block,
-    blocks: mpsc::UnboundedSender<Block>,
+    blocks: mpsc::UnboundedSender<News>,
     unwritten: Arc<Unwritten>,
 }
 
@@ -74,14 +81,14 @@ impl Sink {
             let block = std::mem::replace(&mut self.block, Vec::with_capacity(capacity));
             self.unwritten.count.fetch_add(block.len(), Ordering::AcqRel);
             // The writer is gone only when stdout is; the supervisor knows that already.
-            let _ = self.blocks.send(block);
+            let _ = self.blocks.send(News::Lines(block));
         }
     }
 }
 
 /// The supervisor's end.
 pub(super) struct Receipts {
-    blocks: mpsc::UnboundedSender<Block>,
+    blocks: mpsc::UnboundedSender<News>,
     unwritten: Arc<Unwritten>,
     done: oneshot::Receiver<()>,
     /// True once stdout is closed.
@@ -115,8 +122,8 @@ impl Receipts {
 
     /// Resolves when every receipt is written, after the feeder has ended and every event is settled.
     pub(super) async fn finish(self) {
-        drop(self.blocks);
-        // An error means that the thread is gone, and with it the end.
+        // An error means that the thread is gone, and so is all that it had to do.
+        let _ = self.blocks.send(News::End);
         let _ = self.done.await;
     }
 }
@@ -132,7 +139,7 @@ pub(super) async fn closed(receipts: Option<&Receipts>) {
 
 struct Writer {
     at: ReceiptsAt,
-    inbox: mpsc::UnboundedReceiver<Block>,
+    inbox: mpsc::UnboundedReceiver<News>,
     /// Lines whose batch is not acknowledged, by their batch.
     groups: HashMap<usize, Vec<(u64, Receipt)>>,
     unwritten: Arc<Unwritten>,
@@ -158,9 +165,16 @@ impl Writer {
                 }
                 continue;
             }
-            if let Ok(block) = self.inbox.try_recv() {
-                self.file(block, |receipt, batch| waiting.push(known(receipt, batch)));
-                continue;
+            match self.inbox.try_recv() {
+                Ok(News::Lines(block)) => {
+                    self.file(block, |receipt, batch| waiting.push(known(receipt, batch)));
+                    continue;
+                }
+                Ok(News::End) => {
+                    open = false;
+                    continue;
+                }
+                Err(_) => {}
             }
             // Nothing to do for now, so nobody must wait for what is written.
             self.flush()?;
@@ -170,9 +184,11 @@ impl Writer {
                         waiting.push(known(first, batch));
                     }
                 }
-                block = self.inbox.recv(), if open => match block {
-                    Some(block) => self.file(block, |receipt, batch| waiting.push(known(receipt, batch))),
-                    None => open = false,
+                news = self.inbox.recv(), if open => match news {
+                    Some(News::Lines(block)) => {
+                        self.file(block, |receipt, batch| waiting.push(known(receipt, batch)));
+                    }
+                    Some(News::End) | None => open = false,
                 }
             }
         }
@@ -183,8 +199,7 @@ impl Writer {
     async fn drop_all(&mut self) {
         self.groups.clear();
         self.wrote(usize::MAX);
-        while let Some(block) = self.inbox.recv().await {
-            drop(block);
+        while let Some(News::Lines(_)) = self.inbox.recv().await {
             self.wrote(usize::MAX);
         }
     }
@@ -283,8 +298,8 @@ fn refused(out: &mut Vec<u8>, line: u64, message: &str, persisted: Option<Persis
         Some(Persisted::Maybe) => "maybe",
         _ => "no",
     };
-    let object =
-        serde_json::json!({ "type": "receipt", "line": line, "error": message, "persisted": persisted });
+    let message = serde_json::Value::from(message);
     // Writing into memory does not fail.
-    let _ = writeln!(out, "{object}");
+    let _ =
+        writeln!(out, r#"{{"type":"receipt","line":{line},"error":{message},"persisted":"{persisted}"}}"#);
 }

@@ -1,9 +1,10 @@
 //! What became of every line: for people, and for programs.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use kafka_batcher::Report;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use crate::produce::gate::Counts;
 use crate::produce::{Why, code};
@@ -91,6 +92,9 @@ impl Summary {
     /// For people.
     pub(super) fn lines(&self) -> Vec<String> {
         let report = &self.report;
+        if self.counts.lines == 0 && self.ended != "end of input" {
+            return vec!["nothing was read, so nothing was sent".to_owned()];
+        }
         let rate = (report.delivered as f64 / self.wall.as_secs_f64().max(1e-9)) as u64;
         let mut lines = vec![format!(
             "{} of {} lines delivered to {:?} in {} ({}/s), CPU {}",
@@ -101,8 +105,7 @@ impl Summary {
             grouped(rate),
             seconds(self.cpu),
         )];
-        if report.batches > 0 {
-            let fill = report.delivered / report.batches;
+        if let Some(fill) = report.delivered.checked_div(report.batches) {
             let reasons: Vec<String> =
                 report.flush_reasons.iter().map(|(why, n)| format!("{why} {}", grouped(*n))).collect();
             lines.push(format!(
@@ -124,37 +127,74 @@ impl Summary {
         lines
     }
 
-    /// For programs: one object.
-    pub(super) fn json(&self) -> Value {
+    /// For programs: one object, `type` first.
+    pub(super) fn json(&self) -> String {
         let report = &self.report;
-        let reasons: Map<String, Value> =
-            report.flush_reasons.iter().map(|(why, n)| ((*why).to_owned(), json!(n))).collect();
         let quantile = |share| report.latency.quantile(share).as_secs_f64();
-        json!({
-            "type": "summary",
-            "topic": self.topic,
-            "ended": self.ended,
-            "exit_code": self.code,
-            "lines": self.counts.lines,
-            "accepted": report.accepted,
-            "recovered": report.recovered,
-            "delivered": report.delivered,
-            "in_memory": report.in_memory,
-            "in_flight": report.in_flight,
-            "spooled": report.spooled,
-            "dead_lettered": report.dead_lettered,
-            "in_doubt": report.in_doubt,
-            "lost": report.lost,
-            "refused": report.refused,
-            "skipped": self.counts.skipped,
-            "possible_duplicates": report.possible_duplicates,
-            "reorderings": report.reorderings,
-            "batches": report.batches,
-            "bytes": report.bytes,
-            "flush_reasons": reasons,
-            "latency_seconds": { "p50": quantile(0.5), "p99": quantile(0.99), "p999": quantile(0.999) },
-            "wall_seconds": self.wall.as_secs_f64(),
-            "cpu_seconds": self.cpu.as_secs_f64(),
-        })
+        let object = Object {
+            r#type: "summary",
+            topic: &self.topic,
+            ended: self.ended,
+            exit_code: self.code,
+            lines: self.counts.lines,
+            accepted: report.accepted,
+            recovered: report.recovered,
+            delivered: report.delivered,
+            in_memory: report.in_memory,
+            in_flight: report.in_flight,
+            spooled: report.spooled,
+            dead_lettered: report.dead_lettered,
+            in_doubt: report.in_doubt,
+            lost: report.lost,
+            refused: report.refused,
+            skipped: self.counts.skipped,
+            possible_duplicates: report.possible_duplicates,
+            reorderings: report.reorderings,
+            batches: report.batches,
+            bytes: report.bytes,
+            flush_reasons: &report.flush_reasons,
+            latency_seconds: Quantiles { p50: quantile(0.5), p99: quantile(0.99), p999: quantile(0.999) },
+            wall_seconds: self.wall.as_secs_f64(),
+            cpu_seconds: self.cpu.as_secs_f64(),
+        };
+        // Names and numbers: nothing in it can fail to be JSON.
+        serde_json::to_string(&object).unwrap_or_default()
     }
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    r#type: &'static str,
+    topic: &'a str,
+    /// `end of input`, the signal, `timeout` or `failed`.
+    ended: &'static str,
+    exit_code: u8,
+    /// Read, and accepted, left out, or the one that ended it.
+    lines: u64,
+    accepted: u64,
+    recovered: u64,
+    delivered: u64,
+    in_memory: u64,
+    in_flight: u64,
+    spooled: u64,
+    dead_lettered: u64,
+    in_doubt: u64,
+    lost: u64,
+    refused: u64,
+    skipped: u64,
+    possible_duplicates: u64,
+    reorderings: u64,
+    batches: u64,
+    bytes: u64,
+    flush_reasons: &'a BTreeMap<&'static str, u64>,
+    latency_seconds: Quantiles,
+    wall_seconds: f64,
+    cpu_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Quantiles {
+    p50: f64,
+    p99: f64,
+    p999: f64,
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use kafka_batcher::{ClusterHealth, Health, KafkaBatcher, Report, TopicHealth};
 
+use crate::console::about;
 use crate::produce::args::Args;
 use crate::units::seconds;
 
@@ -48,14 +49,7 @@ fn reason(health: &Health, topic: &str, args: &Args) -> String {
     if let Some(TopicHealth::Unavailable { message } | TopicHealth::Troubled { message }) =
         health.topics.get(topic)
     {
-        let hint = match message.contains("UNKNOWN_TOPIC_OR_PARTITION") || message.contains("does not exist")
-        {
-            true if !args.allow_topic_auto_creation => {
-                "; create it, or let the broker do it with --allow-topic-auto-creation"
-            }
-            _ => "",
-        };
-        return format!("topic {topic:?}: {message}{hint}");
+        return about(Some(topic), message);
     }
     match &health.cluster {
         ClusterHealth::Unreachable { message } => format!("no Kafka for {waited} (--timeout): {message}"),
@@ -107,7 +101,7 @@ impl Stall {
         let why = match (health.topics.get(&self.topic), &health.cluster) {
             (_, ClusterHealth::Unreachable { message })
             | (Some(TopicHealth::Unavailable { message } | TopicHealth::Troubled { message }), _) => {
-                message.clone()
+                about(Some(&self.topic), message)
             }
             _ => "the brokers do not answer".to_owned(),
         };
