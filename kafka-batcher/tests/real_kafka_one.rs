@@ -39,6 +39,9 @@ fn earthquakes(kafka: &RealKafka) -> Result<(), Error> {
     all_of(kafka, "earthquakes", &["properties", "net"], 1_707)
 }
 
+/// Keys and values by partition.
+type Contents<'a> = BTreeMap<i32, Vec<(&'a [u8], &'a [u8])>>;
+
 /// Sends a whole file, a line an event, and lets Kafka's own consumers and DumpLogSegments judge.
 fn all_of(kafka: &RealKafka, name: &str, key: &[&str], count: usize) -> Result<(), Error> {
     const PARTITIONS: u32 = 7;
@@ -63,12 +66,12 @@ fn all_of(kafka: &RealKafka, name: &str, key: &[&str], count: usize) -> Result<(
     let different: Vec<&String> = keys.iter().collect::<BTreeSet<_>>().into_iter().collect();
     let java: BTreeMap<&String, i32> =
         different.iter().copied().zip(kafka.partition_for_key(&different, PARTITIONS)?).collect();
-    let mut expected: BTreeMap<i32, Vec<(&[u8], &[u8])>> = BTreeMap::new();
+    let mut expected = Contents::new();
     for (key, line) in keys.iter().zip(&lines) {
         expected.entry(java[key]).or_default().push((key.as_bytes(), line.as_bytes()));
     }
     let read = kafka.consume(&topic, Isolation::Committed)?;
-    let mut seen: BTreeMap<i32, Vec<(&[u8], &[u8])>> = BTreeMap::new();
+    let mut seen = Contents::new();
     for record in &read {
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         seen.entry(record.partition).or_default().push((key.expect("a key"), value.expect("a value")));

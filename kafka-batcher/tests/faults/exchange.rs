@@ -23,13 +23,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A few thousand events over three partitions of one broker: some twenty batches in each.
+    /// A few thousand events over three partitions of one broker: a dozen batches in each.
     pub(crate) fn one_broker() -> Self {
         Plan {
             brokers: 1,
             partitions: 3,
             events: 2400,
-            batch_size: 50,
+            batch_size: 70,
             request_timeout: LONG,
             change: |_, _| {},
         }
@@ -37,7 +37,7 @@ impl Plan {
 
     /// As many over six partitions of three brokers.
     pub(crate) fn three_brokers() -> Self {
-        Plan { brokers: 3, partitions: 6, events: 3000, ..Plan::one_broker() }
+        Plan { brokers: 3, partitions: 6, events: 3000, batch_size: 60, ..Plan::one_broker() }
     }
 
     /// Fewer batches, where the same is done for a hundred faults.

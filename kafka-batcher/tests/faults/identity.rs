@@ -22,7 +22,7 @@ async fn without_idempotence_a_lost_answer_shows_and_is_counted() {
         duplicated.set(duplicated.get() + run.tally().duplicated);
     };
     let points = plan.at_every_point(10, &fault, |_| {}, check).await;
-    assert!(duplicated.get() as u64 >= points * 50, "one batch at least for each of {points} points");
+    assert!(duplicated.get() as u64 >= points, "something is there twice for each of {points} points");
 }
 
 #[tokio::test]

@@ -45,9 +45,9 @@ fn honest(run: &Run) {
 #[tokio::test]
 async fn a_written_batch_that_is_refused_for_its_size_when_it_is_sent_again_is_proven_or_in_doubt() {
     // The broker looks at the size before it looks for duplicates: its refusal says nothing about the first attempt.
-    let not_written = (Fault::call_before(lower), Fault::lose_request(), true);
-    let written = (Fault::call_after(lower), Fault::lose_answer(), false);
-    for (lowered, lose, knowable) in [not_written, written] {
+    let not_written = (Fault::call_before(lower), Fault::lose_request(), false);
+    let written = (Fault::call_after(lower), Fault::lose_answer(), true);
+    for (lowered, lose, unknowable) in [not_written, written] {
         let fault = lowered.on(Api::Produce);
         let plan = Plan::one_broker();
         let mut in_doubt = 0;
@@ -66,7 +66,8 @@ async fn a_written_batch_that_is_refused_for_its_size_when_it_is_sent_again_is_p
                 break;
             }
         }
-        // All that follows is too large as well: nothing can prove what was written.
-        assert_eq!(in_doubt == 0, knowable, "{lose:?}: {in_doubt} events in doubt");
+        // All that follows is too large as well, so nothing can prove what was written. A lost request was not; but with its connection answers
+        // to earlier ones may get lost, too.
+        assert!(in_doubt > 0 || !unknowable, "{lose:?}: nothing in doubt");
     }
 }
