@@ -113,8 +113,6 @@ pub(super) struct Partition {
     pub(super) epoch: i32,
     log: Vec<Written>,
     producers: BTreeMap<i64, Producer>,
-    /// What was written before this offset is not remembered.
-    known_from: i64,
     end: i64,
     pub(super) max_bytes: usize,
     /// The bound on times refuses even those assigned by the client.
@@ -131,7 +129,6 @@ impl Partition {
             epoch: 0,
             log: Vec::new(),
             producers: BTreeMap::new(),
-            known_from: 0,
             end: 0,
             max_bytes: usize::MAX,
             refuses_times: false,
@@ -226,10 +223,8 @@ impl Partition {
         if let Some(first) = gone.first() {
             self.end = first.base_offset;
             self.producers.clear();
-            // What is written from here on is remembered, also where forgotten batches lay before.
-            self.known_from = self.known_from.min(self.end);
-            let known_from = self.known_from;
-            for written in self.log.clone().iter().filter(|w| w.base_offset >= known_from) {
+            // A log that is cut is read again (`UnifiedLog.truncateTo`, `rebuildProducerState`).
+            for written in &self.log.clone() {
                 self.remember(written);
             }
         }
@@ -244,17 +239,13 @@ impl Partition {
                 producer.batches.clear();
                 producer.batches.extend(last);
             }),
-            Memory::Nothing => {
-                self.producers.clear();
-                self.known_from = self.end;
-            }
+            Memory::Nothing => self.producers.clear(),
         }
     }
 
     /// Expiry runs on the time of the events.
     pub(super) fn expire(&mut self, unix_ms: i64) {
         self.producers.retain(|_, producer| unix_ms - producer.timestamp < 24 * 3_600_000);
-        self.known_from = self.end;
     }
 
     /// Somebody else goes on with one of the ids known here, in a higher epoch.
