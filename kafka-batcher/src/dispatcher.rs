@@ -4,6 +4,9 @@
 //! is done, what happened is told to it. What it does decide: which batches share a request (all that go to one broker
 //! at one time), how many requests to a broker are under way, and when to look again (one timer).
 
+mod outcomes;
+mod sending;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +15,16 @@ use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_batcher_core::partitioner::{Placement, TopicNotice};
 use kafka_batcher_core::{
-    Action, DeliveryError, FailureReason, Leader, Outbox, OutboxEvent, OutboxSettings, Persisted,
-    ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, RecordBatch, Sealed, Time, Trouble,
+    FailureReason, Leader, Outbox, OutboxSettings, Persisted, ProduceAnswer, ProducerIdentity, ProducerState,
+    RecordBatch, Sealed, Time,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use self::outcomes::lost;
 use crate::connection_manager::{ConnectionManager, TopicHealth};
-use crate::error_notifier::NotificationKind;
 use crate::identity::Identity;
 use crate::metrics::Report;
-use crate::producer::{BoxFuture, PartitionBatch, ProduceRequest, Producer, TopicInfo};
+use crate::producer::{BoxFuture, PartitionBatch, Producer, TopicInfo};
 use crate::topic::{PLACEMENT_HEADER, Topic, UNASSIGNED};
 
 /// Produce requests to one broker under way for one topic. One keeps the wire idle for a round trip; a few fill it;
@@ -373,207 +376,7 @@ impl Dispatcher {
         self.lanes.get_mut(usize::try_from(partition).ok()?)
     }
 
-    // ---- out --------------------------------------------------------------------------------------------------------
-
-    /// Asks the outboxes to which something happened what to do, and does it, until none of them has anything.
-    fn drive(&mut self) {
-        let now = self.parts.topic.clock.now();
-        let unix_ms = self.parts.topic.clock.unix_ms();
-        for lane in &mut self.lanes {
-            if lane.retry_at.is_some_and(|at| at <= now) {
-                lane.retry_at = None;
-                lane.dirty = true;
-            }
-        }
-        // A request holds one batch of a partition: what an outbox has besides goes into the next round's.
-        loop {
-            let mut groups = Groups::new();
-            let mut progress = false;
-            for partition in 0..self.lanes.len() {
-                if self.lanes.get(partition).is_some_and(|lane| lane.dirty) {
-                    progress |= self.ask(partition as i32, now, unix_ms, &mut groups);
-                }
-            }
-            for (node, (sent, batches)) in groups {
-                self.produce(node, sent, batches);
-            }
-            if !progress {
-                break;
-            }
-        }
-        self.settle_barriers();
-        if self.closing.as_ref().is_some_and(|closing| closing.deadline <= now) {
-            self.abandon(now);
-        }
-    }
-
-    /// One question to one outbox. True: it may have more to say.
-    fn ask(&mut self, partition: i32, now: Time, unix_ms: i64, groups: &mut Groups) -> bool {
-        let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
-        // It stays dirty, and is asked when a request has been answered.
-        if let Some(leader) = leader
-            && self.under_way.get(&leader.node).is_some_and(|n| *n >= REQUESTS_PER_BROKER)
-        {
-            return false;
-        }
-        let look_again = now + self.parts.outbox.backoff.max;
-        let Some(lane) = self.lane_mut(partition) else { return false };
-        let action = lane.outbox.poll_action(leader, now, unix_ms);
-        let more = match action {
-            Action::Wait { until } => {
-                lane.dirty = false;
-                lane.retry_at = until;
-                let stuck = leader.is_none() && !lane.outbox.is_empty();
-                if stuck {
-                    // A leader found is told by the metadata's version. Should a producer forget that once, a partition
-                    // must not wait for ever.
-                    lane.retry_at = Some(until.unwrap_or(look_again));
-                    self.parts.refresh.notify_one();
-                }
-                false
-            }
-            Action::Produce { ticket, batch } => {
-                let node = leader.map_or(-1, |leader| leader.node);
-                // Behind others it may go only where they went.
-                let only_to = leader.filter(|_| lane.outbox.in_flight() > 1);
-                let (sent, batches) = groups.entry(node).or_default();
-                sent.push((partition, ticket));
-                batches.push(PartitionBatch {
-                    topic: self.parts.topic.name.clone(),
-                    partition,
-                    batch,
-                    leader: only_to,
-                });
-                true
-            }
-            Action::Describe { producer_id } => {
-                let (producer, topic) = (self.parts.producer.clone(), self.parts.topic.name.clone());
-                self.spawn(async move {
-                    let (state, leader) = producer.describe_producer(&topic, partition, producer_id).await;
-                    Done::Described { partition, state, leader }
-                });
-                true
-            }
-            Action::InitProducerId { other_than } => {
-                let (producer, identity) = (self.parts.producer.clone(), self.parts.identity.clone());
-                self.spawn(async move {
-                    let answer = identity.get(producer.as_ref(), other_than).await;
-                    Done::Identified { partition, answer }
-                });
-                true
-            }
-        };
-        self.take_events(partition, now);
-        more
-    }
-
-    fn spawn(&mut self, request: impl Future<Output = Done> + Send + 'static) {
-        self.requests.push(Box::pin(request));
-    }
-
-    fn produce(&mut self, node: i32, sent: Vec<(i32, u64)>, batches: Vec<PartitionBatch>) {
-        *self.under_way.entry(node).or_default() += 1;
-        let producer = self.parts.producer.clone();
-        let request = ProduceRequest {
-            acks: self.parts.topic.settings.required_acks,
-            timeout: self.parts.request_timeout,
-            batches,
-        };
-        self.spawn(async move {
-            let answers = producer.produce(request).await;
-            Done::Produced { node, sent, answers }
-        });
-    }
-
-    // ---- outcomes ---------------------------------------------------------------------------------------------------
-
-    fn take_events(&mut self, partition: i32, now: Time) {
-        loop {
-            let Some(event) = self.lane_mut(partition).and_then(|lane| lane.outbox.poll_event()) else {
-                return;
-            };
-            match event {
-                OutboxEvent::Delivered { batch, base_offset, opened, .. } => {
-                    batch.spans().delivered(partition, base_offset);
-                    self.parts.topic.settled(batch.count());
-                    self.own.batches += 1;
-                    self.own.bytes += batch.encoded_len() as u64;
-                    self.own.latency.record(now.since(opened), u64::from(batch.count()));
-                }
-                OutboxEvent::Failed { batch, error } => {
-                    self.tell(
-                        NotificationKind::ProducerError,
-                        format!("{} events are lost: {error}", batch.count()),
-                    );
-                    batch.spans().failed(&Arc::new(error));
-                    self.parts.topic.settled(batch.count());
-                }
-                OutboxEvent::InDoubt { batch } => {
-                    let message = "no answer settled whether it was written".to_owned();
-                    let error = error_of(FailureReason::Unknowable, Persisted::Maybe, message);
-                    self.tell(NotificationKind::ProducerError, format!("{} events: {error}", batch.count()));
-                    batch.spans().failed(&Arc::new(error));
-                    self.parts.topic.settled(batch.count());
-                }
-                OutboxEvent::Troubled(trouble) => self.troubled(partition, &trouble),
-                OutboxEvent::Recovered => self.recovered(partition),
-                OutboxEvent::TopicRecreated => {
-                    let message =
-                        "the topic was deleted and created again; what was undelivered goes to the new one";
-                    self.tell(NotificationKind::ProducerError, message.to_owned());
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn troubled(&mut self, partition: i32, trouble: &Trouble) {
-        self.parts.refresh.notify_one();
-        self.parts.manager.doubts.notify_one();
-        let Some(lane) = self.lane_mut(partition) else { return };
-        let new = !std::mem::replace(&mut lane.troubled, true);
-        self.troubled += usize::from(new);
-        // Once for the topic, and once more if it turns out that waiting will not help.
-        let graver = trouble.needs_somebody() && !std::mem::replace(&mut self.needs_somebody, true);
-        if (new && self.troubled == 1) || graver {
-            let message = format!(
-                "deliveries to partition {partition} have stopped: {trouble}; events are kept and tried again"
-            );
-            self.parts.manager.set_topic(&self.parts.topic.name, |health| {
-                *health = TopicHealth::Troubled { message: message.clone() };
-            });
-            self.tell(NotificationKind::ProducerError, message);
-        }
-    }
-
-    fn recovered(&mut self, partition: i32) {
-        let partitions = self.lanes.len() as i32;
-        let Some(lane) = self.lane_mut(partition) else { return };
-        if !std::mem::take(&mut lane.troubled) {
-            return;
-        }
-        self.troubled -= 1;
-        if self.troubled == 0 {
-            self.needs_somebody = false;
-            self.parts.manager.set_topic(&self.parts.topic.name, |health| {
-                *health = TopicHealth::Ready { partitions };
-            });
-            self.tell(NotificationKind::Recovered, "deliveries go on".to_owned());
-        }
-    }
-
-    fn tell(&self, kind: NotificationKind, message: String) {
-        self.parts.manager.tell(kind, Some(&self.parts.topic.name), message);
-    }
-
-    /// Fails events that no outbox holds.
-    fn give_up(&mut self, batch: RecordBatch, reason: FailureReason, persisted: Persisted, message: String) {
-        self.own.lost += u64::from(batch.count());
-        let error = error_of(reason, persisted, message);
-        self.tell(NotificationKind::ProducerError, format!("{} events are lost: {error}", batch.count()));
-        batch.spans().failed(&Arc::new(error));
-        self.parts.topic.settled(batch.count());
-    }
+    // ---- the end ----------------------------------------------------------------------------------------------------
 
     fn settle_barriers(&mut self) {
         let lanes = &self.lanes;
@@ -587,8 +390,6 @@ impl Dispatcher {
             let _ = barrier.done.send(());
         }
     }
-
-    // ---- the end ----------------------------------------------------------------------------------------------------
 
     /// The time to close is over.
     fn abandon(&mut self, now: Time) {
@@ -643,12 +444,4 @@ impl Drop for Dispatcher {
         self.collect();
         self.abandon(self.parts.topic.clock.now());
     }
-}
-
-fn lost(message: &str) -> ProduceAnswer {
-    ProduceAnswer { result: ProduceResult::Lost { message: message.to_owned() }, leader: None::<Leader> }
-}
-
-fn error_of(reason: FailureReason, persisted: Persisted, message: String) -> DeliveryError {
-    DeliveryError { reason, persisted, code: None, message }
 }

@@ -6,9 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use kafka_batcher_core::{Accumulator, Share};
-
-use crate::topic::Limits;
+use kafka_batcher_core::{Accumulator, AccumulatorSettings, Share};
 
 /// How often a topic may grow while a batcher lives. Each growth is one `kafka-topics --alter --partitions`.
 const MAX_SEGMENTS: usize = 64;
@@ -30,7 +28,7 @@ struct Segment {
 }
 
 pub(crate) struct Slots {
-    limits: Limits,
+    limits: AccumulatorSettings,
     cap: usize,
     /// 0: not known. Written last, so that who sees a count finds the slots.
     count: AtomicI32,
@@ -40,7 +38,7 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn new(limits: Limits, by_partition: bool, cap: usize) -> Self {
+    pub(crate) fn new(limits: AccumulatorSettings, by_partition: bool, cap: usize) -> Self {
         Slots {
             whole: (!by_partition).then(|| Mutex::new(Accumulator::new(limits, 0))),
             limits,
@@ -133,7 +131,7 @@ mod tests {
 
     #[test]
     fn partitions_that_come_later_are_found_and_the_old_ones_stay_where_they_were() {
-        let slots = Slots::new(Limits::default(), true, 1 << 20);
+        let slots = Slots::new(AccumulatorSettings::default(), true, 1 << 20);
         assert!(slots.get(0).is_none() && slots.count() == 0);
         slots.grow(3);
         let before: *const Slot = slots.get(2).unwrap();
@@ -149,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_topic_collected_as_a_whole_has_one_accumulator_with_a_lane_for_each_partition() {
-        let slots = Slots::new(Limits::default(), false, 1 << 20);
+        let slots = Slots::new(AccumulatorSettings::default(), false, 1 << 20);
         slots.grow(3);
         slots.grow(5);
         let mut lanes = 0;

@@ -15,8 +15,7 @@ use kafka_batcher_core::partitioner::{
     Assigner, PartitionError, PartitionInput, Placement, PlacementSource, TopicNotice, TopicView,
 };
 use kafka_batcher_core::{
-    Accumulator, AccumulatorSettings, BufferPool, Chunk, FlushReason, Header, Offer, PushError, Ready,
-    Record, Sealed, Share, Time,
+    Accumulator, BufferPool, Chunk, FlushReason, Header, Offer, PushError, Ready, Record, Sealed, Share, Time,
 };
 use tokio::sync::Notify;
 
@@ -563,6 +562,3 @@ pub(crate) fn contained<T>(what: &'static str, user: impl FnOnce() -> T) -> Resu
         AddError::Panicked { what, message }
     })
 }
-
-/// Settings of an accumulator, for the slots.
-pub(crate) type Limits = AccumulatorSettings;

@@ -1,0 +1,118 @@
+//! Asks the outboxes what to do, and does it: which batches share a request, and how many requests are under way.
+
+use kafka_batcher_core::{Action, Time};
+
+use super::{Dispatcher, Done, Groups, REQUESTS_PER_BROKER};
+use crate::producer::{PartitionBatch, ProduceRequest};
+
+impl Dispatcher {
+    /// Asks the outboxes to which something happened what to do, and does it, until none of them has anything.
+    pub(super) fn drive(&mut self) {
+        let now = self.parts.topic.clock.now();
+        let unix_ms = self.parts.topic.clock.unix_ms();
+        for lane in &mut self.lanes {
+            if lane.retry_at.is_some_and(|at| at <= now) {
+                lane.retry_at = None;
+                lane.dirty = true;
+            }
+        }
+        // A request holds one batch of a partition: what an outbox has besides goes into the next round's.
+        loop {
+            let mut groups = Groups::new();
+            let mut progress = false;
+            for partition in 0..self.lanes.len() {
+                if self.lanes.get(partition).is_some_and(|lane| lane.dirty) {
+                    progress |= self.ask(partition as i32, now, unix_ms, &mut groups);
+                }
+            }
+            for (node, (sent, batches)) in groups {
+                self.produce(node, sent, batches);
+            }
+            if !progress {
+                break;
+            }
+        }
+        self.settle_barriers();
+        if self.closing.as_ref().is_some_and(|closing| closing.deadline <= now) {
+            self.abandon(now);
+        }
+    }
+
+    /// One question to one outbox. True: it may have more to say.
+    fn ask(&mut self, partition: i32, now: Time, unix_ms: i64, groups: &mut Groups) -> bool {
+        let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
+        // It stays dirty, and is asked when a request has been answered.
+        if let Some(leader) = leader
+            && self.under_way.get(&leader.node).is_some_and(|n| *n >= REQUESTS_PER_BROKER)
+        {
+            return false;
+        }
+        let look_again = now + self.parts.outbox.backoff.max;
+        let Some(lane) = self.lane_mut(partition) else { return false };
+        let action = lane.outbox.poll_action(leader, now, unix_ms);
+        let more = match action {
+            Action::Wait { until } => {
+                lane.dirty = false;
+                lane.retry_at = until;
+                let stuck = leader.is_none() && !lane.outbox.is_empty();
+                if stuck {
+                    // A leader found is told by the metadata's version. Should a producer forget that once, a partition
+                    // must not wait for ever.
+                    lane.retry_at = Some(until.unwrap_or(look_again));
+                    self.parts.refresh.notify_one();
+                }
+                false
+            }
+            Action::Produce { ticket, batch } => {
+                let node = leader.map_or(-1, |leader| leader.node);
+                // Behind others it may go only where they went.
+                let only_to = leader.filter(|_| lane.outbox.in_flight() > 1);
+                let (sent, batches) = groups.entry(node).or_default();
+                sent.push((partition, ticket));
+                batches.push(PartitionBatch {
+                    topic: self.parts.topic.name.clone(),
+                    partition,
+                    batch,
+                    leader: only_to,
+                });
+                true
+            }
+            Action::Describe { producer_id } => {
+                let (producer, topic) = (self.parts.producer.clone(), self.parts.topic.name.clone());
+                self.spawn(async move {
+                    let (state, leader) = producer.describe_producer(&topic, partition, producer_id).await;
+                    Done::Described { partition, state, leader }
+                });
+                true
+            }
+            Action::InitProducerId { other_than } => {
+                let (producer, identity) = (self.parts.producer.clone(), self.parts.identity.clone());
+                self.spawn(async move {
+                    let answer = identity.get(producer.as_ref(), other_than).await;
+                    Done::Identified { partition, answer }
+                });
+                true
+            }
+        };
+        self.take_events(partition, now);
+        more
+    }
+
+    fn spawn(&mut self, request: impl Future<Output = Done> + Send + 'static) {
+        self.requests.push(Box::pin(request));
+    }
+
+    fn produce(&mut self, node: i32, sent: Vec<(i32, u64)>, batches: Vec<PartitionBatch>) {
+        *self.under_way.entry(node).or_default() += 1;
+        let producer = self.parts.producer.clone();
+        let request = ProduceRequest {
+            acks: self.parts.topic.settings.required_acks,
+            timeout: self.parts.request_timeout,
+            batches,
+        };
+        self.spawn(async move {
+            let answers = producer.produce(request).await;
+            Done::Produced { node, sent, answers }
+        });
+    }
+}
