@@ -38,7 +38,7 @@ use crate::units;
 /// How long a full memory may keep the feeder waiting: as good as for ever; the watch decides when it is over.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 86_400);
 
-/// How long a second signal waits for the counts.
+/// How long a second signal waits for each of: the counts, the receipts, the summary to be read.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Why a run is over.
@@ -271,44 +271,78 @@ impl Run<'_> {
             report = self.batcher.shutdown(patience) => Some(report),
             signal = signals.next() => { second = Some(signal); None }
         };
-        if let Some(receipts) = self.receipts.take().filter(|_| second.is_none()) {
+        if let Some(receipts) = self.receipts.as_mut().filter(|_| second.is_none()) {
             tokio::select! {
                 () = receipts.finish() => {}
                 signal = signals.next() => second = Some(signal),
             }
         }
         if report.is_none() {
-            report = tokio::time::timeout(LAST_WORDS, self.batcher.shutdown(Duration::ZERO)).await.ok();
+            report = self.last_report().await;
+        }
+        if let Some(receipts) = self.receipts.as_mut().filter(|_| second.is_some()) {
+            // What is settled now can be said now, unless nobody listens.
+            let _ = tokio::time::timeout(LAST_WORDS, receipts.finish()).await;
         }
         self.console.done();
         let counts = self.gate.counts();
-        let summary = Summary::new(report.unwrap_or_default(), &counts, &self.args.topic, &why, began);
+        let mut summary = Summary::new(report.unwrap_or_default(), &counts, &self.args.topic, &why, began);
+        if let Some(signal) = second {
+            summary.stopped_at_once(signal);
+        }
         if let Why::Failed(message) | Why::Stalled(message) = &why {
             self.console.error(message);
         }
-        self.tell(&summary);
-        if let Some(signal) = second {
-            self.console.error(format_args!("{}: stopped at once; {}", signal.name(), summary.undelivered()));
-            return signal.exit_code();
-        }
+        self.tell(&summary, second, signals).await;
         summary.exit_code()
     }
 
-    fn tell(&self, summary: &Summary) {
+    /// The accounts when there is no time left.
+    async fn last_report(&self) -> Option<Report> {
+        let before = tokio::time::timeout(LAST_WORDS, self.batcher.report()).await.ok();
+        // Settles what is under way as lost or in doubt. Closing connections may take longer than there is time.
+        let after = tokio::time::timeout(LAST_WORDS, self.batcher.shutdown(Duration::ZERO)).await.ok();
+        after.or(before)
+    }
+
+    async fn tell(&self, summary: &Summary, second: Option<Signal>, signals: &mut Signals) {
         match self.args.summary {
             SummaryForm::Text => summary.lines().iter().for_each(|line| self.console.say(line)),
             SummaryForm::Json => {
-                let mut out = stdout().lock();
-                let written = writeln!(out, "{}", summary.json()).and_then(|()| out.flush());
+                let patience = if second.is_some() { LAST_WORDS } else { NO_LIMIT };
+                let written = tokio::select! {
+                    written = self.write_last(summary.json()) => written,
+                    signal = signals.next() => Err(std::io::Error::other(signal.name())),
+                    () = tokio::time::sleep(patience) => Err(std::io::ErrorKind::TimedOut.into()),
+                };
                 if let Err(error) = written {
                     self.console.error(format_args!("the summary could not be written to stdout: {error}"));
                 }
             }
         }
         let problems = summary.problems();
-        if !problems.is_empty() {
-            self.console.error(problems);
+        match second {
+            Some(signal) => {
+                let lost = summary.undelivered();
+                self.console.error(format_args!("{}: stopped at once; {lost}", signal.name()));
+            }
+            None if !problems.is_empty() => self.console.error(problems),
+            None => {}
         }
+    }
+
+    /// Writes the last line of stdout, on a thread of its own: whoever should read it may not, and a signal must
+    /// still be heard.
+    async fn write_last(&self, line: String) -> std::io::Result<()> {
+        if !self.receipts.as_ref().is_none_or(Receipts::silence) {
+            return Err(std::io::Error::other("nobody reads the receipts before it"));
+        }
+        let (done, written) = oneshot::channel();
+        std::thread::Builder::new().name("summary".to_owned()).spawn(move || {
+            let mut out = stdout().lock();
+            let _ = done.send(writeln!(out, "{line}").and_then(|()| out.flush()));
+        })?;
+        written.await.unwrap_or_else(|_| Err(std::io::Error::other("its thread died")))
     }
 }
 

@@ -75,12 +75,34 @@ fn the_second_signal_stops_at_once_and_says_what_is_lost() {
         running.wait_until_it_says(signal.as_str());
         running.signal(signal);
         let ran = running.end();
-        assert_eq!(ran.code, code, "{ran:?}");
+        ran.ended_with(code).balances();
+        // The summary comes last, and each line has a receipt, also those whose fate nobody knows.
+        assert_eq!(ran.receipts().len(), 2, "{ran:?}");
         ran.says(&["stopped at once", "not delivered"]);
         let sum: u64 =
             ["delivered", "in_memory", "in_flight", "in_doubt", "lost"].iter().map(|f| ran.count(f)).sum();
         assert_eq!((ran.count("accepted"), sum, ran.count("delivered")), (3, 3, 1), "{ran:?}");
     }
+}
+
+/// Receipts that nobody reads fill the pipe; the writer waits in a write that never ends, and holds stdout.
+#[test]
+fn receipts_that_nobody_reads_do_not_hold_up_the_second_signal() {
+    let kafka = kafka();
+    let mut running = Running::produce(&kafka, &["--receipts=delivered"]);
+    // About 300 kB of receipts.
+    (0..5000).for_each(|n| running.write(&format!("{n}\n")));
+    while kafka.stats().records < 5000 {
+        std::thread::yield_now();
+    }
+    running.signal(Signal::SIGTERM);
+    running.wait_until_it_says("SIGTERM");
+    running.signal(Signal::SIGTERM);
+    let status = running.child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(143));
+    // What lies in the pipe ends in the middle of a line.
+    drop(running.stdout.take());
+    running.end().says(&["stopped at once", "0 of 5 000"]);
 }
 
 #[test]

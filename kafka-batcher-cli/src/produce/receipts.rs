@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write, stdout};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 
 use futures_util::FutureExt;
@@ -93,6 +93,15 @@ pub(super) struct Receipts {
     done: oneshot::Receiver<()>,
     /// True once stdout is closed.
     closed: watch::Receiver<bool>,
+    speech: Arc<Mutex<Speech>>,
+}
+
+/// Whether receipts may still be written; locked while one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speech {
+    Allowed,
+    /// The summary comes last, and it is its turn.
+    Over,
 }
 
 impl Receipts {
@@ -102,8 +111,15 @@ impl Receipts {
         let unwritten = Arc::new(Unwritten::default());
         let (finished, done) = oneshot::channel();
         let (gone, closed) = watch::channel(false);
-        let mut writer =
-            Writer { at, inbox, groups: HashMap::new(), unwritten: unwritten.clone(), out: Vec::new() };
+        let speech = Arc::new(Mutex::new(Speech::Allowed));
+        let mut writer = Writer {
+            at,
+            inbox,
+            groups: HashMap::new(),
+            unwritten: unwritten.clone(),
+            out: Vec::new(),
+            speech: speech.clone(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         thread::Builder::new().name("receipts".to_owned()).spawn(move || {
             if runtime.block_on(writer.run()).is_err() {
@@ -113,18 +129,32 @@ impl Receipts {
             }
             let _ = finished.send(());
         })?;
-        Ok(Receipts { blocks, unwritten, done, closed })
+        Ok(Receipts { blocks, unwritten, done, closed, speech })
     }
 
     pub(super) fn sink(&self) -> Sink {
         Sink { block: Vec::new(), blocks: self.blocks.clone(), unwritten: self.unwritten.clone() }
     }
 
-    /// Resolves when every receipt is written, after the feeder has ended and every event is settled.
-    pub(super) async fn finish(self) {
+    /// Resolves when every receipt is written, after the feeder has ended and every event is settled. Cancel-safe: it
+    /// may be called again.
+    pub(super) async fn finish(&mut self) {
         // An error means that the thread is gone, and so is all that it had to do.
         let _ = self.blocks.send(News::End);
-        let _ = self.done.await;
+        if !self.done.is_terminated() {
+            let _ = (&mut self.done).await;
+        }
+    }
+
+    /// No receipt is written after this. False: one is being written to somebody who does not read, and nothing else
+    /// can be.
+    pub(super) fn silence(&self) -> bool {
+        match self.speech.try_lock() {
+            Ok(mut speech) => *speech = Speech::Over,
+            Err(TryLockError::Poisoned(speech)) => *speech.into_inner() = Speech::Over,
+            Err(TryLockError::WouldBlock) => return false,
+        }
+        true
     }
 }
 
@@ -144,6 +174,7 @@ struct Writer {
     groups: HashMap<usize, Vec<(u64, Receipt)>>,
     unwritten: Arc<Unwritten>,
     out: Vec<u8>,
+    speech: Arc<Mutex<Speech>>,
 }
 
 /// Resolves when the fate of a receipt is known.
@@ -286,8 +317,15 @@ impl Writer {
         if self.out.is_empty() {
             return Ok(());
         }
-        let mut out = stdout().lock();
-        let written = out.write_all(&self.out).and_then(|()| out.flush());
+        let speech = self.speech.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = match *speech {
+            Speech::Allowed => {
+                let mut out = stdout().lock();
+                out.write_all(&self.out).and_then(|()| out.flush())
+            }
+            Speech::Over => Ok(()),
+        };
+        drop(speech);
         self.out.clear();
         written
     }

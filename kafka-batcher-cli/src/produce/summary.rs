@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::produce::gate::Counts;
 use crate::produce::{Why, code};
+use crate::signals::Signal;
 use crate::units::{bytes, grouped, seconds};
 use crate::usage::Usage;
 
@@ -41,6 +42,11 @@ impl Summary {
             wall: began.elapsed(),
             cpu: Usage::now().cpu,
         }
+    }
+
+    /// The second signal decides about the exit code.
+    pub(super) fn stopped_at_once(&mut self, signal: Signal) {
+        self.code = signal.exit_code();
     }
 
     pub(super) fn exit_code(&self) -> u8 {
