@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use memchr::memchr_iter;
 
-/// Read at once. `produce` of 97-byte lines costs the same with 64 KiB and 1 MiB; below 16 KiB system calls show.
+/// Read at once: some 2 700 lines of 97 bytes for one system call. Chosen, not tuned; larger only costs memory.
 const BLOCK: usize = 256 * 1024;
 
 /// One line, without its end.

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The largest answer that is read.
 const LARGEST: usize = 256 << 20;
 
-/// Versions that every broker since 2.1 and before whatever drops them serves.
+/// Versions that brokers from 2.3 (Fetch 11) to 4.1 serve.
 const LIST_OFFSETS: i16 = 2;
 const FETCH: i16 = 11;
 const CREATE_TOPICS: i16 = 3;

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::produce::args::ReceiptsAt;
 use crate::produce::gate::Gate;
 
-/// Receipts that may be unwritten before the feeder waits: 32 bytes each, and beyond what memory can hold of events
+/// Receipts that may be unwritten before the feeder waits: some tens of bytes each, and beyond what memory can hold of events
 /// of ordinary size, so that it is stdout that is waited for and not Kafka.
 const MOST_UNWRITTEN: usize = 1 << 20;
 
