@@ -67,6 +67,7 @@ impl Plan {
         arrange(&kafka);
         let batcher = batcher_with(&bootstrap, |settings, defaults| {
             settings.request_timeout = self.request_timeout;
+            settings.connect_timeout = self.request_timeout;
             settings.retry_backoff = Duration::from_millis(1);
             settings.retry_backoff_max = Duration::from_millis(8);
             defaults.batch_size = self.batch_size;
