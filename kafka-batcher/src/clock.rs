@@ -33,6 +33,32 @@ impl Clock {
     /// Milliseconds since the Unix epoch, coarsely.
     #[inline]
     pub(crate) fn unix_ms(&self) -> i64 {
-        coarsetime::Clock::now_since_epoch().as_millis() as i64
+        coarse_unix_ms()
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[inline]
+fn coarse_unix_ms() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+}
+
+#[cfg(not(target_os = "linux"))]
+fn coarse_unix_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_coarse_clock_is_the_wall_clock() {
+        let exact = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+        let (before, coarse, after) = (exact(), Clock::start().unix_ms(), exact());
+        // A tick of the kernel's, 10 ms at the most, is what it may lag behind.
+        assert!(before - 20 <= coarse && coarse <= after, "{before} {coarse} {after}");
     }
 }
