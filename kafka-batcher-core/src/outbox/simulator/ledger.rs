@@ -1,7 +1,7 @@
 //! What must hold of one partition, checked after every step:
 //!
 //! - the accounting identity, and each figure of the tally against what the outbox said about each event;
-//! - first appearances in the log are in the order of acceptance;
+//! - first appearances in the log are in the order of acceptance (but for a straggler that was given up as in doubt);
 //! - what is said to be delivered is in the log, what is said to be lost for certain is not (unless it came in as a
 //!   straggler, or the broker forgot that it has it);
 //! - no event is in the log twice but for the possible duplicates that the tally admits, and for what a broker did that
@@ -153,7 +153,8 @@ impl Ledger {
             if let [.., before, now] = known.copies[..] {
                 self.duplicates += 1;
                 self.excused += u64::from(before != now);
-            } else {
+            } else if !(straggler && known.fate == Fate::InDoubt) {
+                // (What nobody waits for any more may come in at any time: it was said to be in doubt.)
                 let in_order = highest.is_none_or(|highest| highest < event.number);
                 hold!(in_order, "event {} appears after event {highest:?}", event.number);
                 self.highest = Some(event.number);
