@@ -56,7 +56,8 @@ mod tests {
 
     #[test]
     fn the_coarse_clock_is_the_wall_clock() {
-        let exact = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+        let exact =
+            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
         let (before, coarse, after) = (exact(), Clock::start().unix_ms(), exact());
         // A tick of the kernel's, 10 ms at the most, is what it may lag behind.
         assert!(before - 20 <= coarse && coarse <= after, "{before} {coarse} {after}");

@@ -28,6 +28,9 @@ use crate::producer::{MissingTopic, ProducerError};
 /// (Happy Eyeballs): longer only delays the second attempt, shorter costs a connection more where brokers are slow.
 const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
 
+/// How long closing waits for whoever has just got a control connection.
+const CLOSING: Duration = Duration::from_millis(100);
+
 /// Why an address is tried.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
@@ -282,10 +285,13 @@ impl Client {
     /// Closes every connection; none is made any more.
     pub(crate) async fn close(&self) {
         self.shut();
-        if let Some(connection) = self.control.lock().await.take() {
+        // Who holds the lock for longer is connecting, sees afterwards that the client is closed, and hangs up itself:
+        // nobody has to wait for an address that keeps silent.
+        if let Ok(mut control) = tokio::time::timeout(CLOSING, self.control.lock()).await
+            && let Some(connection) = control.take()
+        {
             connection.shut();
         }
-        // Whoever was connecting meanwhile.
         self.shut();
     }
 

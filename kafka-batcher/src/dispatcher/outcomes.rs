@@ -28,7 +28,7 @@ impl Dispatcher {
                 OutboxEvent::Failed { batch, error } => {
                     self.tell(
                         NotificationKind::ProducerError,
-                        format!("{} events are lost: {error}", batch.count()),
+                        format!("{} events will not be delivered: {error}", batch.count()),
                     );
                     batch.spans().failed(&Arc::new(error));
                     self.parts.topic.settled(batch.count());
@@ -101,7 +101,10 @@ impl Dispatcher {
     ) {
         self.own.lost += u64::from(batch.count());
         let error = error_of(reason, persisted, message);
-        self.tell(NotificationKind::ProducerError, format!("{} events are lost: {error}", batch.count()));
+        self.tell(
+            NotificationKind::ProducerError,
+            format!("{} events will not be delivered: {error}", batch.count()),
+        );
         batch.spans().failed(&Arc::new(error));
         self.parts.topic.settled(batch.count());
     }
