@@ -6,8 +6,10 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotificationKind {
-    /// Deliveries of a topic stopped, or events were refused for good: `KafkaBatcherProducerError`.
+    /// Deliveries of a topic stopped; events are kept: `KafkaBatcherProducerError`.
     ProducerError,
+    /// Events are final and not delivered, or in doubt: `KafkaBatcherProducerError`, as in the seed.
+    EventsLost,
     /// The topic's producer cannot start (unknown topic, no permission): `KafkaBatcherProducerStartFailed`.
     ProducerStartFailed,
     /// The cluster cannot be reached: `KafkaBatcherClientStartFailed`.
@@ -20,7 +22,7 @@ impl NotificationKind {
     /// The name as the seed has it.
     pub fn as_str(self) -> &'static str {
         match self {
-            NotificationKind::ProducerError => "KafkaBatcherProducerError",
+            NotificationKind::ProducerError | NotificationKind::EventsLost => "KafkaBatcherProducerError",
             NotificationKind::ProducerStartFailed => "KafkaBatcherProducerStartFailed",
             NotificationKind::ClientStartFailed => "KafkaBatcherClientStartFailed",
             NotificationKind::Recovered => "KafkaBatcherRecovered",
@@ -78,6 +80,7 @@ impl ErrorNotifier for LogNotifier {
         let topic = topic.as_deref().unwrap_or("-");
         match kind {
             NotificationKind::ProducerError => tracing::warn!(%kind, topic, partition, "{message}"),
+            NotificationKind::EventsLost => tracing::error!(%kind, topic, partition, "{message}"),
             NotificationKind::ProducerStartFailed => tracing::error!(%kind, topic, "{message}"),
             NotificationKind::ClientStartFailed => tracing::warn!(%kind, "{message}"),
             NotificationKind::Recovered => tracing::info!(%kind, topic, partition, "{message}"),
