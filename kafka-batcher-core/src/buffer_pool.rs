@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -38,6 +38,9 @@ struct Inner {
     /// Mirrors `State::used` for readers that must not take the lock (metrics, the Sticky partitioner).
     used: AtomicUsize,
     waiting: AtomicUsize,
+    /// How often somebody who does not wait was turned away, counted once between two chunks that came back.
+    shortages: AtomicU64,
+    announced: AtomicBool,
     state: Mutex<State>,
     /// Called, outside the lock, when somebody begins to wait: the cue to seal half-full batches.
     on_exhausted: Box<dyn Fn() + Send + Sync>,
@@ -170,6 +173,8 @@ impl BufferPool {
                 limit,
                 used: AtomicUsize::new(0),
                 waiting: AtomicUsize::new(0),
+                shortages: AtomicU64::new(0),
+                announced: AtomicBool::new(false),
                 state: Mutex::new(State {
                     used: 0,
                     recycled: Default::default(),
@@ -196,6 +201,19 @@ impl BufferPool {
     /// How many callers wait for memory now.
     pub fn waiting(&self) -> usize {
         self.inner.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Tells that somebody who does not wait was turned away for want of memory: the same cue as when somebody waits.
+    pub fn turned_away(&self) {
+        if !self.inner.announced.swap(true, Ordering::Relaxed) {
+            self.inner.shortages.fetch_add(1, Ordering::Relaxed);
+            (self.inner.on_exhausted)();
+        }
+    }
+
+    /// Grows when somebody was turned away.
+    pub fn shortages(&self) -> u64 {
+        self.inner.shortages.load(Ordering::Relaxed)
     }
 
     /// The capacity that a request for `size` bytes is charged: the next size class, or `size` itself above
@@ -293,6 +311,7 @@ impl Inner {
 
     fn give_back(self: &Arc<Self>, bytes: Box<[u8]>, share: &ShareInner) {
         let charge = bytes.len();
+        self.announced.store(false, Ordering::Relaxed);
         let mut wake = Vec::new();
         {
             let mut state = self.lock();

@@ -121,6 +121,11 @@ impl Outbox {
         self.entries.is_empty()
     }
 
+    /// True if a batch waits to be sent, for the first time or again.
+    pub fn has_unsent(&self) -> bool {
+        self.entries.len() > self.in_flight as usize
+    }
+
     /// Encoded bytes that wait or are in flight.
     pub fn queued_bytes(&self) -> usize {
         self.entries.iter().map(|e| e.batch.encoded_len()).sum()
@@ -244,6 +249,10 @@ impl Outbox {
             let message = message.clone();
             self.identity = Identity::None;
             self.back_off(Trouble::NoIdentity { message }, None, now);
+        }
+        // What was in trouble has found its end, delivered or not.
+        if self.entries.is_empty() && self.trouble.take().is_some() {
+            self.events.push_back(OutboxEvent::Recovered);
         }
         if let Some(until) = self.pausing_until(leader, now) {
             return Action::Wait { until: Some(until) };

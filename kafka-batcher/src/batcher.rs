@@ -66,6 +66,9 @@ struct Inner {
 
 type Topics = Arc<Mutex<Vec<Weak<Topic>>>>;
 
+/// How long a producer may take to close once every outcome is known. The native one takes milliseconds.
+const CLOSING: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 struct State {
     topics: BTreeMap<String, Running>,
@@ -255,14 +258,15 @@ impl KafkaBatcher {
             .collect()
     }
 
-    /// Accepts no more events, delivers what is left for at most `timeout`, gives up on the rest, disconnects, and says
+    /// Accepts no more events, delivers what is left for at most `timeout` (`None`: the setting `shutdown_timeout`), gives up on the rest, disconnects, and says
     /// what became of every event. Called again, also while the first call is waiting, it answers the same; of several
     /// calls the earliest deadline holds.
     ///
     /// Not cancel-safe: a dropped call has stopped the intake, and the rest may not have happened.
     #[must_use = "the report says whether events were lost"]
-    pub async fn shutdown(&self, timeout: Duration) -> Report {
+    pub async fn shutdown(&self, timeout: impl Into<Option<Duration>>) -> Report {
         let inner = &*self.inner;
+        let timeout = timeout.into().unwrap_or(inner.settings.shutdown_timeout);
         let topics: Vec<Arc<Topic>> = {
             let state = lock(&inner.state);
             inner.closed.store(true, Ordering::SeqCst);
@@ -277,11 +281,14 @@ impl KafkaBatcher {
             let _ = done.await;
             sum.add(&topic.final_report());
         }
-        inner.producer.close().await;
-        let mut state = lock(&inner.state);
-        state.tasks.drain(..).for_each(|task| task.abort());
-        state.report = Some(sum.clone());
-        drop(state);
+        // Before the producer is closed: nobody connects any more.
+        lock(&inner.state).tasks.drain(..).for_each(|task| task.abort());
+        if tokio::time::timeout(CLOSING, inner.producer.close()).await.is_err() {
+            tracing::warn!(
+                "the producer did not close within {CLOSING:?}; its connections end with the process"
+            );
+        }
+        lock(&inner.state).report = Some(sum.clone());
         sum
     }
 
@@ -297,7 +304,7 @@ impl KafkaBatcher {
     /// # Panics
     /// Within an asynchronous task, as every blocking call of tokio's.
     #[must_use = "the report says whether events were lost"]
-    pub fn shutdown_blocking(&self, timeout: Duration) -> Report {
+    pub fn shutdown_blocking(&self, timeout: impl Into<Option<Duration>>) -> Report {
         let report = self.inner.runtime.block_on(self.shutdown(timeout));
         self.stop();
         report

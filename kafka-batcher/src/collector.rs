@@ -154,7 +154,7 @@ impl Collector {
                 Err(NotAdded::NeedsChunk { size, least, share }) => {
                     spare = take(&self.topic.pool, &share, size, least);
                     if spare.is_none() {
-                        self.topic.wake.notify_one();
+                        self.topic.pool.turned_away();
                         return Err(self.full(Duration::ZERO));
                     }
                 }

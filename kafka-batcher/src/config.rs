@@ -131,7 +131,7 @@ settings! {
     CollectorSettings {
         /// Events that make a batch ready. More: fewer and larger requests; fewer: less latency at high rates.
         batch_size: u32 = 10_000, "events";
-        /// The longest an event waits for others, from its acceptance; other clients call it linger. 0: no waiting, batches form only while the broker is busy.
+        /// The longest an event waits for others, from its acceptance; other clients call it linger. While batches of its partition wait to be sent, the open one goes on filling. 0: no waiting, batches form only while the broker is busy.
         max_wait_time: Duration = Duration::from_millis(5), "ms";
         /// The shortest time between a seal and one by `batch_size`. Longer than `max_wait_time` it does nothing.
         min_delay: Duration = Duration::ZERO, "ms";

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka_batcher_core::{Backoff, BackoffSettings, ErrorClass};
+use kafka_batcher_core::{Backoff, BackoffSettings, ErrorClass, ErrorCode};
 use tokio::sync::{Notify, watch};
 
 use crate::error_notifier::{ErrorNotifier, Notification, NotificationKind, notify};
@@ -71,6 +71,19 @@ pub enum TopicHealth {
     },
 }
 
+/// So often a topic that is being created may be found missing or without a leader: some three seconds by the default
+/// pauses. Kafka always answers so at first, and nobody should be called for it.
+const BIRTH_ATTEMPTS: u32 = 5;
+
+/// Whether a topic that is just being created would be answered so.
+fn is_birth(error: &ProducerError, missing: MissingTopic) -> bool {
+    match error.code {
+        Some(ErrorCode::LEADER_NOT_AVAILABLE) => true,
+        Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => missing == MissingTopic::Create,
+        _ => false,
+    }
+}
+
 /// See the module's documentation. One for each batcher.
 pub(crate) struct ConnectionManager {
     pub(crate) producer: Arc<dyn Producer>,
@@ -97,14 +110,19 @@ impl ConnectionManager {
                     backoff.reset();
                     self.set_cluster(ClusterHealth::Connected(info));
                     if std::mem::take(&mut told) {
-                        self.tell(NotificationKind::Recovered, None, "the cluster answers again".to_owned());
+                        self.tell(
+                            NotificationKind::Recovered,
+                            None,
+                            None,
+                            "the cluster answers again".to_owned(),
+                        );
                     }
                     self.doubts.notified().await;
                 }
                 Err(error) => {
                     self.set_cluster(ClusterHealth::Unreachable { message: error.message.clone() });
                     if !std::mem::replace(&mut told, true) {
-                        self.tell(NotificationKind::ClientStartFailed, None, error.message);
+                        self.tell(NotificationKind::ClientStartFailed, None, None, error.message);
                     }
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
@@ -131,7 +149,7 @@ impl ConnectionManager {
                     let partitions = info.partitions;
                     if std::mem::take(&mut told) {
                         let message = format!("the topic has {partitions} partitions and can be written to");
-                        self.tell(NotificationKind::Recovered, Some(&topic), message);
+                        self.tell(NotificationKind::Recovered, Some(&topic), None, message);
                     }
                     // The dispatcher says that the topic is ready, once it is.
                     let unready = self.topic_is_unready(&topic);
@@ -142,9 +160,10 @@ impl ConnectionManager {
                     });
                     let _ = tokio::time::timeout(self.metadata_max_age, refresh.notified()).await;
                 }
-                Err(error) => {
-                    self.topic_failed(&topic, &error, &mut told);
+                Err(error) if is_birth(&error, missing) && backoff.attempts() < BIRTH_ATTEMPTS => {
+                    tracing::debug!(topic = &*topic, %error, "the topic is not there yet");
                 }
+                Err(error) => self.topic_failed(&topic, &error, &mut told),
             }
             // Also after a success: who asks again at once has learnt nothing new since.
             tokio::time::sleep(backoff.next_delay()).await;
@@ -161,7 +180,7 @@ impl ConnectionManager {
                     *health = TopicHealth::Unavailable { message: message.clone() }
                 });
                 if !std::mem::replace(told, true) {
-                    self.tell(NotificationKind::ProducerStartFailed, Some(topic), message);
+                    self.tell(NotificationKind::ProducerStartFailed, Some(topic), None, message);
                 }
             }
         }
@@ -189,8 +208,14 @@ impl ConnectionManager {
         });
     }
 
-    pub(crate) fn tell(&self, kind: NotificationKind, topic: Option<&str>, message: String) {
-        let notification = Notification { kind, topic: topic.map(str::to_owned), partition: None, message };
+    pub(crate) fn tell(
+        &self,
+        kind: NotificationKind,
+        topic: Option<&str>,
+        partition: Option<i32>,
+        message: String,
+    ) {
+        let notification = Notification { kind, topic: topic.map(str::to_owned), partition, message };
         notify(self.notifier.as_ref(), &notification);
     }
 }

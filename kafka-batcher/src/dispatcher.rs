@@ -7,7 +7,7 @@
 mod outcomes;
 mod sending;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_batcher_core::partitioner::{Placement, TopicNotice};
 use kafka_batcher_core::{
-    FailureReason, Leader, Outbox, OutboxSettings, Persisted, ProduceAnswer, ProducerIdentity, ProducerState,
+    FailureReason, Leader, Outbox, OutboxSettings, ProduceAnswer, ProducerIdentity, ProducerState,
     RecordBatch, Sealed, Time,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -58,6 +58,8 @@ struct Lane {
     dirty: bool,
     retry_at: Option<Time>,
     troubled: bool,
+    /// Its open batch is due, and waits until those before it are on their way.
+    held: bool,
 }
 
 /// Somebody waits until what was accepted before is settled.
@@ -104,6 +106,10 @@ pub(crate) struct Dispatcher {
     troubled: usize,
     /// The operator was told that somebody must act.
     needs_somebody: bool,
+    /// Events that failed since the operator was told, by the words for it.
+    losses: BTreeMap<String, (u64, Option<i32>)>,
+    /// Of the pool's shortages, those that were met.
+    shortages: u64,
     /// What was counted outside of outboxes: batches, reasons, latency, events lost in the unassigned lane.
     own: Report,
 }
@@ -121,6 +127,8 @@ impl Dispatcher {
             closing: None,
             troubled: 0,
             needs_somebody: false,
+            losses: BTreeMap::new(),
+            shortages: 0,
             own: Report::default(),
         }
     }
@@ -135,6 +143,7 @@ impl Dispatcher {
         loop {
             self.collect();
             self.drive();
+            self.tell_losses();
             if self.is_done() {
                 return self.finish();
             }
@@ -176,20 +185,24 @@ impl Dispatcher {
     fn collect(&mut self) {
         let topic = self.parts.topic.clone();
         let now = topic.clock.now();
-        if topic.pool.waiting() > 0 {
-            topic.seal_for_memory(|partition| {
-                let lane = usize::try_from(partition).ok().and_then(|p| self.lanes.get(p));
-                lane.is_some_and(|lane| lane.outbox.tally().in_memory == 0)
-            });
+        let could_go = |partition: i32| {
+            let lane = usize::try_from(partition).ok().and_then(|p| self.lanes.get(p));
+            lane.is_some_and(|lane| !lane.outbox.has_unsent())
+        };
+        let shortages = topic.pool.shortages();
+        if topic.pool.waiting() > 0 || shortages != self.shortages {
+            topic.seal_for_memory(could_go);
         }
         if topic.next_due().is_some_and(|due| due <= now) {
             let node =
                 |partition| self.parts.producer.leader(&topic.name, partition).map(|leader| leader.node);
-            topic.seal_due(now, |due, partition| {
-                let mine = node(partition);
-                mine.is_some() && due.iter().any(|p| *p == partition || node(*p) == mine)
-            });
+            for partition in topic.seal_due(now, could_go, node) {
+                if let Some(lane) = self.lane_mut(partition) {
+                    lane.held = true;
+                }
+            }
         }
+        self.shortages = shortages;
         topic.take_queue(&mut self.inbox);
         while let Some(sealed) = self.inbox.pop_front() {
             self.own.sealed(&sealed);
@@ -209,12 +222,7 @@ impl Dispatcher {
             lane.dirty = true;
         } else {
             // Slots and lanes grow together; an event must not vanish if that is ever wrong.
-            self.give_up(
-                batch,
-                FailureReason::Internal,
-                Persisted::No,
-                "its partition has no outbox".to_owned(),
-            );
+            self.give_up(&batch, FailureReason::Internal, "its partition has no outbox".to_owned());
         }
     }
 
@@ -241,10 +249,10 @@ impl Dispatcher {
             barrier.marks = self.lanes.iter().map(|lane| lane.outbox.next_ordinal()).collect();
         }
         // Said only now: who sees that the topic is ready finds its partitions.
-        let partitions = self.lanes.len() as i32;
+        let (partitions, troubled) = (self.lanes.len() as i32, self.troubled);
         self.parts.manager.set_topic(&topic.name, |health| {
             // What was said of deliveries stands until they go on.
-            if !matches!(health, TopicHealth::Troubled { .. }) {
+            if troubled == 0 {
                 *health = TopicHealth::Ready { partitions };
             }
         });
@@ -260,6 +268,7 @@ impl Dispatcher {
             dirty: false,
             retry_at: None,
             troubled: false,
+            held: false,
         }
     }
 
@@ -279,12 +288,10 @@ impl Dispatcher {
                     self.parts.topic.notice(TopicNotice::Sealed(partition));
                 }
                 for (batch, reason) in regrouped.refused {
-                    self.give_up(batch, FailureReason::NoSuchPartition, Persisted::No, reason);
+                    self.give_up(&batch, FailureReason::NoSuchPartition, reason);
                 }
             }
-            Err(error) => {
-                self.give_up(sealed.batch, FailureReason::Internal, Persisted::No, error.to_string())
-            }
+            Err(error) => self.give_up(&sealed.batch, FailureReason::Internal, error.to_string()),
         }
     }
 
@@ -395,7 +402,7 @@ impl Dispatcher {
     fn abandon(&mut self, now: Time) {
         for sealed in std::mem::take(&mut self.unassigned) {
             let message = "the topic's partitions were never known".to_owned();
-            self.give_up(sealed.batch, FailureReason::Shutdown, Persisted::No, message);
+            self.give_up(&sealed.batch, FailureReason::Shutdown, message);
         }
         for partition in 0..self.lanes.len() as i32 {
             if let Some(lane) = self.lane_mut(partition) {
@@ -413,7 +420,7 @@ impl Dispatcher {
 
     fn finish(mut self) {
         self.settle_barriers();
-        let report = self.report();
+        let report = self.final_report();
         self.parts.topic.keep_final_report(report.clone());
         for done in self.closing.take().map(|closing| closing.done).unwrap_or_default() {
             // Who asked may have gone.
@@ -425,14 +432,23 @@ impl Dispatcher {
     fn report(&self) -> Report {
         let topic = &self.parts.topic;
         let mut report = self.own.clone();
+        // Counted once for both sides: callers go on meanwhile.
+        let mut waiting = topic.queued_events() + topic.open_events();
+        waiting += self.unassigned.iter().map(|sealed| u64::from(sealed.batch.count())).sum::<u64>();
+        report.accepted = self.own.lost + waiting;
+        report.in_memory += waiting;
         for lane in &self.lanes {
-            report.add_tally(&lane.outbox.tally());
+            let tally = lane.outbox.tally();
+            report.accepted += tally.accepted;
+            report.add_tally(&tally);
         }
-        report.in_memory += self.unassigned.iter().map(|sealed| u64::from(sealed.batch.count())).sum::<u64>();
-        report.in_memory += topic.queued_events() + topic.open_events();
-        report.accepted = topic.accepted();
         report.refused = topic.refused();
         report
+    }
+
+    /// The last word: nobody adds any more, so what callers were told was accepted can be held against what is known.
+    fn final_report(&self) -> Report {
+        Report { accepted: self.parts.topic.accepted(), ..self.report() }
     }
 }
 
@@ -443,5 +459,7 @@ impl Drop for Dispatcher {
         self.parts.topic.close();
         self.collect();
         self.abandon(self.parts.topic.clock.now());
+        self.tell_losses();
+        self.parts.topic.keep_final_report(self.final_report());
     }
 }

@@ -422,52 +422,81 @@ impl Topic {
         self.seal_all(FlushReason::Shutdown);
     }
 
-    /// Seals what is due at `now`, and arms the time to look again ([`Topic::next_due`]).
+    /// Seals what is due at `now` and could go, and arms the time to look again ([`Topic::next_due`]). Returns the
+    /// partitions that are due and stay open because `could_go` says that a batch of theirs would only wait behind
+    /// others: it had better go on filling. Whoever knows that they can go again calls [`Topic::look_again`].
     ///
-    /// With it go the open batches that `companion` names, given who is due: a request to a broker is on its way anyhow.
-    pub(crate) fn seal_due(&self, now: Time, companion: impl Fn(&[i32], i32) -> bool) {
+    /// With the due ones go the open batches for the same nodes: a request to that broker is on its way anyhow. What
+    /// waits in the unassigned lane has nowhere to go, and is left alone.
+    pub(crate) fn seal_due(
+        &self,
+        now: Time,
+        could_go: impl Fn(i32) -> bool,
+        node: impl Fn(i32) -> Option<i32>,
+    ) -> Vec<i32> {
         // Before the scan: a push that comes after it sees "never" and wakes us.
         self.armed.store(u64::MAX, Ordering::SeqCst);
-        let mut next = None;
-        let due = self.each_accumulator(|accumulator| {
-            accumulator.handle_timeout(now);
-            next = [next, accumulator.poll_timeout()].into_iter().flatten().min();
-        });
-        if !due.is_empty() && self.settings.collect_by_partition {
-            next = None;
-            for partition in 0..self.slots.count() {
-                let Some(slot) = self.slots.get(partition) else { continue };
-                let (lock, _) = self.slots.accumulator(slot, partition);
-                let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
-                if !accumulator.is_empty() && companion(&due, partition) {
-                    accumulator.seal(FlushReason::BrokerReady, now);
-                    let told = self.take_sealed(&mut accumulator);
-                    drop(accumulator);
-                    self.observe(&told);
-                } else {
+        let (mut held, mut open, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut next: Option<Time> = None;
+        let mut told = Vec::new();
+        // Where the topic is collected as a whole, one partition that can go is reason enough: all are sealed together.
+        let whole = !self.settings.collect_by_partition;
+        let partitions = if whole { self.slots.count().min(1) } else { self.slots.count() };
+        let may_go =
+            |partition| if whole { (0..self.slots.count()).any(&could_go) } else { could_go(partition) };
+        for partition in 0..partitions {
+            let Some(slot) = self.slots.get(partition) else { continue };
+            let (lock, _) = self.slots.accumulator(slot, partition);
+            let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            match accumulator.poll_timeout() {
+                None => {}
+                Some(at) if at > now => open.push((partition, at)),
+                Some(_) if may_go(partition) => {
+                    accumulator.handle_timeout(now);
+                    told.extend(self.take_sealed(&mut accumulator));
                     next = [next, accumulator.poll_timeout()].into_iter().flatten().min();
+                    drop(accumulator);
+                    nodes.extend(node(partition));
                 }
+                Some(_) => held.push(partition),
             }
         }
+        nodes.sort_unstable();
+        for (partition, at) in open {
+            let companion = || node(partition).is_some_and(|node| nodes.binary_search(&node).is_ok());
+            if whole || nodes.is_empty() || !could_go(partition) || !companion() {
+                next = [next, Some(at)].into_iter().flatten().min();
+                continue;
+            }
+            let Some(slot) = self.slots.get(partition) else { continue };
+            let (lock, _) = self.slots.accumulator(slot, partition);
+            let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            accumulator.seal(FlushReason::BrokerReady, now);
+            told.extend(self.take_sealed(&mut accumulator));
+        }
+        self.observe(&told);
         if let Some(next) = next {
             self.armed.fetch_min(next.as_micros(), Ordering::AcqRel);
         }
+        held
     }
 
-    /// Visits the lane and every accumulator; queues what gets sealed, and returns the partitions it was of.
-    fn each_accumulator(&self, mut with: impl FnMut(&mut Accumulator)) -> Vec<i32> {
-        let mut all = Vec::new();
+    /// A partition that was due and could not go can go now.
+    pub(crate) fn look_again(&self) {
+        self.armed.store(0, Ordering::Release);
+    }
+
+    /// Visits the lane and every accumulator, and queues what gets sealed.
+    fn each_accumulator(&self, mut with: impl FnMut(&mut Accumulator)) {
         let mut visit = |lock: &Mutex<Accumulator>| {
             let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
             with(&mut accumulator);
             let told = self.take_sealed(&mut accumulator);
             drop(accumulator);
             self.observe(&told);
-            all.extend(told);
         };
         visit(&self.lane);
         self.slots.each(visit);
-        all
     }
 
     /// Takes what was sealed since the last call, in order.

@@ -25,27 +25,18 @@ impl Dispatcher {
                     self.own.bytes += batch.encoded_len() as u64;
                     self.own.latency.record(now.since(opened), u64::from(batch.count()));
                 }
-                OutboxEvent::Failed { batch, error } => {
-                    self.tell(
-                        NotificationKind::ProducerError,
-                        format!("{} events will not be delivered: {error}", batch.count()),
-                    );
-                    batch.spans().failed(&Arc::new(error));
-                    self.parts.topic.settled(batch.count());
-                }
+                OutboxEvent::Failed { batch, error } => self.lose(&batch, error, Some(partition)),
                 OutboxEvent::InDoubt { batch } => {
                     let message = "no answer settled whether it was written".to_owned();
                     let error = error_of(FailureReason::Unknowable, Persisted::Maybe, message);
-                    self.tell(NotificationKind::ProducerError, format!("{} events: {error}", batch.count()));
-                    batch.spans().failed(&Arc::new(error));
-                    self.parts.topic.settled(batch.count());
+                    self.lose(&batch, error, Some(partition));
                 }
                 OutboxEvent::Troubled(trouble) => self.troubled(partition, &trouble),
                 OutboxEvent::Recovered => self.recovered(partition),
                 OutboxEvent::TopicRecreated => {
                     let message =
                         "the topic was deleted and created again; what was undelivered goes to the new one";
-                    self.tell(NotificationKind::ProducerError, message.to_owned());
+                    self.tell(NotificationKind::ProducerError, Some(partition), message.to_owned());
                 }
                 _ => {}
             }
@@ -67,7 +58,7 @@ impl Dispatcher {
             self.parts.manager.set_topic(&self.parts.topic.name, |health| {
                 *health = TopicHealth::Troubled { message: message.clone() };
             });
-            self.tell(NotificationKind::ProducerError, message);
+            self.tell(NotificationKind::ProducerError, Some(partition), message);
         }
     }
 
@@ -83,30 +74,36 @@ impl Dispatcher {
             self.parts.manager.set_topic(&self.parts.topic.name, |health| {
                 *health = TopicHealth::Ready { partitions };
             });
-            self.tell(NotificationKind::Recovered, "deliveries go on".to_owned());
+            self.tell(NotificationKind::Recovered, None, "deliveries go on".to_owned());
         }
     }
 
-    fn tell(&self, kind: NotificationKind, message: String) {
-        self.parts.manager.tell(kind, Some(&self.parts.topic.name), message);
+    fn tell(&self, kind: NotificationKind, partition: Option<i32>, message: String) {
+        self.parts.manager.tell(kind, Some(&self.parts.topic.name), partition, message);
     }
 
-    /// Fails events that no outbox holds.
-    pub(super) fn give_up(
-        &mut self,
-        batch: RecordBatch,
-        reason: FailureReason,
-        persisted: Persisted,
-        message: String,
-    ) {
+    /// Fails events that no outbox holds; they are certainly not in the log.
+    pub(super) fn give_up(&mut self, batch: &RecordBatch, reason: FailureReason, message: String) {
         self.own.lost += u64::from(batch.count());
-        let error = error_of(reason, persisted, message);
-        self.tell(
-            NotificationKind::ProducerError,
-            format!("{} events will not be delivered: {error}", batch.count()),
-        );
+        self.lose(batch, error_of(reason, Persisted::No, message), None);
+    }
+
+    /// These events are final, and not delivered.
+    fn lose(&mut self, batch: &RecordBatch, error: DeliveryError, partition: Option<i32>) {
+        let loss = self.losses.entry(error.to_string()).or_insert((0, partition));
+        loss.0 += u64::from(batch.count());
+        // Of several partitions, none is named.
+        loss.1 = loss.1.filter(|known| Some(*known) == partition);
         batch.spans().failed(&Arc::new(error));
         self.parts.topic.settled(batch.count());
+    }
+
+    /// Tells of the losses since the last call, once for each reason however many batches it took.
+    pub(super) fn tell_losses(&mut self) {
+        for (error, (events, partition)) in std::mem::take(&mut self.losses) {
+            let message = format!("{events} events are not delivered: {error}");
+            self.tell(NotificationKind::EventsLost, partition, message);
+        }
     }
 }
 

@@ -32,6 +32,10 @@ impl Dispatcher {
                 break;
             }
         }
+        for lane in self.lanes.iter_mut().filter(|lane| lane.held && !lane.outbox.has_unsent()) {
+            lane.held = false;
+            self.parts.topic.look_again();
+        }
         self.settle_barriers();
         if self.closing.as_ref().is_some_and(|closing| closing.deadline <= now) {
             self.abandon(now);
