@@ -23,6 +23,8 @@ mod node;
 mod settings;
 mod sink;
 
+#[cfg(test)]
+pub(crate) use answers::tests;
 pub(crate) use answers::{lost, not_sent};
 pub(crate) use bootstrap::{Client, backoff_of, keep_fresh, name};
 pub(crate) use connection::Connection;

@@ -173,7 +173,7 @@ fn means_stale_metadata(code: ErrorCode) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use bytes::BytesMut;
@@ -209,7 +209,7 @@ mod tests {
         RecordBatch::decode(&bytes).unwrap().0
     }
 
-    fn piece(places: &[(&str, i32)]) -> Piece {
+    pub(crate) fn piece(places: &[(&str, i32)]) -> Piece {
         let item = |(topic, partition): &(&str, i32)| PieceItem {
             batch: PartitionBatch {
                 topic: Arc::from(*topic),

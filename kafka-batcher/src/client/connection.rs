@@ -218,10 +218,16 @@ impl Connection {
         answer.await.unwrap_or_else(|_| Err(Lost::Closed(self.describe("closed").into())))
     }
 
-    /// Sends nothing for so long (KIP-219): a broker that throttles does not read meanwhile.
+    /// Sends nothing for so long (KIP-219): a broker that throttles does not read meanwhile. Not for longer than
+    /// `request_timeout`, whatever is asked for: one answer must not silence a connection for good.
     pub(crate) fn throttle(&self, ms: i32) {
         if let Some(ms) = u64::try_from(ms).ok().filter(|ms| *ms > 0) {
-            let until = Instant::now() + Duration::from_millis(ms);
+            let (asked, most) = (Duration::from_millis(ms), self.about.request_timeout);
+            if asked > most {
+                let what = format!("the broker asks for a silence of {asked:?}");
+                tracing::warn!("{}; it gets {most:?} (request_timeout)", self.describe(&what));
+            }
+            let until = Instant::now() + asked.min(most);
             let mut state = self.lock();
             state.muted_until = state.muted_until.max(Some(until));
         }
@@ -536,5 +542,95 @@ async fn pump(connection: Arc<Connection>, mut pause: Pause) {
         }
         pause = connection.drive(sink);
         connection.lock().last_untouched = pause.is_untouched();
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// A connection with this number to a peer that says nothing; with a second handle of its socket, and the peer.
+    pub(in crate::client) async fn connection(
+        generation: u64,
+    ) -> (Arc<Connection>, std::net::TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap().into_std().unwrap();
+        let socket = stream.try_clone().unwrap();
+        let stream = TcpStream::from_std(stream).unwrap();
+        stream.writable().await.unwrap();
+        let (peer, _) = listener.accept().await.unwrap();
+        let about = Established {
+            name: "test:9092".to_owned(),
+            role: Role::Node { node: 1, generation },
+            versions: ApiVersions::default(),
+            client_id: "test".into(),
+            request_timeout: REQUEST_TIMEOUT,
+            cluster: Weak::new(),
+        };
+        (Connection::start(about, stream, FrameBuffer::default()), socket, peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Shutdown, TcpStream};
+
+    use kafka_batcher_core::ProduceResult;
+
+    use super::*;
+
+    fn piece(acks: i16) -> Arc<Piece> {
+        Arc::new(Piece { acks, ..answers::tests::piece(&[("t", 0)]) })
+    }
+
+    /// A request is written; `hinder` sees to it that no byte of the next one leaves, which gets no answer; then the
+    /// connection ends.
+    async fn written_before_an_unanswered_one(hinder: impl FnOnce(&mut TcpStream)) {
+        let (connection, mut socket, mut peer) = testing::connection(1).await;
+        let first = connection.produce(piece(-1));
+        let length = peer.read_u32().await.unwrap() as usize;
+        peer.read_exact(&mut vec![0; length]).await.unwrap();
+        hinder(&mut socket);
+        let second = connection.produce(piece(0));
+        connection.shut();
+        let first = first.await.unwrap();
+        assert!(matches!(first[0].result, ProduceResult::Lost { .. }), "{first:?}");
+        let second = second.await.unwrap_or_default();
+        assert!(!second.iter().any(|answer| matches!(answer.result, ProduceResult::Acked { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_written_request_is_in_doubt_although_writing_an_unanswered_one_after_it_failed() {
+        written_before_an_unanswered_one(|socket| socket.shutdown(Shutdown::Write).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_written_request_is_in_doubt_although_an_unanswered_one_after_it_waits_for_the_socket() {
+        written_before_an_unanswered_one(|socket| while socket.write(&[0; 65_536]).is_ok() {}).await;
+    }
+
+    #[tokio::test]
+    async fn a_request_of_which_no_byte_left_is_not_sent() {
+        let (connection, socket, _peer) = testing::connection(1).await;
+        socket.shutdown(Shutdown::Write).unwrap();
+        let only = connection.produce(piece(-1)).await.unwrap();
+        assert!(matches!(only[0].result, ProduceResult::NotSent { .. }), "{only:?}");
+    }
+
+    #[tokio::test]
+    async fn a_throttle_of_an_hour_is_kept_for_request_timeout_only() {
+        let (connection, _socket, _peer) = testing::connection(1).await;
+        let muted_until = || connection.lock().muted_until.unwrap();
+        connection.throttle(1000);
+        assert!(muted_until() <= Instant::now() + Duration::from_secs(1));
+        let before = Instant::now();
+        connection.throttle(3_600_000);
+        assert!(muted_until() >= before + testing::REQUEST_TIMEOUT);
+        assert!(muted_until() <= Instant::now() + testing::REQUEST_TIMEOUT);
     }
 }

@@ -96,6 +96,33 @@ impl Node {
         // Before the connection is let go: who finds none must find the next one's number.
         let _ =
             self.generation.compare_exchange(generation, generation + 1, Ordering::AcqRel, Ordering::Acquire);
-        state.connection = None;
+        // Told late, of one whose successor is here already: that one stays.
+        if state.connection.as_ref().is_some_and(|held| held.generation() == generation) {
+            state.connection = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::connection::testing;
+
+    #[tokio::test]
+    async fn news_of_an_earlier_connections_end_leaves_the_newer_one_and_its_number_alone() {
+        let backoff = Backoff::new(kafka_batcher_core::BackoffSettings::default(), 1);
+        let node = Node::new(1, Endpoint { host: "127.0.0.1".to_owned(), port: 9092 }, backoff);
+        let (first, ..) = testing::connection(1).await;
+        let (second, ..) = testing::connection(2).await;
+        node.connected(first);
+        node.disconnected(1);
+        assert!(node.connection().is_none());
+        node.connected(second.clone());
+        node.disconnected(1);
+        assert!(node.connection().is_some_and(|held| Arc::ptr_eq(&held, &second)));
+        assert_eq!(node.generation(), 2);
+        node.disconnected(2);
+        assert!(node.connection().is_none());
+        assert_eq!(node.generation(), 3);
     }
 }

@@ -75,9 +75,10 @@ impl Sink {
         !matches!(self.writing, Writing::Nothing)
     }
 
-    /// Whether no byte of the request has left.
+    /// Whether no byte has left of a request that waits for an answer, and so is the last one in flight. A request
+    /// that gets no answer is not in flight: the last one there is another, and was written.
     pub(super) fn is_untouched(&self) -> bool {
-        self.written == 0
+        self.written == 0 && matches!(self.writing, Writing::Plain | Writing::Produce(_))
     }
 
     /// Resolves when the socket takes more. Cancel-safe.
