@@ -82,10 +82,15 @@ impl Producer for Contained {
 
     fn produce(&self, request: ProduceRequest) -> BoxFuture<'_, Vec<ProduceAnswer>> {
         let batches = request.batches.len();
-        guarded(async move { self.inner.produce(request).await }, move |panic| {
+        let in_doubt = move |panic: &(dyn Any + Send)| {
             let result = ProduceResult::Lost { message: said(panic) };
             vec![ProduceAnswer { result, leader: None }; batches]
-        })
+        };
+        // Called now and not when the future is first polled: requests go out in the order of the calls.
+        match catch_unwind(AssertUnwindSafe(|| self.inner.produce(request))) {
+            Ok(answers) => guarded(answers, in_doubt),
+            Err(panic) => Box::pin(std::future::ready(in_doubt(panic.as_ref()))),
+        }
     }
 
     fn describe_producer<'a>(
@@ -116,5 +121,81 @@ impl Producer for Contained {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         guarded(async { self.inner.close().await }, |panic| drop(said(panic)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Notes calls of `produce`, by their acks; panics at once for 1, and in the future for 0.
+    #[derive(Default)]
+    struct Noting(Mutex<Vec<i16>>);
+
+    impl Producer for Noting {
+        fn connect(&self) -> BoxFuture<'_, Result<ClusterInfo, ProducerError>> {
+            unimplemented!()
+        }
+        fn topic<'a>(
+            &'a self,
+            _: &'a str,
+            _: MissingTopic,
+        ) -> BoxFuture<'a, Result<TopicInfo, ProducerError>> {
+            unimplemented!()
+        }
+        fn init_producer_id(&self) -> BoxFuture<'_, Result<ProducerIdentity, ProducerError>> {
+            unimplemented!()
+        }
+        fn produce(&self, request: ProduceRequest) -> BoxFuture<'_, Vec<ProduceAnswer>> {
+            self.0.lock().unwrap().push(request.acks);
+            assert_ne!(request.acks, 1, "at once");
+            Box::pin(async move {
+                assert_ne!(request.acks, 0, "later");
+                Vec::new()
+            })
+        }
+        fn describe_producer<'a>(
+            &'a self,
+            _: &'a str,
+            _: i32,
+            _: i64,
+        ) -> BoxFuture<'a, (ProducerState, Option<Leader>)> {
+            unimplemented!()
+        }
+        fn leader(&self, _: &str, _: i32) -> Option<Leader> {
+            unimplemented!()
+        }
+        fn metadata_version(&self) -> watch::Receiver<u64> {
+            unimplemented!()
+        }
+        fn close(&self) -> BoxFuture<'_, ()> {
+            unimplemented!()
+        }
+    }
+
+    fn request(acks: i16) -> ProduceRequest {
+        let piece = crate::client::tests::piece(&[("t", 0)]);
+        let batches = piece.items.into_iter().map(|item| item.batch).collect();
+        ProduceRequest { acks, timeout: Duration::from_secs(1), batches }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_handed_on_when_it_is_called_for_and_a_panic_leaves_it_in_doubt_whenever_it_comes() {
+        let inner = Arc::new(Noting::default());
+        let contained = Contained::new(inner.clone());
+        let calls = [-1, 1, 0].map(|acks| contained.produce(request(acks)));
+        assert_eq!(*inner.0.lock().unwrap(), [-1, 1, 0]);
+        let mut said = Vec::new();
+        for call in calls {
+            said.push(call.await.into_iter().map(|answer| answer.result).collect::<Vec<_>>());
+        }
+        assert_eq!(said[0], []);
+        for (results, when) in said[1..].iter().zip(["at once", "later"]) {
+            let [ProduceResult::Lost { message }] = &results[..] else { panic!("{results:?}") };
+            assert!(message.contains(when), "{message}");
+        }
     }
 }
