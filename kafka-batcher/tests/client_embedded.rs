@@ -90,6 +90,22 @@ async fn pipelined_requests_are_written_in_the_order_of_the_calls() {
 }
 
 #[tokio::test]
+async fn requests_that_go_out_in_several_are_written_in_the_order_of_the_calls_too() {
+    let kafka = one_broker(3);
+    let mut settings = settings(&kafka.bootstrap());
+    settings.max_request_size = 100_000;
+    let producer = NativeProducer::new(settings).unwrap();
+    producer.topic("flights", MissingTopic::Refuse).await.unwrap();
+    offset(&send(&producer, to("flights", 0, one("before"))).await);
+    let large = |n: u8| (0..3).map(|p| to("flights", p, one(vec![n; 60_000]))).collect();
+    let several = producer.produce(request(large(1)));
+    let single = producer.produce(request(vec![to("flights", 2, one("after"))]));
+    // Awaited last to first: the order is that of the calls.
+    assert_eq!(offset(&single.await[0]), 1);
+    assert_eq!(several.await.iter().map(offset).collect::<Vec<_>>(), [1, 0, 0]);
+}
+
+#[tokio::test]
 async fn a_request_above_the_limit_goes_out_in_several() {
     let kafka = one_broker(16);
     let mut settings = settings(&kafka.bootstrap());

@@ -115,7 +115,10 @@ impl Producer for NativeProducer {
                 Ok(sending) => Box::pin(sending.answers()),
                 Err(routed) => Box::pin(async { send_later(&self.client, routed).await.answers().await }),
             },
-            Plan::Parts(parts) => Box::pin(parts.send(&self.client)),
+            Plan::Parts(parts) => {
+                let begun = parts.send_now();
+                Box::pin(begun.answers(&self.client))
+            }
         }
     }
 

@@ -220,11 +220,33 @@ pub(super) fn send(connection: &Arc<Connection>, mut piece: Piece) -> Sending {
 }
 
 impl Parts {
-    /// Sends one after the other, then waits for all; the answers come back in the order of the batches.
-    pub(super) async fn send(self, client: &Arc<Client>) -> Vec<ProduceAnswer> {
-        let mut answered = self.answered;
-        let mut under_way = Vec::with_capacity(self.routed.len());
+    /// Sends one after the other over the connections that are open, up to the first that is not.
+    pub(super) fn send_now(self) -> Begun {
+        let mut begun = Begun { under_way: Vec::new(), rest: Vec::new(), answered: self.answered };
         for (places, routed) in self.routed {
+            // What comes after one that has to wait waits too: the order is that of the requests.
+            let sent = if begun.rest.is_empty() { routed.send_now() } else { Err(routed) };
+            match sent {
+                Ok(sending) => begun.under_way.push((places, sending)),
+                Err(routed) => begun.rest.push((places, routed)),
+            }
+        }
+        begun
+    }
+}
+
+/// Several wire requests, as many of them sent as could be.
+pub(super) struct Begun {
+    under_way: Vec<(Vec<usize>, Sending)>,
+    rest: Vec<(Vec<usize>, Routed)>,
+    answered: Vec<(usize, ProduceAnswer)>,
+}
+
+impl Begun {
+    /// Sends the rest, then waits for all; the answers come back in the order of the batches.
+    pub(super) async fn answers(self, client: &Client) -> Vec<ProduceAnswer> {
+        let Begun { mut under_way, rest, mut answered } = self;
+        for (places, routed) in rest {
             let sending = match routed.send_now() {
                 Ok(sending) => sending,
                 Err(routed) => send_later(client, routed).await,
