@@ -100,7 +100,7 @@ impl Collector {
     /// As [`Collector::add_event`].
     pub fn blocking_add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
         let record = event.into();
-        self.add_blocking(&record, false).map(|_| ())
+        self.add_blocking(self.topic.choose(&record)?, &record, false).map(|_| ())
     }
 
     /// As [`Collector::blocking_add_event`], with a receipt.
@@ -109,7 +109,7 @@ impl Collector {
     /// As [`Collector::add_event`].
     pub fn blocking_send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
         let record = event.into();
-        self.add_blocking(&record, true)?.ok_or_else(no_receipt)
+        self.add_blocking(self.topic.choose(&record)?, &record, true)?.ok_or_else(no_receipt)
     }
 
     /// Accepts events in order, and answers for each of them; one that is refused does not stop the others.
@@ -192,8 +192,12 @@ impl Collector {
         }
     }
 
-    fn add_blocking(&self, record: &Record<'_>, want_receipt: bool) -> Result<Option<Receipt>, AddError> {
-        let chosen = self.topic.choose(record)?;
+    pub(crate) fn add_blocking(
+        &self,
+        chosen: Chosen<'_>,
+        record: &Record<'_>,
+        want_receipt: bool,
+    ) -> Result<Option<Receipt>, AddError> {
         let mut spare = None;
         let mut deadline = None;
         loop {

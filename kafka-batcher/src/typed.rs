@@ -7,13 +7,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use kafka_batcher_core::Record;
-use kafka_batcher_core::partitioner::{KeyHash, PartitionKey, Placement};
+use kafka_batcher_core::partitioner::{KeyHash, PartitionKey, Placement, Strategy};
 use serde::Serialize;
 
 use crate::collector::Collector;
 use crate::error::AddError;
 use crate::receipt::Receipt;
-use crate::topic::contained;
+use crate::topic::{Chosen, contained};
 
 type KeyFn<T> = dyn for<'a> Fn(&'a T) -> Option<Cow<'a, [u8]>> + Send + Sync;
 type PlaceFn<T> = dyn for<'a> Fn(&'a T) -> PartitionKey<'a> + Send + Sync;
@@ -86,6 +86,16 @@ impl Collector {
     }
 }
 
+/// What the strategy hashes keys with; for one that looks at no key, what the default does.
+fn key_hash(strategy: Strategy) -> KeyHash {
+    match strategy {
+        Strategy::Phash2 => KeyHash::Phash2,
+        Strategy::Crc32 => KeyHash::Crc32,
+        Strategy::Fnv1a => KeyHash::Fnv1a,
+        _ => KeyHash::Murmur2,
+    }
+}
+
 impl<T: Serialize + ?Sized> TypedCollector<T> {
     fn with(mut self, change: impl FnOnce(&mut Rules<T>)) -> Self {
         change(Arc::make_mut(&mut self.rules));
@@ -99,7 +109,8 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
     }
 
     /// What decides about the partition, from the value: bytes or a number to be spread over the partitions, an
-    /// explicit partition, or nothing. Without it the collector's strategy decides by the key.
+    /// explicit partition, or nothing. Bytes are hashed as the collector's `partition_strategy` hashes a key, with
+    /// murmur2 where it looks at none. Without it the collector's strategy decides by the key.
     pub fn partition_by(
         self,
         place: impl for<'a> Fn(&'a T) -> PartitionKey<'a> + Send + Sync + 'static,
@@ -133,17 +144,48 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
     /// # Errors
     /// As there; also [`AddError::Encode`] and [`AddError::Panicked`].
     pub fn try_add_event(&self, value: &T) -> Result<(), AddError> {
-        let mut buffer = ENCODED.take();
-        let added = self.try_add_encoded(value, &mut buffer);
-        ENCODED.set(buffer);
-        added
+        self.add_here(value, |chosen, record| self.collector.add_now(chosen, record, false)).map(|_| ())
     }
 
-    fn try_add_encoded(&self, value: &T, buffer: &mut Vec<u8>) -> Result<(), AddError> {
-        let Encoded { key, placement, flush } = self.encode(value, buffer)?;
-        let record = Record { key: key.as_deref(), value: Some(buffer), ..Record::default() };
-        let chosen = self.collector.topic.choose_typed(&record, placement, flush)?;
-        self.collector.add_now(chosen, &record, false).map(|_| ())
+    /// As [`Collector::try_send`].
+    ///
+    /// # Errors
+    /// As [`TypedCollector::try_add_event`].
+    pub fn try_send(&self, value: &T) -> Result<Receipt, AddError> {
+        self.add_here(value, |chosen, record| self.collector.add_now(chosen, record, true))?
+            .ok_or(AddError::Closed)
+    }
+
+    /// As [`Collector::blocking_add_event`].
+    ///
+    /// # Errors
+    /// As [`TypedCollector::add_event`].
+    pub fn blocking_add_event(&self, value: &T) -> Result<(), AddError> {
+        self.add_here(value, |chosen, record| self.collector.add_blocking(chosen, record, false)).map(|_| ())
+    }
+
+    /// As [`Collector::blocking_send`].
+    ///
+    /// # Errors
+    /// As [`TypedCollector::add_event`].
+    pub fn blocking_send(&self, value: &T) -> Result<Receipt, AddError> {
+        self.add_here(value, |chosen, record| self.collector.add_blocking(chosen, record, true))?
+            .ok_or(AddError::Closed)
+    }
+
+    /// Encodes the value and adds it, all on this thread.
+    fn add_here(
+        &self,
+        value: &T,
+        add: impl FnOnce(Chosen<'_>, &Record<'_>) -> Result<Option<Receipt>, AddError>,
+    ) -> Result<Option<Receipt>, AddError> {
+        let mut buffer = ENCODED.take();
+        let added = self.encode(value, &mut buffer).and_then(|Encoded { key, placement, flush }| {
+            let record = Record { key: key.as_deref(), value: Some(&buffer), ..Record::default() };
+            add(self.collector.topic.choose_typed(&record, placement, flush)?, &record)
+        });
+        ENCODED.set(buffer);
+        added
     }
 
     /// The collector below, for [`Collector::flush`] and for events that are bytes already.
@@ -180,7 +222,8 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
         let rules = &*self.rules;
         let key =
             contained("partitioner", || rules.key.as_ref().and_then(|key| key(value))).map_err(refuse)?;
-        let place = || rules.place.as_ref().map(|place| place(value).placement(KeyHash::Murmur2));
+        let hash = key_hash(self.collector.topic.settings.partition_strategy);
+        let place = || rules.place.as_ref().map(|place| place(value).placement(hash));
         let placement = contained("partitioner", place).map_err(refuse)?;
         let flush = contained("flusher", || rules.flush.as_ref().is_some_and(|flush| flush(value)))
             .map_err(refuse)?;
