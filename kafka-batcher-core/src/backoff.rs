@@ -86,7 +86,8 @@ pub enum BackoffSettingsError {
 /// The delays of one thing that is tried again and again.
 ///
 /// ```
-/// use kafka_batcher_core::{Backoff, BackoffSettings};
+/// # extern crate kafka_batcher_core as kafka_batcher;
+/// use kafka_batcher::{Backoff, BackoffSettings};
 /// use std::time::Duration;
 ///
 /// let mut backoff = Backoff::new(BackoffSettings::default(), 42);

@@ -14,10 +14,11 @@ use crate::partitioner::BoxError;
 
 /// Decides whether an event is sent at once; one of the five seams that users may fill.
 ///
-/// The seed's `flush?(key, value)`. A collector of typed events asks a closure over the typed value instead.
+/// The Elixir library's `flush?(key, value)`. A collector of typed events asks a closure over the typed value instead.
 ///
 /// ```
-/// use kafka_batcher_core::flusher::{BatchFlusher, FlushError};
+/// # extern crate kafka_batcher_core as kafka_batcher;
+/// use kafka_batcher::flusher::{BatchFlusher, FlushError};
 ///
 /// /// A trade that closes the day must not wait for the batch to fill.
 /// struct AtClose;
@@ -43,7 +44,7 @@ impl<T: BatchFlusher + ?Sized> BatchFlusher for Arc<T> {
     }
 }
 
-/// Never flushes: batches go out when they are full or due. The default, as in the seed.
+/// Never flushes: batches go out when they are full or due. The default, as in the Elixir library.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NeverFlush;
 
@@ -56,7 +57,8 @@ impl BatchFlusher for NeverFlush {
 /// A closure as flusher.
 ///
 /// ```
-/// use kafka_batcher_core::flusher::{BatchFlusher, FlushFn};
+/// # extern crate kafka_batcher_core as kafka_batcher;
+/// use kafka_batcher::flusher::{BatchFlusher, FlushFn};
 ///
 /// let urgent = FlushFn::new(|key, _value| key == Some(b"urgent"));
 /// assert!(urgent.should_flush(Some(b"urgent"), None)?);

@@ -186,7 +186,8 @@ pub trait TopicView: Sync {
 /// the event and outside any lock. It must be quick, and it must not depend on the number of partitions.
 ///
 /// ```
-/// use kafka_batcher_core::partitioner::{PartitionError, PartitionInput, Partitioner, Placement};
+/// # extern crate kafka_batcher_core as kafka_batcher;
+/// use kafka_batcher::partitioner::{PartitionError, PartitionInput, Partitioner, Placement};
 ///
 /// /// Keys look like `<tenant>/<id>`; a tenant's events stay together.
 /// struct ByTenant;

@@ -32,7 +32,8 @@ impl<'a> Header<'a> {
 /// Made from a value, `(key, value)` or `(headers, key, value)` by `into()`, or with the methods below:
 ///
 /// ```
-/// use kafka_batcher_core::{Header, Record};
+/// # extern crate kafka_batcher_core as kafka_batcher;
+/// use kafka_batcher::{Header, Record};
 ///
 /// let plain: Record<'_> = "payload".into();
 /// let keyed: Record<'_> = ("SEA", b"payload").into();

@@ -204,6 +204,14 @@ impl KafkaBatcher {
     }
 
     /// How it stands with the cluster and each topic; the receiver sees every change.
+    ///
+    /// ```no_run
+    /// # async fn run(batcher: kafka_batcher::KafkaBatcher) {
+    /// let mut health = batcher.health();
+    /// println!("{:?}", health.borrow().cluster);                 // as it is now
+    /// let _ = health.wait_for(|health| health.is_ready()).await; // when everything can be written to
+    /// # }
+    /// ```
     pub fn health(&self) -> watch::Receiver<Health> {
         self.inner.health.clone()
     }

@@ -113,7 +113,7 @@ settings! {
         connect_timeout: Duration = Duration::from_secs(10), "ms";
         /// The first pause after a failure; it doubles up to `retry_backoff_max`, with 20 % jitter.
         retry_backoff: Duration = Duration::from_millis(100), "ms";
-        /// The longest pause between two attempts. The seed's `reconnect_timeout` and `recheck_kafka_availability_interval` were 5 s, always.
+        /// The longest pause between two attempts. The Elixir library's `reconnect_timeout` and `recheck_kafka_availability_interval` were 5 s, always.
         retry_backoff_max: Duration = Duration::from_secs(5), "ms";
         /// How old metadata may become before it is asked for again without a reason; that is how new partitions are found.
         metadata_max_age: Duration = Duration::from_secs(300), "ms";
@@ -139,7 +139,7 @@ settings! {
         max_batch_bytesize: usize = 1_000_000, "bytes";
         /// True: a batch is ready partition by partition. False: the limits count over the topic and all its partitions are sealed together.
         collect_by_partition: bool = true, "";
-        /// How a partition is chosen for an event that names none: murmur2 (as Java's client, events without a key are sticky), sticky, round_robin, random, phash2 (the seed's, also called md5), crc32, fnv1a.
+        /// How a partition is chosen for an event that names none: murmur2 (as Java's client, events without a key are sticky), sticky, round_robin, random, phash2 (the Elixir library's, also called md5), crc32, fnv1a.
         partition_strategy: Strategy = Strategy::Murmur2, "";
         /// What the broker waits for before it acknowledges: -1 all in-sync replicas, 1 the leader alone, 0 nothing (delivered then means written to the socket). Only -1 is idempotent and keeps order through errors.
         required_acks: i16 = -1, "";

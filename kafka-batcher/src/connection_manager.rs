@@ -186,6 +186,16 @@ impl ConnectionManager {
         }
     }
 
+    /// Why nothing is known of a topic, in the words of whoever tried.
+    pub(crate) fn why_unknown(&self, topic: &str) -> String {
+        let health = self.health.borrow();
+        match (&health.cluster, health.topics.get(topic)) {
+            (_, Some(TopicHealth::Unavailable { message })) => message.clone(),
+            (ClusterHealth::Unreachable { message }, _) => message.clone(),
+            _ => "nobody has answered yet".to_owned(),
+        }
+    }
+
     fn topic_is_unready(&self, topic: &str) -> bool {
         !matches!(self.health.borrow().topics.get(topic), Some(TopicHealth::Ready { .. }))
     }

@@ -401,7 +401,8 @@ impl Dispatcher {
     /// The time to close is over.
     fn abandon(&mut self, now: Time) {
         for sealed in std::mem::take(&mut self.unassigned) {
-            let message = "the topic's partitions were never known".to_owned();
+            let why = self.parts.manager.why_unknown(&self.parts.topic.name);
+            let message = format!("the topic's partitions were never known: {why}");
             self.give_up(&sealed.batch, FailureReason::Shutdown, message);
         }
         for partition in 0..self.lanes.len() as i32 {

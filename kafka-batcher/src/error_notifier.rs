@@ -8,7 +8,7 @@ use std::fmt;
 pub enum NotificationKind {
     /// Deliveries of a topic stopped; events are kept: `KafkaBatcherProducerError`.
     ProducerError,
-    /// Events are final and not delivered, or in doubt: `KafkaBatcherProducerError`, as in the seed.
+    /// Events are final and not delivered, or in doubt: `KafkaBatcherProducerError`, as in the Elixir library.
     EventsLost,
     /// The topic's producer cannot start (unknown topic, no permission): `KafkaBatcherProducerStartFailed`.
     ProducerStartFailed,
@@ -19,7 +19,7 @@ pub enum NotificationKind {
 }
 
 impl NotificationKind {
-    /// The name as the seed has it.
+    /// The name as the Elixir library has it.
     pub fn as_str(self) -> &'static str {
         match self {
             NotificationKind::ProducerError | NotificationKind::EventsLost => "KafkaBatcherProducerError",

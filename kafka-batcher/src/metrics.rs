@@ -1,6 +1,7 @@
 //! The accounting: one struct is the shutdown report, the summary of the command and, later, the metrics.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -101,7 +102,7 @@ impl Report {
 }
 
 /// A distribution of latencies.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Latency {
     /// Microseconds, two significant digits, up to an hour.
     histogram: Option<Histogram<u64>>,
@@ -147,9 +148,43 @@ impl Latency {
     }
 }
 
+impl fmt::Debug for Latency {
+    /// The quantiles, not the thousands of counters behind them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (p50, p99) = (self.quantile(0.5), self.quantile(0.99));
+        f.debug_struct("Latency").field("p50", &p50).field("p99", &p99).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Report {
+    /// One line for people: what was delivered, and everything that was not.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.accepted + self.recovered;
+        write!(f, "{} of {all} events delivered in {} batches", self.delivered, self.batches)?;
+        let rest = [
+            (self.in_memory, "in memory"),
+            (self.in_flight, "in flight"),
+            (self.spooled, "in the spool"),
+            (self.dead_lettered, "dead letters"),
+            (self.in_doubt, "in doubt"),
+            (self.lost, "lost"),
+            (self.refused, "refused and never accepted"),
+            (self.possible_duplicates, "possibly written twice"),
+        ];
+        rest.iter().filter(|(n, _)| *n > 0).try_for_each(|(n, what)| write!(f, ", {n} {what}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_is_one_line_for_people_and_hides_no_loss() {
+        let report = Report { accepted: 5, delivered: 3, batches: 2, lost: 2, ..Report::default() };
+        assert_eq!(report.to_string(), "3 of 5 events delivered in 2 batches, 2 lost");
+        assert!(format!("{report:?}").len() < 800);
+    }
 
     #[test]
     fn the_parts_add_up_over_topics() {

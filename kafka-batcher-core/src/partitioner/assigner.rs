@@ -9,7 +9,8 @@ use super::{
 /// Decides the partition of every event of one topic. Cheap to clone; clones share the sticky partition.
 ///
 /// ```
-/// use kafka_batcher_core::partitioner::{Assigner, Murmur2, PartitionInput, Sticky, TopicLoad};
+/// # extern crate kafka_batcher_core as kafka_batcher;
+/// use kafka_batcher::partitioner::{Assigner, Murmur2, PartitionInput, Sticky, TopicLoad};
 ///
 /// let assigner = Assigner::new(Murmur2, Sticky::new(1_000_000, 42));
 /// let topic = TopicLoad::new(16);

@@ -1,16 +1,17 @@
-//! [`PartitionFn`]: a closure as partitioner; the seed's `partition_fn`.
+//! [`PartitionFn`]: a closure as partitioner; the Elixir library's `partition_fn`.
 
 use super::{BoxError, KeyHash, PartitionError, PartitionInput, PartitionKey, Partitioner, Placement};
 
 /// A partitioner made of a closure that answers a [`PartitionKey`].
 ///
-/// The seed's function was given the number of partitions and answered an index. This one is not, so that it can
+/// The Elixir library's function was given the number of partitions and answered an index. This one is not, so that it can
 /// answer while Kafka was never seen: where the old one said `rem(x, count)`, say [`PartitionKey::Hash`]`(x)`.
 ///
 /// ```
-/// use kafka_batcher_core::partitioner::{ErlangTerm, PartitionFn, PartitionKey};
+/// # extern crate kafka_batcher_core as kafka_batcher;
+/// use kafka_batcher::partitioner::{ErlangTerm, PartitionFn, PartitionKey};
 ///
-/// // Of the seed: `fn _topic, count, _key, value -> :erlang.phash2(value["client_id"], count) end`, here for values
+/// // Of the Elixir library: `fn _topic, count, _key, value -> :erlang.phash2(value["client_id"], count) end`, here for values
 /// // that are the number itself.
 /// let by_client = PartitionFn::fallible(|event| {
 ///     let id: i128 = std::str::from_utf8(event.value.unwrap_or_default())?.trim().parse()?;

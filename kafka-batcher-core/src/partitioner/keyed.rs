@@ -51,10 +51,10 @@ fn fnv1a(key: &[u8]) -> u32 {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Murmur2;
 
-/// The seed's `:md5`, which is `erlang:phash2(Key, Count)`: the same key goes to the partition that kafka_batcher in
+/// The Elixir library's `:md5`, which is `erlang:phash2(Key, Count)`: the same key goes to the partition that kafka_batcher in
 /// Elixir puts it in.
 ///
-/// The seed's default key is the empty binary, so a null key is hashed as the empty one, and all events without a key
+/// The Elixir library's default key is the empty binary, so a null key is hashed as the empty one, and all events without a key
 /// share one partition; choose [`Murmur2`] or [`Sticky`](super::Sticky) where that is not wanted. Keys of the seed
 /// that are no binaries (integers, atoms) are hashed with [`ErlangTerm`](super::ErlangTerm) in a closure.
 #[derive(Debug, Clone, Copy, Default)]

@@ -28,7 +28,8 @@ const BINARY: u32 = GOLDEN.wrapping_mul(13);
 /// An Erlang term as far as keys need it.
 ///
 /// ```
-/// use kafka_batcher_core::partitioner::ErlangTerm;
+/// # extern crate kafka_batcher_core as kafka_batcher;
+/// use kafka_batcher::partitioner::ErlangTerm;
 /// // erlang:phash2(<<"SEA">>) and erlang:phash2(42)
 /// assert_eq!(ErlangTerm::Binary(b"SEA").phash2(), 2_498_378);
 /// assert_eq!(ErlangTerm::Integer(42).phash2(), 30_328_728);

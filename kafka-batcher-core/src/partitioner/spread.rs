@@ -1,7 +1,7 @@
 //! The strategies that ignore the key and choose anew for each event: round robin and random.
 //!
 //! Both spoil batching (every partition gets a small batch, where [`Sticky`](super::Sticky) fills one); they are here
-//! because the seed and the Java client have them. Both skip partitions without a leader while any other has one.
+//! because the Elixir library and the Java client have them. Both skip partitions without a leader while any other has one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -69,7 +69,7 @@ impl Partitioner for RoundRobin {
     }
 }
 
-/// A partition drawn for each event: the seed's `:random`.
+/// A partition drawn for each event: the Elixir library's `:random`.
 #[derive(Debug)]
 pub struct Random {
     rng: SharedSplitMix64,

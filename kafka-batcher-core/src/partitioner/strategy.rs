@@ -17,11 +17,11 @@ pub enum Strategy {
     Murmur2,
     /// [`Sticky`]: keys are ignored, batches are fullest.
     Sticky,
-    /// [`Random`]: the seed's default.
+    /// [`Random`]: the Elixir library's default.
     Random,
     /// [`RoundRobin`].
     RoundRobin,
-    /// [`Phash2`]: the seed's `:md5`.
+    /// [`Phash2`]: the Elixir library's `:md5`.
     Phash2,
     /// [`Crc32`]: librdkafka's default.
     Crc32,
@@ -29,7 +29,7 @@ pub enum Strategy {
     Fnv1a,
 }
 
-/// Other names for a strategy: the seed's own, and librdkafka's.
+/// Other names for a strategy: the Elixir library's own, and librdkafka's.
 const ALIASES: [(&str, Strategy); 4] = [
     ("md5", Strategy::Phash2),
     ("consistent_random", Strategy::Crc32),

@@ -137,17 +137,17 @@ mod tests {
 
     impl Producer for Noting {
         fn connect(&self) -> BoxFuture<'_, Result<ClusterInfo, ProducerError>> {
-            unimplemented!()
+            panic!("not asked in this test")
         }
         fn topic<'a>(
             &'a self,
             _: &'a str,
             _: MissingTopic,
         ) -> BoxFuture<'a, Result<TopicInfo, ProducerError>> {
-            unimplemented!()
+            panic!("not asked in this test")
         }
         fn init_producer_id(&self) -> BoxFuture<'_, Result<ProducerIdentity, ProducerError>> {
-            unimplemented!()
+            panic!("not asked in this test")
         }
         fn produce(&self, request: ProduceRequest) -> BoxFuture<'_, Vec<ProduceAnswer>> {
             self.0.lock().unwrap().push(request.acks);
@@ -163,16 +163,16 @@ mod tests {
             _: i32,
             _: i64,
         ) -> BoxFuture<'a, (ProducerState, Option<Leader>)> {
-            unimplemented!()
+            panic!("not asked in this test")
         }
         fn leader(&self, _: &str, _: i32) -> Option<Leader> {
-            unimplemented!()
+            panic!("not asked in this test")
         }
         fn metadata_version(&self) -> watch::Receiver<u64> {
-            unimplemented!()
+            panic!("not asked in this test")
         }
         fn close(&self) -> BoxFuture<'_, ()> {
-            unimplemented!()
+            panic!("not asked in this test")
         }
     }
 
