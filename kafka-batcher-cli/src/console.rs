@@ -58,6 +58,11 @@ impl Console {
         }
     }
 
+    /// What must be said whatever the volume, and is no error itself.
+    pub(crate) fn always(&self, message: impl Display) {
+        self.line(message);
+    }
+
     /// How far it is. Cheap enough for a few calls a second.
     pub(crate) fn progress(&self, position: u64, message: impl FnOnce() -> String) {
         match &self.bar {
@@ -119,6 +124,7 @@ impl ErrorNotifier for Console {
         let message = about(notification.topic.as_deref(), &notification.message);
         match notification.kind {
             NotificationKind::Recovered => self.say(message),
+            NotificationKind::EventsLost => self.error(message),
             _ => self.warn(message),
         }
     }

@@ -49,6 +49,10 @@ enum Why {
     Signal(Signal),
     /// Nothing was acknowledged for as long as the user wanted to wait; in words.
     Stalled(String),
+    /// A line cannot be sent, and reading stopped there; in words.
+    BadLine(String),
+    /// Receipts cannot be written; the receipts know why.
+    Unwritable,
     /// Something else is wrong; in words.
     Failed(String),
 }
@@ -199,13 +203,13 @@ impl Run<'_> {
             tokio::select! {
                 ended = &mut fed => break match ended {
                     Ok(Ended::Input) => Why::EndOfInput,
+                    Ok(Ended::BadLine(message)) => Why::BadLine(message),
                     Ok(Ended::Failed(message)) => Why::Failed(message),
                     Ok(Ended::Stopped) | Err(_) => Why::Failed("the feeder ended too early".to_owned()),
                 },
                 signal = signals.next() => break Why::Signal(signal),
-                () = receipts::closed(self.receipts.as_ref()) => break Why::Failed(
-                    "standard output was closed, so no receipt can be written; reading has stopped".to_owned(),
-                ),
+                // Nobody would know of what is read from here on.
+                () = receipts::failed(self.receipts.as_ref()) => break Why::Unwritable,
                 () = tokio::time::sleep(stall.tick()) => {
                     let report = self.batcher.report().await;
                     self.show(&report);
@@ -287,13 +291,19 @@ impl Run<'_> {
         self.console.done();
         let counts = self.gate.counts();
         let mut summary = Summary::new(report.unwrap_or_default(), &counts, &self.args.topic, &why, began);
+        if let Why::Failed(message) | Why::BadLine(message) | Why::Stalled(message) = &why {
+            self.console.error(message);
+        }
+        if let Some(failed) = self.receipts.as_ref().and_then(Receipts::failure) {
+            let (line, error, delivered) = (failed.after, failed.error, summary.delivered());
+            self.console
+                .error(format_args!("receipts could not be written after line {line}: {error}; {delivered}"));
+            summary.unwritten();
+        }
         if let Some(signal) = second {
             summary.stopped_at_once(signal);
         }
-        if let Why::Failed(message) | Why::Stalled(message) = &why {
-            self.console.error(message);
-        }
-        self.tell(&summary, second, signals).await;
+        self.tell(&mut summary, second, signals).await;
         summary.exit_code()
     }
 
@@ -305,7 +315,7 @@ impl Run<'_> {
         after.or(before)
     }
 
-    async fn tell(&self, summary: &Summary, second: Option<Signal>, signals: &mut Signals) {
+    async fn tell(&self, summary: &mut Summary, second: Option<Signal>, signals: &mut Signals) {
         match self.args.summary {
             SummaryForm::Text => summary.lines().iter().for_each(|line| self.console.say(line)),
             SummaryForm::Json => {
@@ -317,6 +327,9 @@ impl Run<'_> {
                 };
                 if let Err(error) = written {
                     self.console.error(format_args!("the summary could not be written to stdout: {error}"));
+                    summary.unwritten();
+                    // The counts must be somewhere.
+                    summary.lines().iter().for_each(|line| self.console.always(line));
                 }
             }
         }
@@ -352,7 +365,7 @@ impl Why {
             Why::EndOfInput => "end of input",
             Why::Signal(signal) => signal.name(),
             Why::Stalled(_) => "timeout",
-            Why::Failed(_) => "failed",
+            Why::BadLine(_) | Why::Unwritable | Why::Failed(_) => "failed",
         }
     }
 }
@@ -363,6 +376,6 @@ fn code(report: &Report, counts: &Counts, why: &Why) -> u8 {
         && report.refused == 0
         && counts.skipped == 0
         && counts.too_long == 0
-        && !matches!(why, Why::Failed(_) | Why::Stalled(_));
+        && matches!(why, Why::EndOfInput | Why::Signal(_));
     if whole { exit::OK } else { exit::NOT_ALL }
 }

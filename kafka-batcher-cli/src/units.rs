@@ -62,6 +62,11 @@ pub(crate) fn grouped(number: u64) -> String {
     out
 }
 
+/// `1 batch`, `1 234 batches`.
+pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(number), if number == 1 { one } else { many })
+}
+
 /// A size for people: `1.8 MB`.
 pub(crate) fn bytes(number: u64) -> String {
     let number = number as f64;

@@ -24,6 +24,14 @@ fn a_bad_line_stops_reading_and_what_came_before_is_delivered() {
 }
 
 #[test]
+fn after_a_bad_line_it_is_said_that_the_rest_was_not_read() {
+    let kafka = kafka();
+    let address = kafka.bootstrap();
+    let ran = run(&["produce", "-b", &address, "--topic", "t", "--key-field", "k"], b"{}\nnope\n{}\n");
+    ran.ended_with(1).says(&["stopped at line 2: 1 line delivered, the rest was not read"]);
+}
+
+#[test]
 fn bad_lines_may_be_left_out_and_are_counted() {
     let kafka = kafka();
     let input = b"{\"k\":1}\n\xff\n\n{\"k\":\"\\ud800\"}\n{\"k\":3}";

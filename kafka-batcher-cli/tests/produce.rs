@@ -174,6 +174,35 @@ fn without_acknowledgements_a_receipt_has_no_offset() {
     assert_eq!(ran.receipts(), [&expected]);
 }
 
+/// However the failure falls in time: in the middle of reading, or after the end of the input.
+#[cfg(target_os = "linux")]
+#[test]
+fn receipts_that_cannot_be_written_are_an_error_and_never_a_hang() {
+    let kafka = kafka();
+    let address = kafka.bootstrap();
+    let base = ["produce", "-b", &address, "--topic", "t", "--receipts=delivered"];
+    let long: String = (0..50_000).map(|n| format!("{n}\n")).collect();
+    for input in ["a\nb\n", &long] {
+        for wait in ["0ms", "50ms"] {
+            let ran =
+                support::run_into_full(&[&base[..], &["--max-wait-time", wait]].concat(), input.as_bytes());
+            ran.ended_with(1)
+                .says(&["error: receipts could not be written after line 0: ", " events are delivered"]);
+            assert_eq!(ran.stderr.matches("could not be written").count(), 1, "{ran:?}");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_summary_that_cannot_be_written_is_told_to_people_and_is_an_error() {
+    let kafka = kafka();
+    let address = kafka.bootstrap();
+    let args = ["produce", "-b", &address, "--topic", "t", "--summary", "json", "--quiet"];
+    let ran = support::run_into_full(&args, b"a\nb\n");
+    ran.ended_with(1).says(&["the summary could not be written to stdout", "2 of 2 lines delivered"]);
+}
+
 #[test]
 fn acks_are_taken_in_every_spelling() {
     let kafka = kafka();

@@ -31,6 +31,8 @@ pub(super) enum Ended {
     Input,
     /// The gate was closed.
     Stopped,
+    /// A line cannot be sent, and such lines are to end it; in words.
+    BadLine(String),
     /// In words.
     Failed(String),
 }
@@ -209,7 +211,7 @@ impl OneLine<'_> {
             OnBadLine::Fail => {
                 let message =
                     format!("line {number}: {message} (or leave such lines out: --on-bad-line skip)");
-                ControlFlow::Break(Ended::Failed(message))
+                ControlFlow::Break(Ended::BadLine(message))
             }
             OnBadLine::Skip => {
                 counts.skipped += 1;

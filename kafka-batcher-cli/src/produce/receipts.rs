@@ -91,9 +91,16 @@ pub(super) struct Receipts {
     blocks: mpsc::UnboundedSender<News>,
     unwritten: Arc<Unwritten>,
     done: oneshot::Receiver<()>,
-    /// True once stdout is closed.
-    closed: watch::Receiver<bool>,
+    failed: watch::Receiver<Option<WriteFailed>>,
     speech: Arc<Mutex<Speech>>,
+}
+
+/// Receipts cannot be written: whoever reads them is gone, or the disk is full.
+#[derive(Clone, Debug)]
+pub(super) struct WriteFailed {
+    /// The line of the last receipt that was surely written; 0: none was.
+    pub(super) after: u64,
+    pub(super) error: Arc<io::Error>,
 }
 
 /// Whether receipts may still be written; locked while one is.
@@ -110,7 +117,7 @@ impl Receipts {
         let (blocks, inbox) = mpsc::unbounded_channel();
         let unwritten = Arc::new(Unwritten::default());
         let (finished, done) = oneshot::channel();
-        let (gone, closed) = watch::channel(false);
+        let (tell, failed) = watch::channel(None);
         let speech = Arc::new(Mutex::new(Speech::Allowed));
         let mut writer = Writer {
             at,
@@ -118,32 +125,40 @@ impl Receipts {
             groups: HashMap::new(),
             unwritten: unwritten.clone(),
             out: Vec::new(),
+            last: 0,
+            written: 0,
+            expecting: Expecting::Lines,
             speech: speech.clone(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         thread::Builder::new().name("receipts".to_owned()).spawn(move || {
-            if runtime.block_on(writer.run()).is_err() {
-                gone.send_replace(true);
+            if let Err(error) = runtime.block_on(writer.run()) {
+                tell.send_replace(Some(WriteFailed { after: writer.written, error: Arc::new(error) }));
                 // The feeder must not wait for somebody who is gone.
                 runtime.block_on(writer.drop_all());
             }
             let _ = finished.send(());
         })?;
-        Ok(Receipts { blocks, unwritten, done, closed, speech })
+        Ok(Receipts { blocks, unwritten, done, failed, speech })
     }
 
     pub(super) fn sink(&self) -> Sink {
         Sink { block: Vec::new(), blocks: self.blocks.clone(), unwritten: self.unwritten.clone() }
     }
 
-    /// Resolves when every receipt is written, after the feeder has ended and every event is settled. Cancel-safe: it
-    /// may be called again.
+    /// Resolves when every receipt is written, or none can be, after the feeder has ended and every event is settled.
+    /// Cancel-safe: it may be called again.
     pub(super) async fn finish(&mut self) {
         // An error means that the thread is gone, and so is all that it had to do.
         let _ = self.blocks.send(News::End);
         if !self.done.is_terminated() {
             let _ = (&mut self.done).await;
         }
+    }
+
+    /// Why receipts could not be written, if so; complete after [`Receipts::finish`].
+    pub(super) fn failure(&self) -> Option<WriteFailed> {
+        self.failed.borrow().clone()
     }
 
     /// No receipt is written after this. False: one is being written to somebody who does not read, and nothing else
@@ -158,11 +173,11 @@ impl Receipts {
     }
 }
 
-/// Resolves when stdout was closed by whoever reads it.
-pub(super) async fn closed(receipts: Option<&Receipts>) {
+/// Resolves when a receipt could not be written.
+pub(super) async fn failed(receipts: Option<&Receipts>) {
     let Some(receipts) = receipts else { return std::future::pending().await };
-    let mut closed = receipts.closed.clone();
-    if closed.wait_for(|closed| *closed).await.is_err() {
+    let mut failed = receipts.failed.clone();
+    if failed.wait_for(Option::is_some).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
@@ -174,7 +189,20 @@ struct Writer {
     groups: HashMap<usize, Vec<(u64, Receipt)>>,
     unwritten: Arc<Unwritten>,
     out: Vec<u8>,
+    /// The line of the last receipt in `out`.
+    last: u64,
+    /// The line of the last receipt that was written.
+    written: u64,
+    expecting: Expecting,
     speech: Arc<Mutex<Speech>>,
+}
+
+/// What the inbox may still bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expecting {
+    Lines,
+    /// The end was said.
+    Nothing,
 }
 
 /// Resolves when the fate of a receipt is known.
@@ -187,8 +215,7 @@ async fn known(receipt: Receipt, batch: usize) -> usize {
 impl Writer {
     async fn run(&mut self) -> io::Result<()> {
         let mut waiting = FuturesUnordered::new();
-        let mut open = true;
-        while open || !waiting.is_empty() {
+        while self.expecting == Expecting::Lines || !waiting.is_empty() {
             // First what has been acknowledged: it is what people wait for.
             if let Some(Some(batch)) = waiting.next().now_or_never() {
                 if let Some(first) = self.write_batch(batch)? {
@@ -202,7 +229,7 @@ impl Writer {
                     continue;
                 }
                 Ok(News::End) => {
-                    open = false;
+                    self.expecting = Expecting::Nothing;
                     continue;
                 }
                 Err(_) => {}
@@ -215,23 +242,26 @@ impl Writer {
                         waiting.push(known(first, batch));
                     }
                 }
-                news = self.inbox.recv(), if open => match news {
+                news = self.inbox.recv(), if self.expecting == Expecting::Lines => match news {
                     Some(News::Lines(block)) => {
                         self.file(block, |receipt, batch| waiting.push(known(receipt, batch)));
                     }
-                    Some(News::End) | None => open = false,
+                    Some(News::End) | None => self.expecting = Expecting::Nothing,
                 }
             }
         }
         self.flush()
     }
 
-    /// Stdout is gone: takes what still comes, so that nobody waits.
+    /// Nothing can be written: takes what still comes, so that nobody waits. After the end nothing does.
     async fn drop_all(&mut self) {
         self.groups.clear();
         self.wrote(usize::MAX);
-        while let Some(News::Lines(_)) = self.inbox.recv().await {
-            self.wrote(usize::MAX);
+        while self.expecting == Expecting::Lines {
+            match self.inbox.recv().await {
+                Some(News::Lines(_)) => self.wrote(usize::MAX),
+                Some(News::End) | None => self.expecting = Expecting::Nothing,
+            }
         }
     }
 
@@ -248,6 +278,7 @@ impl Writer {
                 }
                 Entry::Refused(message) => {
                     refused(&mut self.out, line, &message, None);
+                    self.last = line;
                     self.wrote(1);
                 }
             }
@@ -281,6 +312,7 @@ impl Writer {
     }
 
     fn write(&mut self, line: u64, outcome: &Result<Delivery, ReceiptError>) {
+        self.last = line;
         match outcome {
             Ok(Delivery { partition, offset }) => {
                 let out = &mut self.out;
@@ -327,6 +359,9 @@ impl Writer {
         };
         drop(speech);
         self.out.clear();
+        if written.is_ok() {
+            self.written = self.last;
+        }
         written
     }
 }

@@ -6,10 +6,11 @@ use std::time::Instant;
 use kafka_batcher::Report;
 use serde::Serialize;
 
+use crate::exit;
 use crate::produce::gate::Counts;
 use crate::produce::{Why, code};
 use crate::signals::Signal;
-use crate::units::{bytes, grouped, seconds};
+use crate::units::{bytes, counted, grouped, seconds};
 use crate::usage::Usage;
 
 /// The report of the library, with what only the command knows.
@@ -18,9 +19,17 @@ pub(super) struct Summary {
     counts: Counts,
     topic: String,
     ended: &'static str,
+    reading: Reading,
     code: u8,
     wall: std::time::Duration,
     cpu: std::time::Duration,
+}
+
+/// How reading ended, as far as it matters for what is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    StoppedAtBadLine,
+    Other,
 }
 
 impl Summary {
@@ -39,6 +48,10 @@ impl Summary {
             counts: *counts,
             topic: topic.to_owned(),
             ended: why.word(),
+            reading: match why {
+                Why::BadLine(_) => Reading::StoppedAtBadLine,
+                _ => Reading::Other,
+            },
             wall: began.elapsed(),
             cpu: Usage::now().cpu,
         }
@@ -49,6 +62,20 @@ impl Summary {
         self.code = signal.exit_code();
     }
 
+    /// Something of what should be said could not be written.
+    pub(super) fn unwritten(&mut self) {
+        if self.code == exit::OK {
+            self.code = exit::NOT_ALL;
+        }
+    }
+
+    /// How many of what was accepted are in Kafka.
+    pub(super) fn delivered(&self) -> String {
+        let (delivered, accepted) = (self.report.delivered, self.report.accepted);
+        let be = if delivered == 1 { "is" } else { "are" };
+        format!("{} of {} {be} delivered", grouped(delivered), counted(accepted, "event", "events"))
+    }
+
     pub(super) fn exit_code(&self) -> u8 {
         self.code
     }
@@ -57,10 +84,12 @@ impl Summary {
     pub(super) fn undelivered(&self) -> String {
         let report = &self.report;
         let waiting = report.in_memory + report.in_flight;
+        let missing = report.lost + report.in_doubt + report.dead_lettered + waiting;
         let mut text = format!(
-            "{} of {} accepted events were not delivered",
-            grouped(report.lost + report.in_doubt + report.dead_lettered + waiting),
-            grouped(report.accepted)
+            "{} of {} {} not delivered",
+            grouped(missing),
+            counted(report.accepted, "accepted event", "accepted events"),
+            if missing == 1 { "was" } else { "were" },
         );
         let parts = [
             (report.lost, "lost"),
@@ -84,7 +113,7 @@ impl Summary {
             parts.push(self.undelivered());
         }
         if self.counts.skipped > 0 {
-            parts.push(format!("{} lines were left out", grouped(self.counts.skipped)));
+            parts.push(format!("left out: {}", counted(self.counts.skipped, "line", "lines")));
         }
         if self.report.reorderings > 0 {
             parts.push(format!(
@@ -102,22 +131,34 @@ impl Summary {
             return vec!["nothing was read, so nothing was sent".to_owned()];
         }
         let rate = (report.delivered as f64 / self.wall.as_secs_f64().max(1e-9)) as u64;
-        let mut lines = vec![format!(
-            "{} of {} lines delivered to {:?} in {} ({}/s), CPU {}",
-            grouped(report.delivered),
-            grouped(self.counts.lines),
-            self.topic,
-            seconds(self.wall),
-            grouped(rate),
-            seconds(self.cpu),
-        )];
+        let first = if self.reading == Reading::StoppedAtBadLine {
+            format!(
+                "stopped at line {}: {} delivered, the rest was not read (topic {:?}, {}, CPU {})",
+                self.counts.lines,
+                counted(report.delivered, "line", "lines"),
+                self.topic,
+                seconds(self.wall),
+                seconds(self.cpu),
+            )
+        } else {
+            format!(
+                "{} of {} delivered to {:?} in {} ({}/s), CPU {}",
+                grouped(report.delivered),
+                counted(self.counts.lines, "line", "lines"),
+                self.topic,
+                seconds(self.wall),
+                grouped(rate),
+                seconds(self.cpu),
+            )
+        };
+        let mut lines = vec![first];
         if let Some(fill) = report.delivered.checked_div(report.batches) {
             let reasons: Vec<String> =
                 report.flush_reasons.iter().map(|(why, n)| format!("{why} {}", grouped(*n))).collect();
             lines.push(format!(
-                "{} batches of {} events on average, {}; sent because of: {}",
-                grouped(report.batches),
-                grouped(fill),
+                "{} of {} on average, {}; sent because of: {}",
+                counted(report.batches, "batch", "batches"),
+                counted(fill, "event", "events"),
                 bytes(report.bytes),
                 reasons.join(", ")
             ));

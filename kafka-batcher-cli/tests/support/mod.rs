@@ -99,6 +99,21 @@ pub(crate) fn run(args: &[&str], input: &[u8]) -> Ran {
     }
 }
 
+/// Runs the command where nothing can be written to stdout: a disk that is full.
+#[cfg(target_os = "linux")]
+pub(crate) fn run_into_full(args: &[&str], input: &[u8]) -> Ran {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(input).expect("written");
+    std::io::Seek::rewind(&mut file).expect("rewound");
+    let output = command().args(args).stdin(file).stdout(full).output().expect("the command runs");
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: Vec::new(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
 /// `produce` to this broker's topic, with a JSON summary.
 pub(crate) fn produce(kafka: &EmbeddedKafka, args: &[&str], input: &[u8]) -> Ran {
     produce_to(&kafka.bootstrap(), args, input)
