@@ -361,8 +361,11 @@ impl Topic {
             let target = self.asked(|| self.place(placement, &input))?;
             return self.push(Chosen { target, flush_after }, record, spare, want_receipt);
         }
-        // Where the record's own key says the same later, nothing needs to be kept.
-        let derived = record.partition.is_none() && self.source == PlacementSource::RecordKey;
+        // Where the record's own key says the same later, nothing needs to be kept. It does not if the record itself or
+        // a typed collector's rule said where to.
+        let derived = record.partition.is_none()
+            && self.source == PlacementSource::RecordKey
+            && self.asked(|| self.assigner.placement(&self.input(record)))? == placement;
         let kept = placement.encode();
         let mut headers = Vec::new();
         if !derived {

@@ -10,7 +10,8 @@ use support::{LONG, batcher_with, kafka};
 
 async fn ready(batcher: &kafka_batcher::KafkaBatcher) {
     let mut health = batcher.health();
-    let is_ready = |h: &kafka_batcher::Health| matches!(h.topics.get("flights"), Some(TopicHealth::Ready { .. }));
+    let is_ready =
+        |h: &kafka_batcher::Health| matches!(h.topics.get("flights"), Some(TopicHealth::Ready { .. }));
     health.wait_for(is_ready).await.unwrap();
 }
 

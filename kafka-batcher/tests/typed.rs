@@ -60,3 +60,14 @@ async fn a_value_is_added_in_every_way_that_bytes_are() {
     let values: Vec<_> = kafka.log("flights", 7).into_iter().map(|record| record.value.unwrap()).collect();
     assert!(values.ends_with(&["1".into(), "2".into(), "3".into(), "4".into()]), "{values:?}");
 }
+
+#[tokio::test]
+async fn a_value_that_came_before_its_topic_was_known_goes_where_it_was_placed() {
+    let kafka = kafka();
+    let batcher = KafkaBatcher::builder([kafka.bootstrap()]).start().await.unwrap();
+    let flights = batcher.collector("flights").build().unwrap();
+    // No other task has run since: nobody knows the topic yet.
+    let receipt = flights.typed::<i32>().partition_by(|_| PartitionKey::Explicit(7)).try_send(&0).unwrap();
+    assert_eq!(receipt.delivered().await.unwrap().partition, 7);
+    assert_eq!(batcher.shutdown(LONG).await.in_doubt, 0);
+}
