@@ -123,11 +123,11 @@ async fn serve(args: &Args) -> anyhow::Result<u8> {
     }
     let stats = kafka.stats();
     console.say(format_args!(
-        "{} records in {} batches ({}) from {} connections",
-        units::grouped(stats.records),
-        units::grouped(stats.batches),
+        "{} in {} ({}) from {}",
+        units::counted(stats.records, "record", "records"),
+        units::counted(stats.batches, "batch", "batches"),
         units::bytes(stats.bytes),
-        units::grouped(stats.connections)
+        units::counted(stats.connections, "connection", "connections")
     ));
     Ok(exit::OK)
 }

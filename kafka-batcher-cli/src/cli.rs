@@ -20,7 +20,7 @@ fn styles() -> clap::builder::Styles {
 #[command(after_help = "\
 Examples:
   kafka-batcher demo
-  kafka-batcher produce -b 127.0.0.1:9092 --topic flights --key-field origin flights.ndjson
+  kafka-batcher produce -b 127.0.0.1:9092 --topic flights --key-field origin data/flights.ndjson
   tail -F app.log | kafka-batcher produce -b kafka-1:9092,kafka-2:9092 --topic logs
 
 Exit codes:

@@ -141,7 +141,7 @@ async fn produce(args: &Args) -> anyhow::Result<u8> {
     let gate = Arc::new(Gate::default());
     let mut run = Run { args, console: &console, batcher: &batcher, gate: gate.clone(), receipts: None };
     let ready = tokio::select! {
-        ready = wait_until_ready(&batcher, args) => ready.map_err(Why::Stalled),
+        ready = wait_until_ready(&batcher, args, &console) => ready.map_err(Why::Stalled),
         signal = signals.next() => Err(Why::Signal(signal)),
     };
     let why = match ready {
@@ -290,9 +290,12 @@ impl Run<'_> {
         }
         self.console.done();
         let counts = self.gate.counts();
-        let mut summary = Summary::new(report.unwrap_or_default(), &counts, &self.args.topic, &why, began);
+        let mut summary = Summary::new(report.unwrap_or_default(), &counts, self.args, &why, began);
         if let Why::Failed(message) | Why::BadLine(message) | Why::Stalled(message) = &why {
             self.console.error(message);
+        }
+        if let Some(warning) = summary.warning() {
+            self.console.warn(warning);
         }
         if let Some(failed) = self.receipts.as_ref().and_then(Receipts::failure) {
             let (line, error, delivered) = (failed.after, failed.error, summary.delivered());
@@ -336,8 +339,13 @@ impl Run<'_> {
         let problems = summary.problems();
         match second {
             Some(signal) => {
-                let lost = summary.undelivered();
-                self.console.error(format_args!("{}: stopped at once; {lost}", signal.name()));
+                let name = signal.name();
+                match problems.as_str() {
+                    "" => {
+                        self.console.error(format_args!("{name}: stopped at once; {}", summary.delivered()))
+                    }
+                    lost => self.console.error(format_args!("{name}: stopped at once; {lost}")),
+                }
             }
             None if !problems.is_empty() => self.console.error(problems),
             None => {}

@@ -83,6 +83,7 @@ pub(crate) fn seconds(time: Duration) -> String {
     let s = time.as_secs_f64();
     match s {
         _ if s >= 100.0 => format!("{s:.0} s"),
+        _ if s >= 1.0 && time.subsec_nanos() == 0 => format!("{s:.0} s"),
         _ if s >= 1.0 => format!("{s:.2} s"),
         _ if s >= 0.001 || s == 0.0 => format!("{:.1} ms", s * 1e3),
         _ => format!("{:.0} us", s * 1e6),
@@ -127,6 +128,9 @@ mod tests {
         assert_eq!(grouped(123), "123");
         assert_eq!(bytes(1_800_000), "1.8 MB");
         assert_eq!(seconds(Duration::from_micros(250)), "250 us");
+        assert_eq!(seconds(Duration::from_secs(30)), "30 s");
+        assert_eq!(counted(1, "batch", "batches"), "1 batch");
+        assert_eq!(counted(1000, "batch", "batches"), "1 000 batches");
         assert_eq!(seconds(Duration::from_millis(1250)), "1.25 s");
     }
 }

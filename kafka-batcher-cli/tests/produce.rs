@@ -79,6 +79,24 @@ fn a_field_gives_the_key_and_each_key_stays_in_order() {
 }
 
 #[test]
+fn a_field_that_no_line_has_is_warned_of() {
+    let kafka = kafka();
+    let address = kafka.bootstrap();
+    let base = ["produce", "-b", &address, "--topic", "t", "--key-field"];
+    let warning = "warning: not one line had a key: --key-field \"orgin\"";
+    let input = b"{\"origin\":1}\n{\"origin\":2,\"orgi\":null}\n";
+    run(&[&base[..], &["orgin"]].concat(), input)
+        .ended_with(0)
+        .says(&[warning, "2 lines sent without a key"]);
+    let some = run(&[&base[..], &["orgi"]].concat(), input);
+    some.ended_with(0).says(&["1 line sent without a key"]);
+    assert!(!some.stderr.contains("warning"), "{some:?}");
+    let json = produce(&kafka, &["--key-field", "orgi"], input);
+    assert_eq!(json.count("without_key"), 1);
+    assert_eq!(produce(&kafka, &[], b"a\nb\n").count("without_key"), 2);
+}
+
+#[test]
 fn a_pointer_a_number_and_an_absent_field_give_keys_as_they_should() {
     let kafka = kafka();
     let input = b"{\"a\":{\"k\":7}}\n{\"a\":{\"k\":[1, 2]}}\n{}\n{\"a\":{\"k\":\"\\u00e9\"}}\n";
@@ -228,7 +246,12 @@ fn a_missing_topic_is_created_only_when_that_is_allowed() {
     let kafka =
         EmbeddedKafka::builder().auto_create(AutoCreate::On).default_partitions(2).start().expect("starts");
     let refused = produce(&kafka, &["--timeout", "1s"], b"a\n");
-    refused.ended_with(1).says(&["\"t\"", "does not exist", "--allow-topic-auto-creation"]);
+    refused.ended_with(1).says(&[
+        "\"t\"",
+        "does not exist",
+        "--allow-topic-auto-creation",
+        "waiting up to 1 s for the topic",
+    ]);
     assert_eq!((refused.count("lines"), kafka.partition_count("t")), (0, 0));
     produce(&kafka, &["--allow-topic-auto-creation"], b"a\n").ended_with(0);
     assert_eq!(kafka.partition_count("t"), 2);
@@ -264,6 +287,7 @@ fn the_summary_is_the_last_line_and_has_every_field() {
         "lost",
         "refused",
         "skipped",
+        "without_key",
         "batches",
         "bytes",
         "lines",

@@ -192,7 +192,7 @@ fn a_broker_process_ends_with_a_signal_or_with_its_standard_input() {
     let address = first["bootstrap"].as_str().expect("an address").to_owned();
     support::produce_to(&address, &[], b"a\n").ended_with(0);
     by_signal.signal(Signal::SIGTERM);
-    by_signal.end().ended_with(0).says(&["1 records"]);
+    by_signal.end().ended_with(0).says(&["1 record in 1 batch"]);
 
     let mut by_stdin =
         Running::start(&["broker", "--json", "--brokers", "3", "--until-stdin-closes", "--discard"]);

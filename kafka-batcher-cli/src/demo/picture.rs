@@ -73,7 +73,7 @@ pub(super) fn checked(events: usize, partitions: i32) -> String {
 /// What to type next.
 pub(super) fn next_steps() -> &'static str {
     "\nnow with your own Kafka:\n  \
-     kafka-batcher produce --brokers 127.0.0.1:9092 --topic flights --key-field origin flights.ndjson\n\
+     kafka-batcher produce --brokers 127.0.0.1:9092 --topic flights --key-field origin data/flights.ndjson\n\
      or, without one, in another terminal:\n  \
      kafka-batcher broker --port 9092 --topic flights:6"
 }

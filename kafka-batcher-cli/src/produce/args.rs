@@ -38,9 +38,9 @@ pub(crate) enum OnBadLine {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SummaryForm {
-    /// For people, on stderr
+    /// For people
     Text,
-    /// One JSON object, the last line on stdout
+    /// For programs, one JSON object
     Json,
 }
 
@@ -115,11 +115,11 @@ impl std::str::FromStr for Separator {
 #[command(after_long_help = "\
 Examples:
   Lines of JSON, with the value of \"origin\" as the key, so that all flights of an airport stay in order:
-    kafka-batcher produce -b 127.0.0.1:9092 --topic flights --key-field origin flights.ndjson
+    kafka-batcher produce -b 127.0.0.1:9092 --topic flights --key-field origin data/flights.ndjson
 
   The key from deeper in (a JSON pointer), bad lines left out and counted, the summary for a program:
     kafka-batcher produce -b 127.0.0.1:9092 --topic quakes --key-field /properties/net \\
-        --on-bad-line skip --summary json earthquakes.ndjson
+        --on-bad-line skip --summary json data/earthquakes.ndjson
 
   key<TAB>value lines from another program, and a line of JSON on stdout for each that is in Kafka:
     export-users | kafka-batcher produce -b 127.0.0.1:9092 --topic users --key-separator '\\t' \\
@@ -229,7 +229,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", default_value = "kafka-batcher", help_heading = "Delivery")]
     pub(crate) client_id: String,
 
-    /// The form of the summary
+    /// The form of the summary: text goes to stderr, JSON is the last line on stdout
     #[arg(long, value_enum, default_value_t = SummaryForm::Text, help_heading = "Output")]
     pub(crate) summary: SummaryForm,
 
@@ -243,6 +243,17 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// The option that says where keys come from, as it was given.
+    pub(super) fn key_option(&self) -> Option<String> {
+        match (&self.key_field, &self.key_separator) {
+            (Some(field), _) => Some(format!("--key-field {field:?}")),
+            (None, Some(Separator(bytes))) => {
+                Some(format!("--key-separator {:?}", String::from_utf8_lossy(bytes)))
+            }
+            (None, None) => None,
+        }
+    }
+
     /// What makes an event of a line. Also the place of what no single option can check.
     pub(super) fn extractor(&self) -> Result<Extractor, String> {
         let path = |option: &str, text: &Option<String>| {

@@ -57,9 +57,16 @@ impl Wake for Unpark {
     }
 }
 
+/// Whether an event has a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    There,
+    Missing,
+}
+
 /// What became of one line.
 enum Fate {
-    Accepted,
+    Accepted(Key),
     Bad(String),
     Stopped,
     Failed(String),
@@ -154,8 +161,9 @@ impl OneLine<'_> {
             }
         };
         match fate {
-            Fate::Accepted => {
+            Fate::Accepted(key) => {
                 counts.lines = number;
+                counts.without_key += u64::from(key == Key::Missing);
                 ControlFlow::Continue(())
             }
             other => self.not_accepted(other, number, counts, on_bad_line, console),
@@ -169,16 +177,17 @@ impl OneLine<'_> {
             Err(bad) => return Fate::Bad(bad.to_string()),
         };
         let record = Record { key, value, ..self.template };
+        let key = if key.is_some() { Key::There } else { Key::Missing };
         match &mut self.receipts {
             None => match wait(self.collector.add_event(record), &self.waker, self.gate) {
-                Some(Ok(())) => Fate::Accepted,
+                Some(Ok(())) => Fate::Accepted(key),
                 Some(Err(error)) => refused(&error),
                 None => Fate::Stopped,
             },
             Some(sink) => match wait(self.collector.send(record), &self.waker, self.gate) {
                 Some(Ok(receipt)) => {
                     sink.push(number, Entry::Accepted(receipt));
-                    Fate::Accepted
+                    Fate::Accepted(key)
                 }
                 Some(Err(error)) => refused(&error),
                 None => Fate::Stopped,
@@ -196,7 +205,7 @@ impl OneLine<'_> {
         console: &Console,
     ) -> ControlFlow<Ended> {
         let message = match fate {
-            Fate::Accepted => return ControlFlow::Continue(()),
+            Fate::Accepted(_) => return ControlFlow::Continue(()),
             Fate::Stopped => return ControlFlow::Break(Ended::Stopped),
             Fate::Failed(message) => {
                 return ControlFlow::Break(Ended::Failed(format!("line {number}: {message}")));

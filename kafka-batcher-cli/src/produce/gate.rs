@@ -34,6 +34,8 @@ pub(super) struct Counts {
     pub(super) skipped: u64,
     /// Lines over the limit that the library never saw.
     pub(super) too_long: u64,
+    /// Accepted without a key.
+    pub(super) without_key: u64,
 }
 
 /// See the module's documentation.
@@ -44,6 +46,7 @@ pub(super) struct Gate {
     bytes: AtomicU64,
     skipped: AtomicU64,
     too_long: AtomicU64,
+    without_key: AtomicU64,
     feeder: OnceLock<Thread>,
 }
 
@@ -84,6 +87,7 @@ impl Gate {
         self.bytes.store(counts.bytes, Ordering::Relaxed);
         self.skipped.store(counts.skipped, Ordering::Relaxed);
         self.too_long.store(counts.too_long, Ordering::Relaxed);
+        self.without_key.store(counts.without_key, Ordering::Relaxed);
     }
 
     /// As published last; exact once the gate was closed and the feeder has answered or was reading.
@@ -93,6 +97,7 @@ impl Gate {
             bytes: self.bytes.load(Ordering::Relaxed),
             skipped: self.skipped.load(Ordering::Relaxed),
             too_long: self.too_long.load(Ordering::Relaxed),
+            without_key: self.without_key.load(Ordering::Relaxed),
         }
     }
 }

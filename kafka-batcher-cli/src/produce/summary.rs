@@ -7,6 +7,7 @@ use kafka_batcher::Report;
 use serde::Serialize;
 
 use crate::exit;
+use crate::produce::args::Args;
 use crate::produce::gate::Counts;
 use crate::produce::{Why, code};
 use crate::signals::Signal;
@@ -18,6 +19,8 @@ pub(super) struct Summary {
     report: Report,
     counts: Counts,
     topic: String,
+    /// The option that says where keys come from, with its value.
+    key_option: Option<String>,
     ended: &'static str,
     reading: Reading,
     code: u8,
@@ -36,7 +39,7 @@ impl Summary {
     pub(super) fn new(
         mut report: Report,
         counts: &Counts,
-        topic: &str,
+        args: &Args,
         why: &Why,
         began: Instant,
     ) -> Summary {
@@ -46,7 +49,8 @@ impl Summary {
             code: code(&report, counts, why),
             report,
             counts: *counts,
-            topic: topic.to_owned(),
+            topic: args.topic.clone(),
+            key_option: args.key_option(),
             ended: why.word(),
             reading: match why {
                 Why::BadLine(_) => Reading::StoppedAtBadLine,
@@ -124,6 +128,14 @@ impl Summary {
         parts.join("; ")
     }
 
+    /// What looks like a typing error: keys were asked for, and no line had one.
+    pub(super) fn warning(&self) -> Option<String> {
+        let accepted = self.report.accepted;
+        let option =
+            self.key_option.as_ref().filter(|_| accepted > 0 && self.counts.without_key == accepted)?;
+        Some(format!("not one line had a key: {option} was in none of them, so all went without keys"))
+    }
+
     /// For people.
     pub(super) fn lines(&self) -> Vec<String> {
         let report = &self.report;
@@ -168,6 +180,12 @@ impl Summary {
                 seconds(report.latency.quantile(0.99))
             ));
         }
+        if let Some(option) = self.key_option.as_ref().filter(|_| self.counts.without_key > 0) {
+            lines.push(format!(
+                "{} sent without a key ({option} was not in them)",
+                counted(self.counts.without_key, "line", "lines")
+            ));
+        }
         if report.possible_duplicates > 0 {
             lines.push(format!("{} may be in Kafka twice", grouped(report.possible_duplicates)));
         }
@@ -195,6 +213,7 @@ impl Summary {
             lost: report.lost,
             refused: report.refused,
             skipped: self.counts.skipped,
+            without_key: self.counts.without_key,
             possible_duplicates: report.possible_duplicates,
             reorderings: report.reorderings,
             batches: report.batches,
@@ -229,6 +248,8 @@ struct Object<'a> {
     lost: u64,
     refused: u64,
     skipped: u64,
+    /// Accepted without a key; all of them where none was asked for.
+    without_key: u64,
     possible_duplicates: u64,
     reorderings: u64,
     batches: u64,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kafka_batcher::{ClusterHealth, Health, KafkaBatcher, Report, TopicHealth};
 
-use crate::console::about;
+use crate::console::{Console, about};
 use crate::produce::args::Args;
 use crate::units::seconds;
 
@@ -17,21 +17,45 @@ const MISSING: Duration = Duration::from_secs(3);
 /// How often progress is looked at, at most.
 const TICK: Duration = Duration::from_millis(200);
 
+/// Whether the user knows how long this may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    HowLong,
+}
+
 /// Resolves with the number of partitions when the topic can be written to.
 ///
 /// The error says why it cannot, after `--timeout`; sooner where waiting would not help.
-pub(super) async fn wait_until_ready(batcher: &KafkaBatcher, args: &Args) -> Result<i32, String> {
+pub(super) async fn wait_until_ready(
+    batcher: &KafkaBatcher,
+    args: &Args,
+    console: &Console,
+) -> Result<i32, String> {
+    let mut told = Told::Nothing;
     let mut health = batcher.health();
     let deadline = tokio::time::Instant::now() + args.timeout;
     let mut missing_since = None;
     loop {
-        let state = health.borrow_and_update().topics.get(&args.topic).cloned();
+        let (state, unreachable) = {
+            let now = health.borrow_and_update();
+            let unreachable = matches!(now.cluster, ClusterHealth::Unreachable { .. });
+            (now.topics.get(&args.topic).cloned(), unreachable)
+        };
         match state {
             Some(TopicHealth::Ready { partitions }) => return Ok(partitions),
             Some(TopicHealth::Unavailable { .. }) => {
                 missing_since.get_or_insert_with(tokio::time::Instant::now);
             }
             _ => missing_since = None,
+        }
+        if told == Told::Nothing && (unreachable || missing_since.is_some()) {
+            told = Told::HowLong;
+            let (what, time) = match missing_since {
+                Some(_) => ("the topic", args.timeout.min(MISSING)),
+                None => ("Kafka", args.timeout),
+            };
+            console.say(format_args!("waiting up to {} for {what} (--timeout)", seconds(time)));
         }
         let until = missing_since.map_or(deadline, |since| deadline.min(since + MISSING));
         match tokio::time::timeout_at(until, health.changed()).await {
