@@ -133,6 +133,13 @@ fn cannot_reach(address: &str, words: &[&str]) {
 }
 
 #[test]
+fn an_address_that_asks_for_tls_or_sasl_is_told_that_there_is_none() {
+    let ran = produce_to("SASL_SSL://127.0.0.1:9093", &[], b"a\n");
+    ran.ended_with(2).says(&["TLS and SASL are not supported yet"]);
+    assert!(!ran.stderr.contains("leave out"), "{ran:?}");
+}
+
+#[test]
 fn an_address_that_refuses_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kafka_batcher::{Latency, Report};
 use serde_json::{Value, json};
 
-use crate::units::{bytes, grouped, seconds};
+use crate::units::{bytes, counted, grouped, seconds};
 
 /// The state before and after what was measured, and what was used meanwhile.
 pub(super) struct Figures {
@@ -107,12 +107,12 @@ impl fmt::Display for Figures {
         let acks = if self.acks == -1 { "all".to_owned() } else { self.acks.to_string() };
         writeln!(
             f,
-            "{} events of {} B (keys of {} B), {} partitions, acks {acks}, {} thread(s){}",
-            grouped(self.events()),
+            "{} of {} B (keys of {} B), {}, acks {acks}, {}{}",
+            counted(self.events(), "event", "events"),
             self.size,
             self.key_size,
-            self.partitions,
-            self.threads,
+            counted(u64::try_from(self.partitions).unwrap_or(0), "partition", "partitions"),
+            counted(u64::from(self.threads), "thread", "threads"),
             if self.receipts { ", receipts" } else { "" }
         )?;
         writeln!(
@@ -132,7 +132,7 @@ impl fmt::Display for Figures {
             self.reasons().iter().map(|(why, n)| format!("{why} {}", grouped(*n))).collect();
         writeln!(
             f,
-            "  batches  {} of {:.0} events; sent because of: {}",
+            "  batches  {} of {:.0} events each; sent because of: {}",
             grouped(self.batches()),
             self.fill(),
             reasons.join(", ")

@@ -149,7 +149,8 @@ pub(crate) struct Args {
     pub(crate) file: Option<PathBuf>,
 
     /// Take the key from the JSON of each line: a name at its top level, or a /json/pointer. A string gives its bytes,
-    /// anything else its JSON text; a line without the field has no key
+    /// anything else its JSON text; a line without the field has no key,
+    /// and a JSON null gives the text null
     #[arg(long, value_name = "NAME|/POINTER", help_heading = "Events", conflicts_with = "key_separator")]
     key_field: Option<String>,
 

@@ -42,8 +42,8 @@ fn refusal(found: &TopicMetadata, topic: &str, missing: MissingTopic) -> Produce
         (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, MissingTopic::Refuse) => (
             ErrorClass::Unavailable,
             format!(
-                "topic {topic:?} does not exist; create it (kafka-topics.sh --create --topic {topic}), or let the \
-                 broker create it (allow_topic_auto_creation)"
+                "topic {topic:?} does not exist; create it (kafka-topics.sh --bootstrap-server HOST:PORT --create \
+                 --topic {topic}), or let the broker create it (allow_topic_auto_creation)"
             ),
         ),
         (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, MissingTopic::Create) => (
