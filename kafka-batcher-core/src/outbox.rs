@@ -126,11 +126,6 @@ impl Outbox {
         self.entries.len() > self.in_flight as usize
     }
 
-    /// Encoded bytes that wait or are in flight.
-    pub fn queued_bytes(&self) -> usize {
-        self.entries.iter().map(|e| e.batch.encoded_len()).sum()
-    }
-
     /// Batches in flight.
     pub fn in_flight(&self) -> u32 {
         self.in_flight
@@ -149,11 +144,6 @@ impl Outbox {
     /// The gravest trouble since the last acknowledgement.
     pub fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
-    }
-
-    /// Acceptance of the oldest event that is not settled.
-    pub fn oldest(&self) -> Option<Time> {
-        self.entries.front().map(|entry| entry.opened)
     }
 
     // ---- inputs (answers to Produce: answers.rs) ----------------------------------------------------------------------
