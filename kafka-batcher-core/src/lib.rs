@@ -15,6 +15,7 @@
 //! - [`wire`]: Kafka's requests and answers as bytes;
 //! - [`Backoff`]: how long to wait before trying again;
 //! - [`Completion`]: how an outcome reaches a receipt;
+//! - [`Stored`], [`ToSave`], [`Numbers`]: the words between the outbox and a storage.
 
 #![forbid(unsafe_code)]
 
@@ -31,6 +32,7 @@ mod outbox;
 pub mod partitioner;
 mod record;
 mod rng;
+mod spool;
 mod time;
 mod varint;
 pub mod wire;
@@ -47,4 +49,5 @@ pub use error::{DecodeError, DeliveryError, FailureReason, Persisted, RecordErro
 pub use error_code::{ErrorClass, ErrorCode};
 pub use outbox::{Action, Outbox, OutboxEvent, OutboxSettings, Tally, Trouble};
 pub use record::{Header, Record, TopicPartition};
+pub use spool::{Backlog, ClusterId, DeadLetter, Numbers, Origin, Renumbered, StorageError, Stored, ToSave};
 pub use time::Time;

@@ -56,7 +56,7 @@ mod panics;
 pub mod producer;
 mod receipt;
 mod slots;
-mod storage;
+pub mod storage;
 mod topic;
 mod typed;
 
@@ -76,7 +76,7 @@ pub use kafka_batcher_core::{
 pub use metrics::{Latency, Report};
 pub use producer::Producer;
 pub use receipt::{Delivery, Receipt};
-pub use storage::{Backlog, Discard, StorageError, StoredBatch, TempStorage};
+pub use storage::{Discard, TempStorage};
 pub use typed::TypedCollector;
 
 /// The README's examples, compiled as tests.

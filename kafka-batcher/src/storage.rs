@@ -1,46 +1,40 @@
 //! `TempStorage`: the seam to where batches go while Kafka does not take them.
 //!
-//! The trait stands so that the outbox and its users know what to expect; what the library has today is [`Discard`].
+//! A storage keeps batches in order and knows nothing of delivery: when to save, read, renumber, commit and reject is
+//! decided by the outbox alone. [`Discard`] keeps nothing.
+
+mod discard;
 
 use std::fmt;
 
+pub use kafka_batcher_core::{
+    Backlog, ClusterId, DeadLetter, Numbers, Origin, Renumbered, StorageError, Stored, ToSave,
+};
 use kafka_batcher_core::{RecordBatch, TopicPartition};
 
+pub use self::discard::Discard;
 use crate::producer::BoxFuture;
 
-/// Why a storage could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StorageError {
-    /// No room: the bound is reached, or the disk is full.
-    #[error("the storage is full: {0}")]
-    Full(String),
-    /// The medium failed.
-    #[error("the storage failed: {0}")]
-    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+/// The partition number under which batches are saved of which nobody knows the partition yet: the topic's unassigned
+/// lane.
+pub const UNASSIGNED: i32 = -1;
+
+/// What a storage knows of a topic when it is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// What waits, by partition ([`UNASSIGNED`] among them); partitions of which nothing waits are left out.
+    pub backlogs: Vec<(i32, Backlog)>,
+    /// How many partitions the topic had when that was last known.
+    pub partitions: Option<i32>,
+    /// What was found damaged, one line each: where, and what it cost. Told to the operator once.
+    pub damage: Vec<String>,
 }
 
-/// A batch as it was read back.
-#[derive(Clone, Debug)]
-pub struct StoredBatch {
-    /// Where it goes.
-    pub partition: TopicPartition,
-    /// Names it for [`TempStorage::commit`] and [`TempStorage::reject`].
-    pub position: u64,
-    /// The batch, with the bytes and numbers that it was saved with.
-    pub batch: RecordBatch,
-}
-
-/// What a storage holds of a partition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Backlog {
-    /// Events.
-    pub events: u64,
-    /// Encoded bytes.
-    pub bytes: u64,
-}
-
-/// Keeps batches in order until Kafka takes them. When to save, read and commit is decided by the library.
+/// Keeps batches in order until Kafka takes them.
+///
+/// For one partition at a time the library has at most one call of each kind under way, and none before
+/// [`TempStorage::open`] of its topic has resolved; calls for different partitions come at once. Positions: see
+/// [`Stored`].
 ///
 /// ```
 /// use kafka_batcher::{Discard, TempStorage, TopicPartition};
@@ -51,14 +45,43 @@ pub struct Backlog {
 /// # });
 /// ```
 pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
-    /// Appends a batch to its partition's tail; resolves when it is durable.
+    /// Brings back what an earlier process left of a topic. To be called once for a topic, before anything else.
     ///
     /// # Errors
-    /// [`StorageError`]; the batch is not stored then.
+    /// [`StorageError::Failed`], for example if another process holds the directory.
+    fn open<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<Recovered, StorageError>>;
+
+    /// Keeps in mind how many partitions the topic has: what [`Recovered::partitions`] says next time.
+    ///
+    /// # Errors
+    /// [`StorageError`]; nothing depends on it but the placement of events at a start without Kafka.
+    fn keep_partitions<'a>(
+        &'a self,
+        topic: &'a str,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), StorageError>>;
+
+    /// Appends batches to their partition's tail, all of them or none, and resolves when they are durable: with the
+    /// position of each.
+    ///
+    /// Not cancel-safe: the batches may be saved although the future is dropped; nobody does.
+    ///
+    /// # Errors
+    /// [`StorageError`]; none of the batches is stored then, now or after a crash.
     fn save_batch<'a>(
         &'a self,
         partition: &'a TopicPartition,
-        batch: &'a RecordBatch,
+        batches: Vec<ToSave>,
+    ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>>;
+
+    /// Remembers other numbers for saved events; resolves when that is durable. The latest hold.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the numbers of before hold then.
+    fn renumber<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        numbers: Vec<Renumbered>,
     ) -> BoxFuture<'a, Result<(), StorageError>>;
 
     /// True if nothing of the partition waits.
@@ -73,96 +96,65 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
     /// [`StorageError::Failed`].
     fn backlog<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<Backlog, StorageError>>;
 
-    /// The oldest batch behind `after` that is neither committed nor rejected.
+    /// The oldest batches that lie at `from` or behind and wait, as many as fit into `max_bytes`, but at least one if
+    /// there is one. Every byte is checked before it is given out; what turns out damaged is left out and told in
+    /// `damage`.
     ///
     /// # Errors
     /// [`StorageError::Failed`].
     fn read<'a>(
         &'a self,
         partition: &'a TopicPartition,
-        after: Option<u64>,
-    ) -> BoxFuture<'a, Result<Option<StoredBatch>, StorageError>>;
+        from: u64,
+        max_bytes: usize,
+    ) -> BoxFuture<'a, Result<Read, StorageError>>;
 
-    /// Kafka has this batch: forget it.
+    /// Everything of the partition below `through` is settled: forget it. A hint: losing it costs resends, so it need not
+    /// be durable when this resolves.
     ///
     /// # Errors
     /// [`StorageError::Failed`].
     fn commit<'a>(
         &'a self,
         partition: &'a TopicPartition,
-        position: u64,
+        through: u64,
     ) -> BoxFuture<'a, Result<(), StorageError>>;
 
-    /// Kafka will never take this batch: keep it aside with the reason, and go on.
+    /// Kafka will never take this event: keep it aside with the reason, and leave a hole where it was saved. Resolves
+    /// when both are durable. The letter's batch is kept as it is given.
     ///
     /// # Errors
-    /// [`StorageError::Failed`].
+    /// [`StorageError`]; nothing has changed then.
     fn reject<'a>(
         &'a self,
         partition: &'a TopicPartition,
-        position: u64,
-        reason: &'a str,
+        letters: Vec<DeadLetter>,
     ) -> BoxFuture<'a, Result<(), StorageError>>;
-}
 
-/// Keeps nothing: what the predecessor's default storage did after logging the payload. Counts what it was given, and
-/// never logs it.
-#[derive(Debug, Default)]
-pub struct Discard {
-    discarded: std::sync::atomic::AtomicU64,
-}
-
-impl Discard {
-    /// Events discarded so far.
-    pub fn discarded(&self) -> u64 {
-        self.discarded.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    fn count(&self, batch: &RecordBatch) {
-        self.discarded.fetch_add(u64::from(batch.count()), std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-fn now<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, Result<T, StorageError>> {
-    Box::pin(std::future::ready(Ok(value)))
-}
-
-impl TempStorage for Discard {
-    fn save_batch<'a>(
+    /// In one durable step: `batches` (never sent) are appended, each to its partition's tail, and everything of the
+    /// unassigned lane below `through` is settled. Resolves with the position of each batch. After a crash either all of
+    /// it has happened or nothing (delivery-rules.md section 5).
+    ///
+    /// # Errors
+    /// [`StorageError`]; nothing has changed then.
+    fn regroup<'a>(
         &'a self,
-        _: &'a TopicPartition,
-        batch: &'a RecordBatch,
-    ) -> BoxFuture<'a, Result<(), StorageError>> {
-        self.count(batch);
-        now(())
-    }
+        topic: &'a str,
+        through: u64,
+        batches: Vec<(i32, RecordBatch)>,
+    ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>>;
 
-    fn is_empty<'a>(&'a self, _: &'a TopicPartition) -> BoxFuture<'a, Result<bool, StorageError>> {
-        now(true)
-    }
+    /// Makes durable what was only hinted at, and lets go of the medium. Nothing is called afterwards.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
 
-    fn backlog<'a>(&'a self, _: &'a TopicPartition) -> BoxFuture<'a, Result<Backlog, StorageError>> {
-        now(Backlog::default())
-    }
-
-    fn read<'a>(
-        &'a self,
-        _: &'a TopicPartition,
-        _: Option<u64>,
-    ) -> BoxFuture<'a, Result<Option<StoredBatch>, StorageError>> {
-        now(None)
-    }
-
-    fn commit<'a>(&'a self, _: &'a TopicPartition, _: u64) -> BoxFuture<'a, Result<(), StorageError>> {
-        now(())
-    }
-
-    fn reject<'a>(
-        &'a self,
-        _: &'a TopicPartition,
-        _: u64,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<(), StorageError>> {
-        now(())
-    }
+/// What [`TempStorage::read`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Read {
+    /// The batches, in order.
+    pub batches: Vec<Stored>,
+    /// Where to read on: every waiting event below has been given out, or was found damaged.
+    pub next: u64,
+    /// Events that were lost to damage on the way, and where: one line each.
+    pub damage: Vec<(u64, String)>,
 }

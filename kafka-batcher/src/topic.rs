@@ -571,7 +571,7 @@ impl Topic {
 }
 
 /// The partition of what is not assigned yet.
-pub(crate) const UNASSIGNED: i32 = -1;
+pub(crate) use crate::storage::UNASSIGNED;
 
 impl TopicView for Topic {
     fn partition_count(&self) -> u32 {
