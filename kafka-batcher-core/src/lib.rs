@@ -49,5 +49,5 @@ pub use error::{DecodeError, DeliveryError, FailureReason, Persisted, RecordErro
 pub use error_code::{ErrorClass, ErrorCode};
 pub use outbox::{Action, Outbox, OutboxEvent, OutboxSettings, Tally, Trouble};
 pub use record::{Header, Record, TopicPartition};
-pub use spool::{Backlog, ClusterId, DeadLetter, Numbers, Origin, Renumbered, StorageError, Stored, ToSave};
+pub use spool::{Backlog, ClusterId, DeadLetter, Numbers, Origin, ReadBack, Renumbered, StorageError, Stored, ToSave};
 pub use time::Time;

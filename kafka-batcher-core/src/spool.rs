@@ -64,6 +64,17 @@ pub struct Stored {
     pub numbers: Option<Numbers>,
 }
 
+/// What was read back.
+#[derive(Clone, Debug, Default)]
+pub struct ReadBack {
+    /// The batches, in order.
+    pub batches: Vec<Stored>,
+    /// Where to read on: every waiting event below has been given out, or was found damaged.
+    pub next: u64,
+    /// Events that were lost to damage on the way, and where: one line each.
+    pub damage: Vec<(u64, String)>,
+}
+
 /// An event that Kafka will never take.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {

@@ -8,7 +8,7 @@ mod discard;
 use std::fmt;
 
 pub use kafka_batcher_core::{
-    Backlog, ClusterId, DeadLetter, Numbers, Origin, Renumbered, StorageError, Stored, ToSave,
+    Backlog, ClusterId, DeadLetter, Numbers, Origin, ReadBack as Read, Renumbered, StorageError, Stored, ToSave,
 };
 use kafka_batcher_core::{RecordBatch, TopicPartition};
 
@@ -146,15 +146,4 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
 
     /// Makes durable what was only hinted at, and lets go of the medium. Nothing is called afterwards.
     fn close(&self) -> BoxFuture<'_, ()>;
-}
-
-/// What [`TempStorage::read`] found.
-#[derive(Clone, Debug, Default)]
-pub struct Read {
-    /// The batches, in order.
-    pub batches: Vec<Stored>,
-    /// Where to read on: every waiting event below has been given out, or was found damaged.
-    pub next: u64,
-    /// Events that were lost to damage on the way, and where: one line each.
-    pub damage: Vec<(u64, String)>,
 }
