@@ -161,6 +161,11 @@ impl RecordBatch {
         &self.spans
     }
 
+    /// Says who waits for which of its events: of a batch that was read back.
+    pub(crate) fn set_spans(&mut self, spans: Spans) {
+        self.spans = spans;
+    }
+
     /// The header as it goes on the wire, with base offset 0 and the CRC, which is computed at the first call.
     pub fn header(&self) -> [u8; HEADER_LEN] {
         let mut h = [0u8; HEADER_LEN];

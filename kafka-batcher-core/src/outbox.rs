@@ -15,24 +15,27 @@
 //!
 //! What it refuses: to read a clock, to do I/O, and to drop anything in silence.
 //!
-//! The files: here the inputs, the outputs and what is sent next; `answers.rs` what an answer does; `judge.rs` doubt and
-//! proof; `cut.rs` the batch that is refused for good; `entry.rs` what is kept in mind; `types.rs` the words.
+//! The files: here the inputs, the outputs and what is sent next; `spooling.rs` what lies on disk and moves there and back;
+//! `answers.rs` what an answer does; `judge.rs` doubt and proof; `cut.rs` the batch that is refused for good; `entry.rs` what is kept in mind; `types.rs` the words.
 
 mod answers;
 mod cut;
 mod entry;
 mod judge;
+mod spooling;
 mod types;
 
 use std::collections::VecDeque;
 
-use self::entry::{Doubt, Entry, Exposure, Identity, Run, Spent, State};
-pub use self::types::{Action, OutboxEvent, OutboxSettings, Tally, Trouble};
+use self::entry::{Doubt, Entry, Exposure, Identity, Place, Run, Spent, State};
+use self::spooling::Spool;
+pub use self::types::{Action, OutboxEvent, OutboxSettings, SpoolMode, SpoolSettings, Tally, Trouble};
 use crate::backoff::Backoff;
 use crate::batch::{RecordBatch, Stamp, sequence_add};
 use crate::buffer_pool::{BufferPool, Share};
 use crate::delivery::{Leader, ProducerIdentity, ProducerState, TopicId};
 use crate::error::FailureReason;
+use crate::spool::Origin;
 use crate::time::Time;
 
 /// How far back, in event time, an acknowledgement may lie for the run to count as established. A broker forgets a
@@ -52,7 +55,14 @@ pub struct Outbox {
     state: State,
     /// What is not settled yet, oldest first. Entries in flight come first unless one of them was answered with an error.
     entries: VecDeque<Entry>,
+    /// What came in while the spool holds older ones that are not in memory.
+    behind: VecDeque<Entry>,
+    spool: Spool,
+    /// Something was settled since the spool was last told.
+    settled_some: bool,
     in_flight: u32,
+    /// Where numbers given now mean something.
+    origin: Origin,
     /// The topic that the entries' numbers belong to.
     topic: Option<TopicId>,
     /// The run that the next unstamped batch joins.
@@ -68,6 +78,7 @@ pub struct Outbox {
     stumbles: u32,
     next_ticket: u64,
     next_ordinal: u64,
+    next_entry: u64,
     events: VecDeque<OutboxEvent>,
     tally: Tally,
     /// The gravest trouble since the last acknowledgement: what the operator was told.
@@ -84,7 +95,11 @@ impl Outbox {
             settings,
             state: State::Direct,
             entries: VecDeque::new(),
+            behind: VecDeque::new(),
+            spool: Spool::default(),
+            settled_some: false,
             in_flight: 0,
+            origin: Origin::default(),
             topic: None,
             run: None,
             next_run: 0,
@@ -94,6 +109,7 @@ impl Outbox {
             stumbles: 0,
             next_ticket: 0,
             next_ordinal: 0,
+            next_entry: 0,
             events: VecDeque::new(),
             tally: Tally::default(),
             trouble: None,
@@ -107,23 +123,38 @@ impl Outbox {
     /// What has become of the batches so far, and what is left.
     pub fn tally(&self) -> Tally {
         let mut tally = self.tally;
-        for entry in &self.entries {
-            match entry.exposure {
-                Exposure::InFlight { .. } => tally.in_flight += u64::from(entry.batch.count()),
-                Exposure::Unwritten | Exposure::Doubtful => tally.in_memory += u64::from(entry.batch.count()),
+        for entry in self.entries.iter().chain(&self.behind) {
+            match (entry.exposure, &entry.place) {
+                (Exposure::InFlight { .. }, _) => tally.in_flight += entry.events(),
+                (_, Place::Memory) => tally.in_memory += entry.events(),
+                (_, Place::Disk { .. }) => tally.spooled += entry.events(),
             }
         }
+        for letter in self.spool.rejecting.iter().flat_map(|rejecting| &rejecting.letters) {
+            match letter.position {
+                None => tally.in_memory += u64::from(letter.batch.count()),
+                Some(_) => tally.spooled += u64::from(letter.batch.count()),
+            }
+        }
+        tally.spooled += self.spool.gap.events + self.spool.passed.map_or(0, |passed| passed.events);
         tally
     }
 
-    /// True if nothing is left to do.
+    /// True if nothing is left to do: nothing in memory, and, until the time for closing is over, nothing on disk.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        let idle = self.entries.is_empty() && self.behind.is_empty() && self.spool.rejecting.is_none();
+        idle && (self.state == State::Ending || !self.has_gap())
     }
 
-    /// True if a batch waits to be sent, for the first time or again.
+    /// True if a batch in memory waits, to be sent or to be saved: one that came in now would only wait behind it.
     pub fn has_unsent(&self) -> bool {
-        self.entries.len() > self.in_flight as usize
+        let youngest_waits =
+            self.behind.back().or(self.entries.back()).is_some_and(|e| e.place == Place::Memory);
+        match self.state {
+            State::Spooling(_) | State::Ending => youngest_waits,
+            _ if self.has_gap() => youngest_waits,
+            _ => self.entries.len() > self.in_flight as usize,
+        }
     }
 
     /// Batches in flight.
@@ -136,9 +167,13 @@ impl Outbox {
         self.next_ordinal
     }
 
-    /// True if every batch numbered below `ordinal` is settled.
+    /// True if every batch numbered below `ordinal` is settled or durable.
     pub fn settled_below(&self, ordinal: u64) -> bool {
-        self.entries.front().is_none_or(|entry| entry.ordinal >= ordinal)
+        // What is not on disk is the youngest, and in order.
+        let mut all = self.entries.iter().chain(&self.behind);
+        let letters =
+            self.spool.rejecting.as_ref().is_none_or(|r| r.letters.iter().all(|l| l.position.is_some()));
+        letters && all.find(|entry| entry.place == Place::Memory).is_none_or(|entry| entry.ordinal >= ordinal)
     }
 
     /// The gravest trouble since the last acknowledgement.
@@ -153,7 +188,12 @@ impl Outbox {
         self.tally.accepted += u64::from(batch.count());
         let ordinal = self.next_ordinal;
         self.next_ordinal += 1;
-        self.entries.push_back(Entry::new(batch, ordinal, opened));
+        let id = self.next_id();
+        let entry = Entry::new(id, batch, ordinal, Some(opened));
+        match self.has_gap() || !self.behind.is_empty() {
+            true => self.behind.push_back(entry),
+            false => self.entries.push_back(entry),
+        }
     }
 
     /// The identity that [`Action::InitProducerId`] asked for. Ignored if none was asked for.
@@ -203,25 +243,46 @@ impl Outbox {
         }
     }
 
-    /// Nothing new will come; deliver what is left. Until [`Outbox::abandon`], if it comes to that.
+    /// Nothing new will come; deliver what is left. Until [`Outbox::spill`] or [`Outbox::abandon`], if it comes to that.
     pub fn close(&mut self) {
-        self.state = State::Closing(self.state.pause());
+        if self.state != State::Ending {
+            self.state = State::Closing(self.state.pause());
+        }
     }
 
-    /// The time for closing is over: what was never written is failed, what may have been is in doubt. No spool is
-    /// there to keep it.
+    /// The time for closing is over: nothing is sent any more, and everything that is left goes to the spool, what is in
+    /// flight, too. When that is done the outbox is empty. Without a spool the same as [`Outbox::abandon`].
+    pub fn spill(&mut self) {
+        match self.settings.spool {
+            Some(_) => self.state = State::Ending,
+            None => self.abandon(),
+        }
+    }
+
+    /// Over, now: what is in memory only is failed if it was certainly never written, else in doubt; what is on disk stays
+    /// there.
     pub fn abandon(&mut self) {
+        self.state = State::Ending;
+        self.give_up_letters();
         self.in_flight = 0;
         self.doubt = Doubt::None;
+        self.rewind();
         let message = self.trouble.as_ref().map(ToString::to_string).unwrap_or_default();
-        while let Some(entry) = self.entries.pop_front() {
+        let in_memory = |entry: &Entry| entry.place == Place::Memory;
+        let first = self.entries.iter().position(in_memory).unwrap_or(self.entries.len());
+        let mut lost = self.entries.split_off(first);
+        let first = self.behind.iter().position(in_memory).unwrap_or(self.behind.len());
+        lost.append(&mut self.behind.split_off(first));
+        for entry in lost {
             match entry.exposure {
                 Exposure::Unwritten if !entry.haunted => {
-                    self.fail(entry.batch, false, FailureReason::Shutdown, None, message.clone());
+                    self.fail(&entry, entry.batch.clone(), FailureReason::Shutdown, None, message.clone());
                 }
-                _ => self.in_doubt(entry.batch),
+                _ => self.in_doubt(&entry),
             }
         }
+        self.entries.append(&mut self.behind);
+        self.leave();
     }
 
     // ---- outputs ----------------------------------------------------------------------------------------------------
@@ -240,24 +301,56 @@ impl Outbox {
             self.identity = Identity::None;
             self.back_off(Trouble::NoIdentity { message }, None, now);
         }
+        self.notice_away(now);
+        if let Some(action) = self.poll_storage(leader.is_some(), now) {
+            return action;
+        }
         // What was in trouble has found its end, delivered or not.
-        if self.entries.is_empty() && self.trouble.take().is_some() {
+        if self.is_empty() && self.trouble.take().is_some() {
             self.events.push_back(OutboxEvent::Recovered);
         }
-        if let Some(until) = self.pausing_until(leader, now) {
-            return Action::Wait { until: Some(until) };
+        let action = match (self.pausing_until(leader, now), leader) {
+            (Some(until), _) => Action::Wait { until: Some(until) },
+            (None, Some(leader)) => self.poll_delivery(leader, now, unix_ms),
+            (None, None) => Action::Wait { until: None },
+        };
+        match action {
+            Action::Wait { until } => {
+                let until = [until, self.spool_deadline(now)].into_iter().flatten().min();
+                Action::Wait { until }
+            }
+            action => action,
         }
-        let Some(leader) = leader else { return Action::Wait { until: None } };
-        if self.entries.is_empty() || matches!(self.doubt, Doubt::Asked(_)) {
-            return Action::Wait { until: None };
+    }
+
+    /// What is to be sent or asked now.
+    fn poll_delivery(&mut self, leader: Leader, now: Time, unix_ms: i64) -> Action {
+        let wait = Action::Wait { until: None };
+        match self.state {
+            State::Ending => return wait,
+            State::Spooling(_) if self.in_flight > 0 => return wait,
+            // The pause is over: the probe.
+            State::Spooling(_) => {
+                self.state = State::Replaying;
+                if let Some(action) = self.poll_storage(true, now) {
+                    return action;
+                }
+            }
+            _ => {}
+        }
+        if matches!(self.doubt, Doubt::Asked(_)) || self.spool.rejecting.is_some() {
+            return wait;
         }
         if self.in_flight == 0 {
             self.notice_other_topic(leader);
-            if let Some(action) = self.judge(leader, unix_ms) {
+            if let Some(action) = self.check_origins(now).or_else(|| self.judge(leader, now, unix_ms)) {
                 return action;
             }
         }
-        self.send_next(leader, unix_ms).unwrap_or(Action::Wait { until: None })
+        if self.entries.is_empty() || self.spool.rejecting.is_some() {
+            return self.poll_storage(true, now).unwrap_or(wait);
+        }
+        self.send_next(leader, unix_ms).unwrap_or(wait)
     }
 
     /// The end of the pause, if it still holds.
@@ -278,9 +371,11 @@ impl Outbox {
             return;
         }
         let known = self.topic.replace(leader.topic_id);
+        self.origin.topic = leader.topic_id;
         if known.is_some_and(|known| known != leader.topic_id) {
             self.end_run();
             self.doubt = Doubt::None;
+            self.rewind();
             for entry in &mut self.entries {
                 entry.exposure = Exposure::Unwritten;
                 entry.verdict = None;
@@ -305,7 +400,28 @@ impl Outbox {
         {
             return Some(action);
         }
+        if !self.ready(at) {
+            self.stamp_behind(at);
+            return Some(self.make_ready());
+        }
         Some(self.fly(at, leader, unix_ms))
+    }
+
+    /// Gives numbers to what follows entry `at`, too, so that they are made durable together.
+    fn stamp_behind(&mut self, at: usize) {
+        if !self.settings.idempotent {
+            return;
+        }
+        let current = self.run.as_ref().map(|run| run.ordinal);
+        for next in at + 1..self.entries.len() {
+            let (Some(before), Some(entry)) = (self.entries.get(next - 1), self.entries.get(next)) else {
+                return;
+            };
+            let follows = before.run == current && before.verdict.is_none() && entry.verdict.is_none();
+            if !follows || entry.exposure != Exposure::Unwritten || self.stamp(next).is_some() {
+                return;
+            }
+        }
     }
 
     /// Whether entry `at` may go while others are in flight (delivery-rules.md 1.2).
@@ -315,7 +431,7 @@ impl Outbox {
             return false;
         };
         let same_run = before.run == Some(run.ordinal)
-            && (entry.exposure == Exposure::Unwritten || entry.run == Some(run.ordinal));
+            && (entry.run == Some(run.ordinal) || (entry.exposure == Exposure::Unwritten && !run.foreign));
         #[allow(unused_mut, reason = "tests plant a mutation here")]
         let mut established = run
             .established
@@ -339,7 +455,14 @@ impl Outbox {
         if entry.exposure == Exposure::Doubtful || (entry.run.is_some() && entry.run == current) {
             return None;
         }
+        if self.run.as_ref().is_some_and(|run| run.foreign) {
+            // What an earlier process began ends with what it numbered.
+            self.end_run();
+        }
         if self.run.is_none() {
+            if let Some(action) = self.commit_before_new_run() {
+                return Some(action);
+            }
             let (identity, next_sequence) = match std::mem::replace(&mut self.identity, Identity::None) {
                 Identity::Fresh(identity) => (identity, self.settings.first_sequence),
                 Identity::Bumped(identity) => (identity, 0),
@@ -354,7 +477,15 @@ impl Outbox {
             };
             let ordinal = self.next_run;
             self.next_run += 1;
-            self.run = Some(Run { ordinal, identity, next_sequence, established: None, acked_through: None });
+            self.remember_run(ordinal, identity.id, identity.epoch);
+            self.run = Some(Run {
+                ordinal,
+                identity,
+                next_sequence,
+                established: None,
+                acked_through: None,
+                foreign: false,
+            });
         }
         let (run, entry) = (self.run.as_mut()?, self.entries.get_mut(at)?);
         entry.batch.set_stamp(Stamp {
@@ -382,7 +513,8 @@ impl Outbox {
         entry.attempts += 1;
         self.in_flight += 1;
         entry.batch.finish();
-        Action::Produce { ticket, batch: entry.batch.clone() }
+        let spooled = entry.place != Place::Memory;
+        Action::Produce { ticket, batch: entry.batch.clone(), spooled }
     }
 }
 

@@ -178,6 +178,7 @@ impl KafkaBatcher {
                 max_in_flight: inner.settings.max_in_flight,
                 backoff: inner.settings.backoff(),
                 first_sequence: 0,
+                spool: None,
             },
             request_timeout: inner.settings.request_timeout,
             info,

@@ -8,7 +8,8 @@ mod discard;
 use std::fmt;
 
 pub use kafka_batcher_core::{
-    Backlog, ClusterId, DeadLetter, Numbers, Origin, ReadBack as Read, Renumbered, StorageError, Stored, ToSave,
+    Backlog, ClusterId, DeadLetter, Numbers, Origin, ReadBack as Read, Renumbered, StorageError, Stored,
+    ToSave,
 };
 use kafka_batcher_core::{RecordBatch, TopicPartition};
 

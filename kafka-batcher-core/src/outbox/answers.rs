@@ -1,6 +1,6 @@
 //! What an answer to a Produce request does: settle, prove, hold, pause, or leave a verdict for the head.
 
-use super::entry::{Doubt, Entry, Established, Exposure, Identity, Pause, Verdict};
+use super::entry::{Doubt, Entry, Established, Exposure, Identity, Pause, Place, State, Verdict};
 use super::judge::distance;
 use super::{Outbox, OutboxEvent, Trouble, identify};
 use crate::batch::RecordBatch;
@@ -88,6 +88,7 @@ impl Outbox {
 
     fn acked(&mut self, at: usize, base_offset: Option<i64>, leader: Option<Leader>) {
         let Some(entry) = self.entries.remove(at) else { return };
+        self.spool.away_since = None;
         // A batch accepted by another leader than the one that raised the question answers nothing (2.3).
         let same = |asked: Leader| leader.is_none_or(|leader| leader == asked);
         #[cfg(test)]
@@ -104,12 +105,23 @@ impl Outbox {
                 }
             }
             self.prove_before(at, entry.run);
+            if let Doubt::Proving { run, .. } = self.doubt
+                && entry.run == Some(run)
+            {
+                self.prove_passed();
+            }
+        }
+        if let Some(position) = entry.position().filter(|_| self.spool.passed.is_some()) {
+            self.keep_settled(position);
         }
         self.deliver(entry, base_offset);
         self.doubt = Doubt::None;
         self.stumbles = 0;
         self.backoff.reset();
-        self.state = self.state.with(None);
+        self.state = match self.state {
+            State::Spooling(_) => State::Replaying,
+            state => state.with(None),
+        };
         if self.trouble.take().is_some() {
             self.events.push_back(OutboxEvent::Recovered);
         }
@@ -255,6 +267,10 @@ impl Outbox {
     /// 1.3), or a new id once the epochs are used up.
     pub(super) fn end_run(&mut self) {
         let Some(run) = self.run.take() else { return };
+        if run.foreign {
+            // An id that this process did not obtain is never bumped.
+            return;
+        }
         match run.identity.epoch.checked_add(1) {
             Some(epoch) => self.identity = Identity::Bumped(ProducerIdentity { epoch, ..run.identity }),
             None => self.forget_identity(run.identity.id),
@@ -278,35 +294,44 @@ impl Outbox {
     }
 
     fn deliver(&mut self, entry: Entry, base_offset: Option<i64>) {
-        self.tally.delivered += u64::from(entry.batch.count());
+        self.tally.delivered += entry.events();
+        self.settled_some = true;
         self.events.push_back(OutboxEvent::Delivered {
-            batch: entry.batch,
             base_offset,
             opened: entry.opened,
             attempts: entry.attempts,
+            durable: entry.place != Place::Memory,
+            batch: entry.batch,
         });
     }
 
-    /// `maybe`: an attempt of it, under numbers that were given up, may lie in the log.
+    /// `batch` is what fails of the entry; if it was haunted, an attempt of it, under numbers that were given up, may lie
+    /// in the log.
     pub(super) fn fail(
         &mut self,
+        entry: &Entry,
         batch: RecordBatch,
-        maybe: bool,
         reason: FailureReason,
         code: Option<i16>,
         message: String,
     ) {
-        let persisted = if maybe { Persisted::Maybe } else { Persisted::No };
+        let persisted = if entry.haunted { Persisted::Maybe } else { Persisted::No };
+        let error = DeliveryError { reason, persisted, code, message };
+        self.settled_some = true;
+        if self.put_aside(batch.clone(), entry.position(), error.clone()) {
+            return;
+        }
         match persisted {
             Persisted::No => self.tally.lost += u64::from(batch.count()),
             Persisted::Maybe => self.tally.in_doubt += u64::from(batch.count()),
         }
-        let error = DeliveryError { reason, persisted, code, message };
-        self.events.push_back(OutboxEvent::Failed { batch, error });
+        self.events.push_back(OutboxEvent::Failed { batch, error, durable: entry.place != Place::Memory });
     }
 
-    pub(super) fn in_doubt(&mut self, batch: RecordBatch) {
-        self.tally.in_doubt += u64::from(batch.count());
-        self.events.push_back(OutboxEvent::InDoubt { batch });
+    pub(super) fn in_doubt(&mut self, entry: &Entry) {
+        self.tally.in_doubt += entry.events();
+        self.settled_some = true;
+        let durable = entry.place != Place::Memory;
+        self.events.push_back(OutboxEvent::InDoubt { batch: entry.batch.clone(), durable });
     }
 }

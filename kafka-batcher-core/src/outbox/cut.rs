@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::Outbox;
-use super::entry::Entry;
+use super::entry::{Entry, Place};
 use crate::buffer_pool::Chunk;
 use crate::delivery::Refusal;
 use crate::error::FailureReason;
@@ -22,16 +22,16 @@ impl Outbox {
         let Some(entry) = self.entries.pop_front() else { return };
         let count = entry.batch.count();
         if count <= 1 {
-            return self.give_up(entry, reason, refusal, refusal.message.clone().unwrap_or_default());
+            return self.give_up(&entry, reason, refusal, refusal.message.clone().unwrap_or_default());
         }
         match entry.batch.split(count / 2, &mut self.reserve()) {
             Ok((left, right)) => {
-                for batch in [right, left] {
-                    let (run, restamped) = (entry.run, entry.restamped);
-                    self.entries.push_front(Entry { run, restamped, ..entry.piece(batch) });
+                for (batch, at) in [(right, count / 2), (left, 0)] {
+                    let (run, restamped, id) = (entry.run, entry.restamped, self.next_id());
+                    self.entries.push_front(Entry { run, restamped, ..entry.piece(id, batch, at) });
                 }
             }
-            Err(error) => self.give_up(entry, FailureReason::Internal, refusal, error.to_string()),
+            Err(error) => self.give_up(&entry, FailureReason::Internal, refusal, error.to_string()),
         }
     }
 
@@ -51,23 +51,73 @@ impl Outbox {
         }
         let Some(entry) = self.entries.pop_front() else { return };
         let indices: Vec<u32> = culprits.keys().copied().collect();
+        if entry.place != Place::Memory {
+            return self.cut_saved(entry, culprits, refusal);
+        }
         match entry.batch.cut_out(&indices, &mut self.reserve()) {
             Ok((rest, culprit_batches)) => {
                 if let Some(rest) = rest {
-                    self.entries.push_front(entry.piece(rest));
+                    let id = self.next_id();
+                    self.entries.push_front(entry.piece(id, rest, 0));
                 }
                 for (batch, words) in culprit_batches.into_iter().zip(culprits.into_values()) {
                     let words = words.or_else(|| refusal.message.clone()).unwrap_or_default();
-                    self.fail(batch, entry.haunted, FailureReason::Rejected, Some(refusal.code.0), words);
+                    self.fail(&entry, batch, FailureReason::Rejected, Some(refusal.code.0), words);
                 }
                 self.hole();
             }
-            Err(error) => self.give_up(entry, FailureReason::Internal, refusal, error.to_string()),
+            Err(error) => self.give_up(&entry, FailureReason::Internal, refusal, error.to_string()),
         }
     }
 
-    fn give_up(&mut self, entry: Entry, reason: FailureReason, refusal: &Refusal, message: String) {
-        self.fail(entry.batch, entry.haunted, reason, Some(refusal.code.0), message);
+    /// The same for a batch that is on disk: its neighbours become batches of consecutive events, so that each is a stretch
+    /// of what was saved and can be found again after a crash with the numbers it was sent under.
+    fn cut_saved(&mut self, entry: Entry, culprits: BTreeMap<u32, Option<String>>, refusal: &Refusal) {
+        let count = entry.batch.count();
+        let ends = culprits.keys().flat_map(|i| [*i, *i + 1]).filter(|at| (1..count).contains(at));
+        let mut cuts: Vec<u32> = ends.collect();
+        cuts.dedup();
+        let mut pieces = Vec::new();
+        let mut left = entry.batch.clone();
+        for at in cuts.into_iter().rev() {
+            match left.split(at, &mut self.reserve()) {
+                Ok((before, behind)) => {
+                    pieces.push((at, behind));
+                    left = before;
+                }
+                Err(error) => {
+                    return self.give_up(&entry, FailureReason::Internal, refusal, error.to_string());
+                }
+            }
+        }
+        pieces.push((0, left));
+        // The youngest first: each is put before the others.
+        let mut letters = Vec::new();
+        for (at, batch) in pieces {
+            let id = self.next_id();
+            let mut piece = entry.piece(id, batch, at);
+            match culprits.get(&at) {
+                Some(words) => {
+                    let words = words.clone().or_else(|| refusal.message.clone()).unwrap_or_default();
+                    letters.push((piece, words));
+                }
+                None => {
+                    // New numbers follow; until then it carries none that count.
+                    piece.run = None;
+                    self.entries.push_front(piece);
+                }
+            }
+        }
+        for (piece, words) in letters.into_iter().rev() {
+            let code = Some(refusal.code.0);
+            self.fail(&piece, piece.batch.clone(), FailureReason::Rejected, code, words);
+        }
+        self.hole();
+    }
+
+    fn give_up(&mut self, entry: &Entry, reason: FailureReason, refusal: &Refusal, message: String) {
+        let code = Some(refusal.code.0);
+        self.fail(entry, entry.batch.clone(), reason, code, message);
         self.hole();
     }
 

@@ -2,27 +2,34 @@
 
 use std::collections::BTreeSet;
 
-use crate::batch::RecordBatch;
+use crate::batch::{RecordBatch, Stamp, sequence_add};
 use crate::delivery::{Leader, ProducerIdentity, ProducerState, Refusal};
+use crate::spool::Origin;
 use crate::time::Time;
 
-/// Where the outbox is. Spooling and Replaying join when there is a disk (DESIGN.md, "Delivery", has their rows).
+/// Where the outbox is (DESIGN.md, "Delivery", has the table).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// Batches go out as they come.
     Direct,
     /// After an error: nothing goes out during the pause.
     Backoff(Pause),
-    /// Nothing new comes in; what is left goes out, with the same pauses.
+    /// Kafka is away: what is in memory moves to the spool. Nothing goes out; after the pause comes the probe.
+    Spooling(Option<Pause>),
+    /// The spool holds batches of this partition, and they go out, oldest first.
+    Replaying,
+    /// Nothing new comes in; what is left goes out, from memory and spool, with the same pauses.
     Closing(Option<Pause>),
+    /// The time for closing is over: what is left moves to the spool, and nothing goes out any more.
+    Ending,
 }
 
 impl State {
     pub(super) fn pause(self) -> Option<Pause> {
         match self {
-            State::Direct => None,
+            State::Direct | State::Replaying | State::Ending => None,
             State::Backoff(pause) => Some(pause),
-            State::Closing(pause) => pause,
+            State::Spooling(pause) | State::Closing(pause) => pause,
         }
     }
 
@@ -31,6 +38,9 @@ impl State {
         match self {
             State::Closing(_) => State::Closing(pause),
             State::Direct | State::Backoff(_) => pause.map_or(State::Direct, State::Backoff),
+            State::Replaying => pause.map_or(State::Replaying, |pause| State::Spooling(Some(pause))),
+            State::Spooling(_) => State::Spooling(pause),
+            State::Ending => State::Ending,
         }
     }
 }
@@ -69,13 +79,28 @@ pub(super) enum Verdict {
     Fenced,
 }
 
+/// Where a batch lies besides memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nowhere.
+    Memory,
+    /// On disk, its first event at this position; the numbers that the disk has for it.
+    Disk { position: u64, numbers: Option<Stamp> },
+}
+
 /// One batch on its way.
 #[derive(Debug)]
 pub(super) struct Entry {
+    /// Names it within this outbox.
+    pub(super) id: u64,
     pub(super) batch: RecordBatch,
+    pub(super) place: Place,
+    /// Where its numbers mean something, if it was read from disk with numbers of another process.
+    pub(super) origin: Option<Origin>,
     /// In the order of acceptance; parts of a split batch share it.
     pub(super) ordinal: u64,
-    pub(super) opened: Time,
+    /// Acceptance of its oldest event; `None`: in an earlier process.
+    pub(super) opened: Option<Time>,
     pub(super) exposure: Exposure,
     /// The run whose numbers it carries.
     pub(super) run: Option<u64>,
@@ -91,9 +116,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(batch: RecordBatch, ordinal: u64, opened: Time) -> Self {
+    pub(super) fn new(id: u64, batch: RecordBatch, ordinal: u64, opened: Option<Time>) -> Self {
         Entry {
+            id,
             batch,
+            place: Place::Memory,
+            origin: None,
             ordinal,
             opened,
             exposure: Exposure::Unwritten,
@@ -106,10 +134,31 @@ impl Entry {
         }
     }
 
-    /// A piece of this one (the batch split or cut), not yet sent.
-    pub(super) fn piece(&self, batch: RecordBatch) -> Self {
+    /// A piece of this one (the batch split or cut), not yet sent: `at` is its first event.
+    pub(super) fn piece(&self, id: u64, batch: RecordBatch, at: u32) -> Self {
         let (attempts, haunted) = (self.attempts, self.haunted);
-        Entry { attempts, haunted, ..Entry::new(batch, self.ordinal, self.opened) }
+        let place = match self.place {
+            Place::Memory => Place::Memory,
+            Place::Disk { position, numbers } => Place::Disk {
+                position: position + u64::from(at),
+                numbers: numbers
+                    .map(|stamp| Stamp { first_sequence: sequence_add(stamp.first_sequence, at), ..stamp }),
+            },
+        };
+        let origin = self.origin.clone();
+        Entry { attempts, haunted, place, origin, ..Entry::new(id, batch, self.ordinal, self.opened) }
+    }
+
+    /// Position of its first event on disk.
+    pub(super) fn position(&self) -> Option<u64> {
+        match self.place {
+            Place::Memory => None,
+            Place::Disk { position, .. } => Some(position),
+        }
+    }
+
+    pub(super) fn events(&self) -> u64 {
+        u64::from(self.batch.count())
     }
 
     pub(super) fn ticket(&self) -> Option<u64> {
@@ -134,6 +183,8 @@ pub(super) struct Run {
     /// The highest sequence acknowledged: everything of the run up to there is in the log, whatever a later answer to
     /// an older request may fail to say (answers can be reported in another order than they came in).
     pub(super) acked_through: Option<i32>,
+    /// It was begun by an earlier process: what has its numbers keeps them, and nothing joins it.
+    pub(super) foreign: bool,
 }
 
 /// The acknowledgement that established a run.
@@ -195,6 +246,12 @@ pub(super) enum Doubt {
         run: u64,
         last_sequence: i32,
     },
+    /// The batch of this run that ends with this sequence is looked for on disk.
+    Seeking {
+        leader: Leader,
+        run: u64,
+        last_sequence: i32,
+    },
     /// The broker cannot be asked: the doubtful batches of this run are tried one at a time, from this index on.
     Stepping {
         leader: Leader,
@@ -208,9 +265,10 @@ impl Doubt {
     pub(super) fn bound_to(&self) -> Option<Leader> {
         match self {
             Doubt::None | Doubt::Ask | Doubt::Asked(_) => None,
-            Doubt::Answered(leader, _) | Doubt::Proving { leader, .. } | Doubt::Stepping { leader, .. } => {
-                Some(*leader)
-            }
+            Doubt::Answered(leader, _)
+            | Doubt::Seeking { leader, .. }
+            | Doubt::Proving { leader, .. }
+            | Doubt::Stepping { leader, .. } => Some(*leader),
         }
     }
 }

@@ -4,11 +4,12 @@
 //! a broker's 45, its refusal of a batch that may be written already, and the end of a run all mean one thing first,
 //! to find out what the log holds. DESIGN.md, "Delivery", has the table.
 
-use super::entry::{Doubt, Entry, Exposure, Verdict};
+use super::entry::{Doubt, Entry, Exposure, Place, Verdict};
 use super::{Action, Outbox};
 use crate::batch::{Stamp, sequence_add};
 use crate::delivery::{Leader, ProducerState};
 use crate::error::FailureReason;
+use crate::time::Time;
 
 /// How often a broker may contradict itself about a batch (out of order, and next in line; held, and not recognised)
 /// before its numbers are given up. The first time, a straggling request of ours may have come in between.
@@ -33,13 +34,36 @@ struct Subject {
 
 impl Outbox {
     /// What has to be cleared before the head can be sent, if anything.
-    pub(super) fn judge(&mut self, leader: Leader, unix_ms: i64) -> Option<Action> {
+    pub(super) fn judge(&mut self, leader: Leader, now: Time, unix_ms: i64) -> Option<Action> {
         loop {
             self.forget_other_leaders(leader);
+            if !matches!(self.doubt, Doubt::Seeking { .. } | Doubt::Proving { .. }) {
+                self.rewind();
+            }
+            if self.spool.rejecting.is_some() {
+                return None;
+            }
+            if self.entries.is_empty() && !matches!(self.doubt, Doubt::Seeking { .. }) {
+                return None;
+            }
             match std::mem::replace(&mut self.doubt, Doubt::None) {
                 Doubt::None => {
+                    if let Some(action) = self.adopt() {
+                        return Some(action);
+                    }
+                    let cuts = |v: &Verdict| matches!(v, Verdict::TooLarge(_) | Verdict::Rejected(_));
+                    if self.entries.front().is_some_and(|head| {
+                        head.verdict.as_ref().is_some_and(cuts) && self.is_saving(head.id)
+                    }) {
+                        return Some(Action::Wait { until: None });
+                    }
                     if !self.judge_head() {
                         return None;
+                    }
+                }
+                Doubt::Seeking { leader, run, last_sequence } => {
+                    if let Some(action) = self.seek(leader, run, last_sequence, now) {
+                        return Some(action);
                     }
                 }
                 Doubt::Ask => {
@@ -58,20 +82,43 @@ impl Outbox {
                         |e: &Entry| e.run == Some(run) && e.batch.last_sequence() == last_sequence;
                     if let Some(at) = self.entries.iter().position(ends_there) {
                         self.doubt = Doubt::Proving { leader, run, last_sequence };
-                        return Some(self.fly(at, leader, unix_ms));
+                        return Some(self.fly_if_ready(at, leader, unix_ms));
                     }
                 }
                 Doubt::Stepping { leader, run, next } => {
                     match self.entries.iter().skip(next).position(|entry| entry.is_doubtful_in(run)) {
                         Some(ahead) => {
                             self.doubt = Doubt::Stepping { leader, run, next: next + ahead };
-                            return Some(self.fly(next + ahead, leader, unix_ms));
+                            return Some(self.fly_if_ready(next + ahead, leader, unix_ms));
                         }
                         None => self.give_up_numbers(run),
                     }
                 }
             }
         }
+    }
+
+    fn fly_if_ready(&mut self, at: usize, leader: Leader, unix_ms: i64) -> Action {
+        if self.ready(at) { self.fly(at, leader, unix_ms) } else { self.make_ready() }
+    }
+
+    /// Looks for the batch that ends with this sequence, further and further down the disk.
+    fn seek(&mut self, leader: Leader, run: u64, last_sequence: i32, now: Time) -> Option<Action> {
+        let ends_there = |e: &Entry| e.is_doubtful_in(run) && e.batch.last_sequence() == last_sequence;
+        if self.entries.iter().any(ends_there) {
+            self.doubt = Doubt::Proving { leader, run, last_sequence };
+            return None;
+        }
+        if self.may_seek(run) {
+            self.pass();
+            self.doubt = Doubt::Seeking { leader, run, last_sequence };
+            return Some(self.poll_storage(true, now).unwrap_or(Action::Wait { until: None }));
+        }
+        // Not there: what the broker holds under these numbers is not what lies here.
+        self.rewind();
+        self.mark_given_up(run);
+        self.give_up_numbers(run);
+        None
     }
 
     /// All answers come from one leader, the 45 that began it included: begin again with this one. (A broker that said
@@ -208,6 +255,8 @@ impl Outbox {
                     |e: &Entry| e.is_doubtful_in(run) && e.batch.last_sequence() == last_sequence;
                 if self.entries.iter().any(ends_there) {
                     self.doubt = Doubt::Proving { leader, run, last_sequence };
+                } else if doubtful && at == 0 && self.may_seek(run) {
+                    self.doubt = Doubt::Seeking { leader, run, last_sequence };
                 } else if doubtful {
                     self.settle_unknowable(run, last_sequence);
                 } else {
@@ -278,6 +327,7 @@ impl Outbox {
     /// The numbers of `run` lead nowhere: all that carries them is stamped anew.
     fn give_up_numbers(&mut self, run: u64) {
         self.doubt = Doubt::None;
+        self.mark_given_up(run);
         self.count_possible(run);
         self.not_written(run);
         for entry in self.entries.iter_mut().filter(|entry| entry.run == Some(run)) {
@@ -291,6 +341,11 @@ impl Outbox {
     /// The broker holds numbers up to `last_sequence` and will not recognise the batch that ends there: what is in
     /// doubt up to there stays so, and says so.
     fn settle_unknowable(&mut self, run: u64, last_sequence: i32) {
+        // What is on disk is not given up for a doubt: rather twice than not at all, and counted.
+        if self.entries.iter().any(|entry| entry.is_doubtful_in(run) && entry.place != Place::Memory) {
+            self.mark_given_up(run);
+            return self.give_up_numbers(run);
+        }
         let mut at = 0;
         while let Some(entry) = self.entries.get(at) {
             let covered =
@@ -298,7 +353,7 @@ impl Outbox {
             if !covered {
                 at += 1;
             } else if let Some(entry) = self.entries.remove(at) {
-                self.in_doubt(entry.batch);
+                self.in_doubt(&entry);
             }
         }
     }
@@ -368,7 +423,8 @@ impl Outbox {
             return None;
         }
         let current = self.run.as_ref().is_some_and(|current| current.ordinal == run);
-        if current && self.entries.get(at + 1)?.run.is_none() {
+        let foreign = self.run.as_ref().is_some_and(|run| run.foreign);
+        if current && !foreign && self.entries.get(at + 1)?.run.is_none() {
             let _ = self.stamp(at + 1);
         }
         let next = self.entries.get(at + 1)?;

@@ -61,7 +61,7 @@ impl Round {
 
 fn settings() -> OutboxSettings {
     let backoff = BackoffSettings { jitter: 0.0, ..BackoffSettings::default() };
-    OutboxSettings { idempotent: true, max_in_flight: 5, backoff, first_sequence: 0 }
+    OutboxSettings { idempotent: true, max_in_flight: 5, backoff, first_sequence: 0, spool: None }
 }
 
 /// A batch of so many events whose time we assigned.
@@ -129,13 +129,18 @@ impl Bench {
         let mut round = Round::default();
         for _ in 0..50 {
             match self.outbox.poll_action(Some(self.leader), self.now, self.unix_ms) {
-                Action::Produce { ticket, batch } => round.sent.push(Sent { ticket, batch }),
+                Action::Produce { ticket, batch, .. } => round.sent.push(Sent { ticket, batch }),
                 Action::Describe { producer_id } => round.described = Some(producer_id),
                 Action::InitProducerId { other_than } => {
                     assert_ne!(other_than, Some(self.next_id));
                     self.outbox.on_identity(ProducerIdentity { id: self.next_id, epoch: self.first_epoch });
                     self.next_id += 1;
                 }
+                Action::Save { .. }
+                | Action::Renumber { .. }
+                | Action::Read { .. }
+                | Action::Reject { .. }
+                | Action::Commit { .. } => panic!("there is no spool"),
                 Action::Wait { until } => {
                     round.until = until;
                     return round;

@@ -1,11 +1,14 @@
 //! The outbox's words: what it is told at the start, what it says to its driver, how it counts.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::backoff::BackoffSettings;
 use crate::batch::RecordBatch;
+use crate::completion::Spans;
 use crate::delivery::Refusal;
 use crate::error::DeliveryError;
+use crate::spool::{DeadLetter, Renumbered, ToSave};
 use crate::time::Time;
 
 /// What an outbox is told about how to deliver.
@@ -21,6 +24,28 @@ pub struct OutboxSettings {
     pub backoff: BackoffSettings,
     /// The first sequence number under a new producer id: 0. Tests of the wrap start elsewhere.
     pub first_sequence: i32,
+    /// How the spool is used; `None`: there is none, and what is in memory dies with the process.
+    pub spool: Option<SpoolSettings>,
+}
+
+/// When batches go to the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpoolMode {
+    /// When Kafka has taken none of the partition's for so long.
+    OnFailure,
+    /// Before they are first sent (write-ahead).
+    Always,
+}
+
+/// How the spool is used.
+#[derive(Clone, Copy, Debug)]
+pub struct SpoolSettings {
+    /// When batches go there.
+    pub mode: SpoolMode,
+    /// How long no acknowledgement may come, although something waits for one, until Kafka counts as away: `spool_after`.
+    pub after: Duration,
+    /// Send what was stamped for another cluster to this one.
+    pub other_cluster: bool,
 }
 
 /// What the driver has to do now.
@@ -35,6 +60,8 @@ pub enum Action {
         ticket: u64,
         /// Stamped, its CRC computed.
         batch: RecordBatch,
+        /// It comes from the spool: to be sent with acks = all, whatever the topic's setting (delivery-rules.md 2.7).
+        spooled: bool,
     },
     /// Ask the partition's leader what it knows of this producer id, and report to
     /// [`on_described_by`](super::Outbox::on_described_by).
@@ -48,6 +75,45 @@ pub enum Action {
     InitProducerId {
         /// Not this one: it is used up.
         other_than: Option<i64>,
+    },
+    /// Save these at the partition's tail, all or none, and report to [`on_saved`](super::Outbox::on_saved).
+    Save {
+        /// Names this call.
+        ticket: u64,
+        /// The batches, in order.
+        batches: Vec<ToSave>,
+    },
+    /// Make these numbers durable, and report to [`on_renumbered`](super::Outbox::on_renumbered).
+    Renumber {
+        /// Names this call.
+        ticket: u64,
+        /// The numbers.
+        numbers: Vec<Renumbered>,
+    },
+    /// Read what lies on disk from there on, about so much, and report to [`on_read`](super::Outbox::on_read). May be
+    /// delayed for want of memory.
+    Read {
+        /// Names this call.
+        ticket: u64,
+        /// Position of the first event wanted.
+        from: u64,
+        /// Bytes wanted, or one batch if that is more.
+        max_bytes: usize,
+    },
+    /// Put these events aside, and report to [`on_rejected`](super::Outbox::on_rejected).
+    Reject {
+        /// Names this call.
+        ticket: u64,
+        /// The events.
+        letters: Vec<DeadLetter>,
+    },
+    /// Everything of the partition below `through` is settled. If `ticket` is there, make that durable and report to
+    /// [`on_committed`](super::Outbox::on_committed); else it is a hint, and nobody waits.
+    Commit {
+        /// Position of the first event that is not.
+        through: u64,
+        /// Names this call, if it is to be answered.
+        ticket: Option<u64>,
     },
     /// Nothing to do until an input, another leader, or this time. Without a time, only those help.
     Wait {
@@ -66,10 +132,12 @@ pub enum OutboxEvent {
         batch: RecordBatch,
         /// Offset of its first event; `None`: written, where is not known (acks = 0, or proven by a later batch).
         base_offset: Option<i64>,
-        /// Acceptance of its oldest event.
-        opened: Time,
-        /// How often it was sent.
+        /// Acceptance of its oldest event; `None`: in an earlier process.
+        opened: Option<Time>,
+        /// How often it was sent, since it was last read from the spool.
         attempts: u32,
+        /// [`OutboxEvent::Durable`] was told of it before, or by an earlier process.
+        durable: bool,
     },
     /// Will not be delivered.
     Failed {
@@ -78,11 +146,59 @@ pub enum OutboxEvent {
         /// Why, and whether they may lie in the log all the same (an earlier attempt of theirs was never answered).
         /// Counted as lost or, if they may, as in doubt.
         error: DeliveryError,
+        /// [`OutboxEvent::Durable`] was told of it before, or by an earlier process.
+        durable: bool,
     },
+    /// These events are on disk now: they survive this process.
+    Durable {
+        /// The events.
+        batch: RecordBatch,
+    },
+    /// Kafka will never take these events; they were put aside, durably.
+    DeadLettered {
+        /// The events.
+        batch: RecordBatch,
+        /// Why.
+        error: DeliveryError,
+        /// [`OutboxEvent::Durable`] was told of it before, or by an earlier process.
+        durable: bool,
+    },
+    /// The end: these events are on disk, and the next start delivers them.
+    LeftInSpool {
+        /// Who waits for them.
+        spans: Spans,
+    },
+    /// So many events are in the log, proven by a younger batch, without having been read back from disk.
+    ProvenOnDisk {
+        /// Events.
+        events: u64,
+        /// Who waits for them.
+        spans: Vec<Spans>,
+    },
+    /// The storage gave back less than it was given: so many events are lost.
+    Damaged {
+        /// Events.
+        events: u64,
+        /// Where, and what happened.
+        message: String,
+    },
+    /// Batches go to the spool from now on. Told once an episode; its end is [`OutboxEvent::Recovered`].
+    Spooling,
+    /// The storage does not take anything; events stay in memory. Told once an episode.
+    SpoolTroubled {
+        /// Its words.
+        message: String,
+    },
+    /// The storage takes batches again.
+    SpoolRecovered,
+    /// What was stamped for another topic or an unknown cluster gets new numbers. Told once.
+    ForeignNumbers,
     /// Will not be tried again, and may be in the log.
     InDoubt {
         /// The events whose outcome cannot be known.
         batch: RecordBatch,
+        /// [`OutboxEvent::Durable`] was told of it before, or by an earlier process.
+        durable: bool,
     },
     /// Deliveries have stopped. Told once, and once more if it turns out that somebody must act
     /// ([`Trouble::needs_somebody`]); then [`OutboxEvent::Recovered`] comes first.
@@ -116,12 +232,17 @@ pub enum Trouble {
     Refused(Refusal),
     /// The broker refused, and somebody must act (permission, missing topic): the batches are held.
     Held(Refusal),
+    /// The spool holds batches that were sent to another cluster before; consent is needed to send them to this one.
+    OtherCluster {
+        /// The cluster that they were meant for.
+        of: String,
+    },
 }
 
 impl Trouble {
     /// True if it does not pass by itself: somebody must act.
     pub fn needs_somebody(&self) -> bool {
-        matches!(self, Trouble::Held(_) | Trouble::NoIdentity { .. })
+        matches!(self, Trouble::Held(_) | Trouble::NoIdentity { .. } | Trouble::OtherCluster { .. })
     }
 }
 
@@ -132,16 +253,23 @@ impl fmt::Display for Trouble {
             Trouble::NoAnswer { message } => write!(f, "no answer from the broker: {message}"),
             Trouble::NoIdentity { message } => write!(f, "the cluster gave no producer id: {message}"),
             Trouble::Refused(refusal) => write!(f, "the broker refused: {refusal}"),
+            Trouble::OtherCluster { of } => write!(
+                f,
+                "the spool holds batches that were sent to another cluster ({of}); they wait for it, or for consent"
+            ),
             Trouble::Held(refusal) => write!(f, "the broker refused until somebody acts: {refusal}"),
         }
     }
 }
 
-/// Events by what became of them. `accepted = delivered + lost + in_doubt + in_memory + in_flight` at any time.
+/// Events by what became of them. At any time
+/// `accepted + recovered = delivered + in_memory + in_flight + spooled + dead_lettered + in_doubt + lost`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Came in.
     pub accepted: u64,
+    /// Were found in the spool.
+    pub recovered: u64,
     /// Are in the log.
     pub delivered: u64,
     /// Failed for good; not in the log.
@@ -152,6 +280,10 @@ pub struct Tally {
     pub in_memory: u64,
     /// Are on their way.
     pub in_flight: u64,
+    /// Are on disk, and not on their way.
+    pub spooled: u64,
+    /// Were put aside.
+    pub dead_lettered: u64,
     /// Of the delivered: known to be so by a later batch, not by an answer of their own.
     pub proven: u64,
     /// Sent again, counted at every time, under circumstances in which an attempt before may lie in the log too: the log

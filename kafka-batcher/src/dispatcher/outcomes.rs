@@ -23,10 +23,12 @@ impl Dispatcher {
                     self.parts.topic.settled(batch.count());
                     self.own.batches += 1;
                     self.own.bytes += batch.encoded_len() as u64;
-                    self.own.latency.record(now.since(opened), u64::from(batch.count()));
+                    if let Some(opened) = opened {
+                        self.own.latency.record(now.since(opened), u64::from(batch.count()));
+                    }
                 }
-                OutboxEvent::Failed { batch, error } => self.lose(&batch, error, Some(partition)),
-                OutboxEvent::InDoubt { batch } => {
+                OutboxEvent::Failed { batch, error, .. } => self.lose(&batch, error, Some(partition)),
+                OutboxEvent::InDoubt { batch, .. } => {
                     let message = "no answer settled whether it was written".to_owned();
                     let error = error_of(FailureReason::Unknowable, Persisted::Maybe, message);
                     self.lose(&batch, error, Some(partition));

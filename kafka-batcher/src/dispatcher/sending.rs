@@ -67,7 +67,13 @@ impl Dispatcher {
                 }
                 false
             }
-            Action::Produce { ticket, batch } => {
+            // Without a spool it asks for none of these.
+            Action::Save { .. }
+            | Action::Renumber { .. }
+            | Action::Read { .. }
+            | Action::Reject { .. }
+            | Action::Commit { .. } => false,
+            Action::Produce { ticket, batch, .. } => {
                 let node = leader.map_or(-1, |leader| leader.node);
                 // Behind others it may go only where they went.
                 let only_to = leader.filter(|_| lane.outbox.in_flight() > 1);

@@ -195,10 +195,10 @@ impl Ledger {
     pub(super) fn event(&mut self, event: &OutboxEvent) -> Result<(), Broken> {
         match event {
             OutboxEvent::Delivered { batch, .. } => self.settle(batch, Fate::Delivered),
-            OutboxEvent::Failed { batch, error } if error.persisted == Persisted::No => {
+            OutboxEvent::Failed { batch, error, .. } if error.persisted == Persisted::No => {
                 self.settle(batch, Fate::Lost)
             }
-            OutboxEvent::Failed { batch, .. } | OutboxEvent::InDoubt { batch } => {
+            OutboxEvent::Failed { batch, .. } | OutboxEvent::InDoubt { batch, .. } => {
                 self.settle(batch, Fate::InDoubt)
             }
             _ => Ok(()),

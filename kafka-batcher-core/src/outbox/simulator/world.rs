@@ -162,6 +162,7 @@ impl World {
             max_in_flight: plan.max_in_flight,
             backoff: BackoffSettings::default(),
             first_sequence: plan.first_sequence,
+            spool: None,
         };
         let pool = BufferPool::new(1 << 24);
         let client = |partition: usize| Client {

@@ -5,7 +5,7 @@ use crate::error::{FailureReason, Persisted};
 
 fn failures(bench: &mut Bench) -> Vec<(FailureReason, u32)> {
     let failure = |event| match event {
-        OutboxEvent::Failed { batch, error } => {
+        OutboxEvent::Failed { batch, error, .. } => {
             assert_eq!(error.persisted, Persisted::No);
             Some((error.reason, batch.count()))
         }

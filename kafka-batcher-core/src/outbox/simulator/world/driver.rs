@@ -70,7 +70,7 @@ impl World {
                     self.wait(p, until);
                     return Ok(());
                 }
-                (Action::Produce { ticket, batch }, Some(leader)) => {
+                (Action::Produce { ticket, batch, .. }, Some(leader)) => {
                     self.produce(p, ticket, &batch, leader)?
                 }
                 (Action::Describe { producer_id }, Some(leader)) => {
@@ -83,7 +83,9 @@ impl World {
                     });
                 }
                 (Action::InitProducerId { other_than }, _) => self.init_producer_id(p, other_than),
-                (action, None) => return Err(format!("{action:?} without a leader")),
+                (action @ (Action::Save { .. } | Action::Renumber { .. }), _)
+                | (action @ (Action::Read { .. } | Action::Reject { .. } | Action::Commit { .. }), _)
+                | (action, None) => return Err(format!("{action:?} without a leader")),
             }
         }
         Err("an outbox has something to do for ever".to_owned())
