@@ -111,8 +111,35 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RecordBatch, usize), DecodeError> 
 
 pub(super) fn records(body: &[u8], count: u32, base_timestamp: i64) -> Result<Vec<OwnedRecord>, DecodeError> {
     let mut out = Vec::with_capacity((count as usize).min(body.len() / MIN_RECORD));
-    check_records(body, count, base_timestamp, |record| out.push(record))?;
+    check_records(body, count, base_timestamp, |record| out.push(record.to_owned()))?;
     Ok(out)
+}
+
+/// A record whose bytes lie in the batch: checking a batch allocates nothing for its records.
+struct Parsed<'a> {
+    timestamp: i64,
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    /// Checked; read again where somebody wants them.
+    headers: &'a [u8],
+    header_count: usize,
+}
+
+impl Parsed<'_> {
+    fn to_owned(&self) -> OwnedRecord {
+        let mut headers = Vec::with_capacity(self.header_count);
+        let mut rest = self.headers;
+        while let Ok((name, value, after)) = header(rest) {
+            headers.push(OwnedHeader { name: name.to_owned(), value: value.map(<[u8]>::to_vec) });
+            rest = after;
+        }
+        OwnedRecord {
+            timestamp: self.timestamp,
+            key: self.key.map(<[u8]>::to_vec),
+            value: self.value.map(<[u8]>::to_vec),
+            headers,
+        }
+    }
 }
 
 /// Parses `count` records that must fill `body` exactly.
@@ -120,7 +147,7 @@ fn check_records(
     mut body: &[u8],
     count: u32,
     base_timestamp: i64,
-    mut each: impl FnMut(OwnedRecord),
+    mut each: impl FnMut(Parsed<'_>),
 ) -> Result<(), DecodeError> {
     for index in 0..count {
         let bad = |what| DecodeError::BadRecord { index, what };
@@ -133,7 +160,7 @@ fn check_records(
     if body.is_empty() { Ok(()) } else { Err(DecodeError::TrailingBytes(body.len())) }
 }
 
-fn parse(record: &[u8], index: u32, base_timestamp: i64) -> Result<OwnedRecord, &'static str> {
+fn parse(record: &[u8], index: u32, base_timestamp: i64) -> Result<Parsed<'_>, &'static str> {
     let (_attributes, rest) = record.split_first().ok_or("it is empty")?;
     let (timestamp_delta, rest) = varint::get(rest).ok_or("its timestamp delta is cut off")?;
     let (offset_delta, rest) = varint::get(rest).ok_or("its offset delta is cut off")?;
@@ -142,31 +169,30 @@ fn parse(record: &[u8], index: u32, base_timestamp: i64) -> Result<OwnedRecord, 
     }
     let (key, rest) = nullable(rest).ok_or("its key is longer than the record")?;
     let (value, rest) = nullable(rest).ok_or("its value is longer than the record")?;
-    let (header_count, mut rest) = varint::get(rest).ok_or("its header count is cut off")?;
+    let (header_count, headers) = varint::get(rest).ok_or("its header count is cut off")?;
     let header_count = usize::try_from(header_count).map_err(|_| "its header count is negative")?;
     // A header takes two bytes at least.
-    if header_count > rest.len() / 2 {
+    if header_count > headers.len() / 2 {
         return Err("it claims more headers than fit");
     }
-    let mut headers = Vec::with_capacity(header_count);
+    let mut rest = headers;
     for _ in 0..header_count {
-        let (name, after) = nullable(rest).ok_or("a header name is longer than the record")?;
-        let name = std::str::from_utf8(name.ok_or("a header name is null")?)
-            .map_err(|_| "a header name is not UTF-8")?
-            .to_owned();
-        let (value, after) = nullable(after).ok_or("a header value is longer than the record")?;
-        headers.push(OwnedHeader { name, value: value.map(<[u8]>::to_vec) });
-        rest = after;
+        (_, _, rest) = header(rest)?;
     }
     if !rest.is_empty() {
         return Err("bytes follow its headers");
     }
-    Ok(OwnedRecord {
-        timestamp: base_timestamp.wrapping_add(timestamp_delta),
-        key: key.map(<[u8]>::to_vec),
-        value: value.map(<[u8]>::to_vec),
-        headers,
-    })
+    let timestamp = base_timestamp.wrapping_add(timestamp_delta);
+    Ok(Parsed { timestamp, key, value, headers, header_count })
+}
+
+/// One header, name and value, and the bytes behind it.
+fn header(bytes: &[u8]) -> Result<(&str, Option<&[u8]>, &[u8]), &'static str> {
+    let (name, after) = nullable(bytes).ok_or("a header name is longer than the record")?;
+    let name = std::str::from_utf8(name.ok_or("a header name is null")?)
+        .map_err(|_| "a header name is not UTF-8")?;
+    let (value, after) = nullable(after).ok_or("a header value is longer than the record")?;
+    Ok((name, value, after))
 }
 
 /// A varint length (-1: null) and that many bytes.
