@@ -162,7 +162,7 @@ impl RecordBatch {
     }
 
     /// Says who waits for which of its events: of a batch that was read back.
-    pub(crate) fn set_spans(&mut self, spans: Spans) {
+    pub fn set_spans(&mut self, spans: Spans) {
         self.spans = spans;
     }
 

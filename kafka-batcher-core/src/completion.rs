@@ -26,10 +26,22 @@ pub enum Outcome {
     Failed(Arc<DeliveryError>),
 }
 
+/// Why an event is known to survive a crash, or not to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Durable {
+    /// It is on disk.
+    OnDisk,
+    /// It was not on disk when it got its outcome.
+    Settled(Outcome),
+}
+
 #[derive(Debug, Default)]
 struct State {
     settled: Vec<(Range<u32>, Settled)>,
-    /// By index: every event of a large batch may be awaited by a task of its own.
+    /// Events that are on disk.
+    durable: Vec<Range<u32>>,
+    /// By index: every event of a large batch may be awaited by a task of its own. Who waits for durability waits here,
+    /// too, and looks again when the outcome comes.
     wakers: VecDeque<(u32, Waker)>,
 }
 
@@ -70,12 +82,41 @@ impl Completion {
         if let Some(outcome) = find(&state.settled, index) {
             return Poll::Ready(outcome);
         }
-        let (from, to) = positions(&state.wakers, &(index..index + 1));
-        if !state.wakers.range(from..to).any(|(_, waker)| waker.will_wake(cx.waker())) {
-            // Who awaits in the order of acceptance, as most do, adds at the end.
-            state.wakers.insert(to, (index, cx.waker().clone()));
-        }
+        state.wait(index, cx);
         Poll::Pending
+    }
+
+    /// Whether event `index` survives a crash of this process, if that is known: it is on disk, or its outcome, which is
+    /// final, says.
+    pub fn durable(&self, index: u32) -> Option<Durable> {
+        self.lock().durable(index)
+    }
+
+    /// Waits until event `index` is on disk or has its outcome. Registers the waker, which is called once or twice.
+    pub fn poll_durable(&self, index: u32, cx: &mut Context<'_>) -> Poll<Durable> {
+        let mut state = self.lock();
+        match state.durable(index) {
+            Some(durable) => Poll::Ready(durable),
+            None => {
+                state.wait(index, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn made_durable(&self, range: Range<u32>) {
+        let wakers: Vec<Waker> = {
+            let mut state = self.lock();
+            let (from, to) = positions(&state.wakers, &range);
+            // Those who wait for the delivery are woken for nothing, once.
+            let wakers = state.wakers.drain(from..to).map(|(_, waker)| waker).collect();
+            match state.durable.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => state.durable.push(range),
+            }
+            wakers
+        };
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn settle(&self, range: Range<u32>, settled: Settled) {
@@ -86,6 +127,24 @@ impl Completion {
             state.wakers.drain(from..to).collect()
         };
         done.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+impl State {
+    fn durable(&self, index: u32) -> Option<Durable> {
+        if self.durable.iter().any(|range| range.contains(&index)) {
+            return Some(Durable::OnDisk);
+        }
+        find(&self.settled, index).map(Durable::Settled)
+    }
+
+    fn wait(&mut self, index: u32, cx: &Context<'_>) {
+        let state = self;
+        let (from, to) = positions(&state.wakers, &(index..index + 1));
+        if !state.wakers.range(from..to).any(|(_, waker)| waker.will_wake(cx.waker())) {
+            // Who awaits in the order of acceptance, as most do, adds at the end.
+            state.wakers.insert(to, (index, cx.waker().clone()));
+        }
     }
 }
 
@@ -181,6 +240,15 @@ impl Spans {
         }
     }
 
+    /// All of it is on disk.
+    pub fn durable(&self) {
+        for Span { completion, first, count } in &self.0 {
+            if let Some(completion) = completion {
+                completion.made_durable(*first..*first + *count);
+            }
+        }
+    }
+
     /// Settles all of it as failed.
     pub fn failed(&self, error: &Arc<DeliveryError>) {
         self.0.iter().for_each(|span| span.settle(Settled::Failed(error.clone())));
@@ -257,6 +325,21 @@ mod tests {
         spans.slice(0..1).delivered(0, None);
         assert!(completion.poll(0, &mut cx).is_ready());
         assert_eq!(completion.lock().wakers.len(), 1);
+    }
+
+    #[test]
+    fn an_event_on_disk_is_durable_before_and_after_it_is_delivered_and_one_that_was_not_tells_its_outcome() {
+        let completion = Arc::new(Completion::new());
+        let spans = Spans::whole(Some(completion.clone()), 3);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(completion.poll_durable(0, &mut cx).is_pending() && completion.poll(0, &mut cx).is_pending());
+        spans.slice(0..2).durable();
+        assert_eq!(completion.durable(1), Some(Durable::OnDisk));
+        assert_eq!((completion.durable(2), completion.get(1)), (None, None));
+        spans.delivered(4, Some(7));
+        assert_eq!(completion.durable(1), Some(Durable::OnDisk));
+        let there = Outcome::Delivered { partition: 4, offset: Some(9) };
+        assert_eq!(completion.poll_durable(2, &mut cx), Poll::Ready(Durable::Settled(there)));
     }
 
     #[test]

@@ -111,6 +111,8 @@ pub enum FailureReason {
     NoSuchPartition,
     /// Not delivered when the batcher shut down, and no spool to keep it.
     Shutdown,
+    /// Not delivered when the batcher shut down, and safe: it lies in the spool, and the next start delivers it.
+    Spooled,
     /// Whether the event was written cannot be known, and it will not be tried again.
     Unknowable,
     /// A part of the program that carried the event failed.
@@ -124,6 +126,10 @@ impl fmt::Display for DeliveryError {
             FailureReason::Rejected => "the broker refused the event",
             FailureReason::NoSuchPartition => "the event names a partition that does not exist",
             FailureReason::Shutdown => "the batcher shut down before the event was delivered",
+            FailureReason::Spooled => {
+                "the batcher shut down before the event was delivered; it is safe in the spool, and the next start \
+                 delivers it"
+            }
             FailureReason::Unknowable => "whether the event was written cannot be known",
             FailureReason::Internal => "the event was lost by an internal failure",
         })?;

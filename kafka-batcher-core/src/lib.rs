@@ -43,7 +43,7 @@ pub use accumulator::{
 pub use backoff::{Backoff, BackoffSettings, BackoffSettingsError};
 pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, Place, RecordBatch, Regrouped, Stamp, sequence_add};
 pub use buffer_pool::{Acquire, BufferPool, Chunk, MAX_CHUNK, MIN_CHUNK, Share};
-pub use completion::{Completion, Outcome, Span, Spans};
+pub use completion::{Completion, Durable, Outcome, Span, Spans};
 pub use delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, Refusal, TopicId};
 pub use error::{DecodeError, DeliveryError, FailureReason, Persisted, RecordError};
 pub use error_code::{ErrorClass, ErrorCode};

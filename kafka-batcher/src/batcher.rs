@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use kafka_batcher_core::{BufferPool, OutboxSettings};
+use kafka_batcher_core::{BufferPool, OutboxSettings, SpoolSettings};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -22,6 +22,7 @@ use crate::identity::Identity;
 use crate::metrics::Report;
 use crate::producer::contained::Contained;
 use crate::producer::{MissingTopic, Producer};
+use crate::storage::TempStorage;
 use crate::topic::Topic;
 
 /// Accumulates events per partition and delivers them in batches. Cheap to clone; all clones are the same batcher.
@@ -54,6 +55,8 @@ struct Inner {
     clock: Clock,
     pool: BufferPool,
     producer: Arc<dyn Producer>,
+    storage: Option<Arc<dyn TempStorage>>,
+    spool: SpoolSettings,
     manager: Arc<ConnectionManager>,
     health: watch::Receiver<Health>,
     identity: Arc<Identity>,
@@ -93,7 +96,7 @@ impl KafkaBatcher {
     }
 
     pub(crate) fn launch(choices: Choices, runtime: Handle, stop: Option<oneshot::Sender<()>>) -> Self {
-        let Choices { settings, defaults, producer, notifier, seed } = choices;
+        let Choices { settings, defaults, producer, storage, spool, notifier, seed } = choices;
         let producer: Arc<dyn Producer> = Arc::new(Contained::new(producer));
         let clock = Clock::start();
         let topics = Topics::default();
@@ -119,6 +122,8 @@ impl KafkaBatcher {
             clock,
             pool,
             producer,
+            storage,
+            spool,
             manager,
             health: watched,
             identity: Arc::new(Identity::default()),
@@ -173,12 +178,13 @@ impl KafkaBatcher {
             producer: inner.producer.clone(),
             manager: inner.manager.clone(),
             identity: inner.identity.clone(),
+            storage: inner.storage.clone(),
             outbox: OutboxSettings {
                 idempotent: topic.settings.idempotent() && inner.producer.accepts_stamped(),
                 max_in_flight: inner.settings.max_in_flight,
                 backoff: inner.settings.backoff(),
                 first_sequence: 0,
-                spool: None,
+                spool: inner.storage.as_ref().map(|_| inner.spool),
             },
             request_timeout: inner.settings.request_timeout,
             info,
@@ -296,6 +302,9 @@ impl KafkaBatcher {
             tracing::warn!(
                 "the producer did not close within {CLOSING:?}; its connections end with the process"
             );
+        }
+        if let Some(storage) = &inner.storage {
+            storage.close().await;
         }
         lock(&inner.state).report = Some(sum.clone());
         sum

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use kafka_batcher_core::BackoffSettings;
 use kafka_batcher_core::flusher::BatchFlusher;
 use kafka_batcher_core::partitioner::{Assigner, Partitioner, Sticky, Strategy};
+use kafka_batcher_core::{BackoffSettings, SpoolMode, SpoolSettings};
 use tokio::runtime::Handle;
 
 use crate::batcher::KafkaBatcher;
@@ -16,6 +17,7 @@ use crate::error::BuildError;
 use crate::error_notifier::{ErrorNotifier, LogNotifier};
 use crate::producer::Producer;
 use crate::producer::native::NativeProducer;
+use crate::storage::TempStorage;
 use crate::topic::Topic;
 
 impl Settings {
@@ -46,6 +48,8 @@ pub(crate) struct Choices {
     pub(crate) settings: Settings,
     pub(crate) defaults: CollectorSettings,
     pub(crate) producer: Arc<dyn Producer>,
+    pub(crate) storage: Option<Arc<dyn TempStorage>>,
+    pub(crate) spool: SpoolSettings,
     pub(crate) notifier: Arc<dyn ErrorNotifier>,
     pub(crate) seed: u64,
 }
@@ -56,6 +60,8 @@ pub struct Builder {
     settings: Settings,
     defaults: CollectorSettings,
     producer: Option<Arc<dyn Producer>>,
+    storage: Option<Arc<dyn TempStorage>>,
+    spool: SpoolSettings,
     notifier: Arc<dyn ErrorNotifier>,
 }
 
@@ -65,6 +71,12 @@ impl Builder {
             settings: Settings { endpoints, ..Settings::default() },
             defaults: CollectorSettings::default(),
             producer: None,
+            storage: None,
+            spool: SpoolSettings {
+                mode: SpoolMode::OnFailure,
+                after: Duration::from_secs(5),
+                other_cluster: false,
+            },
             notifier: Arc::new(LogNotifier),
         }
     }
@@ -90,6 +102,30 @@ impl Builder {
     /// Delivers through this producer instead of the native one; the endpoints are then its own affair.
     pub fn producer(mut self, producer: impl Producer) -> Self {
         self.producer = Some(Arc::new(producer));
+        self
+    }
+
+    /// Keeps batches in this storage while Kafka does not take them.
+    pub fn storage(mut self, storage: impl TempStorage) -> Self {
+        self.storage = Some(Arc::new(storage));
+        self
+    }
+
+    /// When batches go to the storage: only when Kafka takes none (the default), or always before they are sent.
+    pub fn spool_mode(mut self, mode: SpoolMode) -> Self {
+        self.spool.mode = mode;
+        self
+    }
+
+    /// How long Kafka may take nothing of a partition before its batches go to the storage (default 5 s).
+    pub fn spool_after(mut self, after: Duration) -> Self {
+        self.spool.after = after;
+        self
+    }
+
+    /// Consents to sending what the storage holds for another cluster to this one (default: it is held).
+    pub fn replay_to_other_cluster(mut self, consent: bool) -> Self {
+        self.spool.other_cluster = consent;
         self
     }
 
@@ -146,6 +182,8 @@ impl Builder {
             settings: self.settings,
             defaults: self.defaults,
             producer,
+            storage: self.storage,
+            spool: self.spool,
             notifier: self.notifier,
             seed: random_seed(),
         })

@@ -6,6 +6,8 @@
 
 mod outcomes;
 mod sending;
+mod spooling;
+mod unassigned;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,20 +18,26 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_batcher_core::partitioner::{Placement, TopicNotice};
 use kafka_batcher_core::{
     FailureReason, Leader, Outbox, OutboxSettings, ProduceAnswer, ProducerIdentity, ProducerState,
-    RecordBatch, Sealed, Time,
+    RecordBatch, Sealed, StorageError, Time,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::outcomes::lost;
+use self::spooling::{PendingRead, Stored};
+use self::unassigned::{Step, Unassigned};
 use crate::connection_manager::{ConnectionManager, TopicHealth};
 use crate::identity::Identity;
 use crate::metrics::Report;
 use crate::producer::{BoxFuture, PartitionBatch, Producer, TopicInfo};
+use crate::storage::TempStorage;
 use crate::topic::{PLACEMENT_HEADER, Topic, UNASSIGNED};
 
 /// Produce requests to one broker under way for one topic. One keeps the wire idle for a round trip; a few fill it;
 /// more only take batches away from the requests to come. What `max.in.flight.requests.per.connection` is elsewhere.
 const REQUESTS_PER_BROKER: usize = 5;
+
+/// How long the disk may take, once the time to deliver is over, to take what is left.
+const SPILLING: Duration = Duration::from_secs(10);
 
 /// What a dispatcher is asked to do.
 pub(crate) enum Command {
@@ -46,10 +54,12 @@ enum Done {
     Produced { node: i32, sent: Vec<(i32, u64)>, answers: Vec<ProduceAnswer> },
     Described { partition: i32, state: ProducerState, leader: Option<Leader> },
     Identified { partition: i32, answer: Result<ProducerIdentity, String> },
+    Stored(Stored),
+    Regrouped(Result<Step, StorageError>),
 }
 
-/// Requests in the making, by node: whose batch it is and under which ticket, and the batches themselves.
-type Groups = HashMap<i32, (Vec<(i32, u64)>, Vec<PartitionBatch>)>;
+/// Requests in the making, by node and acks: whose batch it is and under which ticket, and the batches themselves.
+type Groups = HashMap<(i32, i16), (Vec<(i32, u64)>, Vec<PartitionBatch>)>;
 
 /// One partition as the dispatcher sees it.
 struct Lane {
@@ -58,6 +68,8 @@ struct Lane {
     dirty: bool,
     retry_at: Option<Time>,
     troubled: bool,
+    /// Its batches go to the spool, and the operator knows.
+    spooling: bool,
     /// Its open batch is due, and waits until those before it are on their way.
     held: bool,
 }
@@ -73,6 +85,8 @@ struct Barrier {
 
 struct Closing {
     deadline: Time,
+    /// The deadline has passed, and what is left goes to the spool until then.
+    spilling_until: Option<Time>,
     done: Vec<oneshot::Sender<Report>>,
 }
 
@@ -80,6 +94,8 @@ struct Closing {
 pub(crate) struct Parts {
     pub(crate) topic: Arc<Topic>,
     pub(crate) producer: Arc<dyn Producer>,
+    /// Where batches go while Kafka does not take them. With it go the outbox's spool settings.
+    pub(crate) storage: Option<Arc<dyn TempStorage>>,
     pub(crate) manager: Arc<ConnectionManager>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) outbox: OutboxSettings,
@@ -96,7 +112,22 @@ pub(crate) struct Dispatcher {
     /// Sealed batches, just taken from the topic's queue.
     inbox: VecDeque<Sealed>,
     /// Batches of a topic that is not known yet.
-    unassigned: VecDeque<Sealed>,
+    unassigned: Unassigned,
+    /// The storage has said what an earlier process left; before that nothing is sent.
+    opened: bool,
+    open_again_at: Option<Time>,
+    /// The time to deliver is over: what is left goes to the spool.
+    ended: bool,
+    /// Reads that wait for memory.
+    reads: VecDeque<PendingRead>,
+    /// The partition count that the storage knows.
+    remembered_partitions: i32,
+    cluster: Option<String>,
+    cluster_known: bool,
+    /// The operator was told that the spool does not work.
+    spool_troubled: bool,
+    /// Of the dead letters, those that were never an outbox's.
+    lane_dead_lettered: u64,
     requests: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Produce requests under way, by node.
     under_way: HashMap<i32, usize>,
@@ -108,6 +139,8 @@ pub(crate) struct Dispatcher {
     needs_somebody: bool,
     /// Events that failed since the operator was told, by the words for it.
     losses: BTreeMap<String, (u64, Option<i32>)>,
+    /// Events that were put aside since then.
+    dead_letters: BTreeMap<String, (u64, Option<i32>)>,
     /// Of the pool's shortages, those that were met.
     shortages: u64,
     /// What was counted outside of outboxes: batches, reasons, latency, events lost in the unassigned lane.
@@ -120,7 +153,16 @@ impl Dispatcher {
             parts,
             lanes: Vec::new(),
             inbox: VecDeque::new(),
-            unassigned: VecDeque::new(),
+            unassigned: Unassigned::default(),
+            opened: false,
+            open_again_at: None,
+            ended: false,
+            reads: VecDeque::new(),
+            remembered_partitions: 0,
+            cluster: None,
+            cluster_known: false,
+            spool_troubled: false,
+            lane_dead_lettered: 0,
             requests: FuturesUnordered::new(),
             under_way: HashMap::new(),
             barriers: Vec::new(),
@@ -128,6 +170,7 @@ impl Dispatcher {
             troubled: 0,
             needs_somebody: false,
             losses: BTreeMap::new(),
+            dead_letters: BTreeMap::new(),
             shortages: 0,
             own: Report::default(),
         }
@@ -139,7 +182,15 @@ impl Dispatcher {
         let timer = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(timer);
         let topic = self.parts.topic.clone();
-        self.learn_partitions();
+        let mut health = self.parts.manager.health.subscribe();
+        self.learn_cluster();
+        match self.parts.storage {
+            Some(_) => self.open_storage(),
+            None => {
+                self.opened = true;
+                self.learn_partitions();
+            }
+        }
         loop {
             self.collect();
             self.drive();
@@ -161,6 +212,7 @@ impl Dispatcher {
                     // The watcher is gone only when the batcher was dropped.
                     Err(_) => return,
                 },
+                Ok(()) = health.changed(), if self.parts.storage.is_some() => self.learn_cluster(),
                 changed = metadata.changed() => match changed {
                     Ok(()) => self.metadata_changed(),
                     Err(_) => return,
@@ -175,14 +227,17 @@ impl Dispatcher {
 
     fn next_timer(&self) -> Option<Time> {
         let retry = self.lanes.iter().filter_map(|lane| lane.retry_at).min();
-        let deadline = self.closing.as_ref().map(|closing| closing.deadline);
-        [self.parts.topic.next_due(), retry, deadline].into_iter().flatten().min()
+        let now = self.parts.topic.clock.now();
+        let deadline = self.closing.as_ref().map(|c| c.spilling_until.unwrap_or(c.deadline));
+        let spool = self.unassigned_timer(now);
+        let timers = [self.parts.topic.next_due(), retry, deadline, spool, self.open_again_at];
+        timers.into_iter().flatten().min()
     }
 
     // ---- in ---------------------------------------------------------------------------------------------------------
 
     /// Seals what is due, and hands what is sealed to the outboxes.
-    fn collect(&mut self) {
+    pub(super) fn collect(&mut self) {
         let topic = self.parts.topic.clone();
         let now = topic.clock.now();
         let could_go = |partition: i32| {
@@ -208,8 +263,8 @@ impl Dispatcher {
             self.own.sealed(&sealed);
             if sealed.partition != UNASSIGNED {
                 self.enqueue(sealed.partition, sealed.batch, sealed.opened);
-            } else if self.lanes.is_empty() {
-                self.unassigned.push_back(sealed);
+            } else if topic.slots.count() == 0 {
+                self.unassigned.memory.push_back(sealed);
             } else {
                 self.regroup(sealed);
             }
@@ -228,18 +283,33 @@ impl Dispatcher {
 
     /// The number of partitions is known, or has grown.
     fn learn_partitions(&mut self) {
-        let partitions = self.parts.info.borrow_and_update().as_ref().map(|info| info.partitions);
-        let Some(partitions) = partitions else { return };
+        self.parts.info.mark_unchanged();
+        if !self.opened {
+            return;
+        }
+        let partitions = self.partitions_known();
+        let known = self.parts.info.borrow().as_ref().map(|info| info.partitions);
+        if let Some(known) = known {
+            self.keep_partitions(known);
+        }
+        if partitions == 0 {
+            return;
+        }
+        for partition in self.lanes.len()..usize::try_from(partitions).unwrap_or(0) {
+            let lane = self.lane(partition);
+            self.lanes.push(lane);
+        }
+        if self.unassigned.disk.events > 0 || self.unassigned.is_busy() {
+            // What is on disk goes first; it comes here again.
+            return;
+        }
         let count = usize::try_from(partitions).unwrap_or(0);
         let topic = self.parts.topic.clone();
-        if count > self.lanes.len() {
-            for partition in self.lanes.len()..count {
-                self.lanes.push(self.lane(partition));
-            }
+        if count > usize::try_from(topic.slots.count()).unwrap_or(0) {
             // First the lanes, then the slots: whatever is sealed finds its outbox.
             topic.set_partitions(partitions);
         }
-        for sealed in std::mem::take(&mut self.unassigned) {
+        for sealed in std::mem::take(&mut self.unassigned.memory) {
             self.regroup(sealed);
         }
         // What the lane held until now was queued by `set_partitions`; it belongs before what a flush waits for.
@@ -251,25 +321,29 @@ impl Dispatcher {
         // Said only now: who sees that the topic is ready finds its partitions.
         let (partitions, troubled) = (self.lanes.len() as i32, self.troubled);
         self.parts.manager.set_topic(&topic.name, |health| {
-            // What was said of deliveries stands until they go on.
-            if troubled == 0 {
+            // What was said of deliveries stands until they go on; what an earlier process knew is no news.
+            if troubled == 0 && known.is_some() {
                 *health = TopicHealth::Ready { partitions };
             }
         });
         self.metadata_changed();
     }
 
+    /// How many partitions the topic has, as far as anybody ever knew; 0: nobody did.
+    fn partitions_known(&self) -> i32 {
+        let told = self.parts.info.borrow().as_ref().map_or(0, |info| info.partitions);
+        told.max(if self.opened { self.remembered_partitions } else { 0 })
+    }
+
     fn lane(&self, partition: usize) -> Lane {
         let topic = &self.parts.topic;
         let seed = self.parts.seed.wrapping_add(partition as u64);
         let share = kafka_batcher_core::Share::new(usize::MAX);
-        Lane {
-            outbox: Outbox::new(self.parts.outbox, topic.pool.clone(), share, seed),
-            dirty: false,
-            retry_at: None,
-            troubled: false,
-            held: false,
+        let mut outbox = Outbox::new(self.parts.outbox, topic.pool.clone(), share, seed);
+        if let Some(id) = &self.cluster {
+            outbox.on_cluster(kafka_batcher_core::ClusterId(id.as_str().into()));
         }
+        Lane { outbox, dirty: false, retry_at: None, troubled: false, spooling: false, held: false }
     }
 
     /// Places the events of a batch that was collected before the topic was known.
@@ -277,7 +351,8 @@ impl Dispatcher {
         let topic = self.parts.topic.clone();
         let mut place = |record: &kafka_batcher_core::Record<'_>, kept: Option<&[u8]>| {
             let kept = kept.and_then(Placement::decode);
-            topic.place_late(record, kept).map_err(|error| error.to_string())
+            let partitions = topic.slots.count();
+            topic.place_late(record, kept, partitions).map_err(|error| error.to_string())
         };
         let spare = kafka_batcher_core::Share::new(usize::MAX);
         let mut chunk = |_, size| topic.pool.acquire_reserve(&spare, size);
@@ -316,7 +391,7 @@ impl Dispatcher {
                 self.parts.topic.seal_all(kafka_batcher_core::FlushReason::Flush);
                 self.collect();
                 let marks = self.lanes.iter().map(|lane| lane.outbox.next_ordinal()).collect();
-                let unassigned = !self.unassigned.is_empty();
+                let unassigned = !self.unassigned.memory.is_empty();
                 self.barriers.push(Barrier { marks, unassigned, done });
             }
             Command::Report(done) => {
@@ -330,7 +405,9 @@ impl Dispatcher {
                     lane.dirty = true;
                 });
                 match &mut self.closing {
-                    None => self.closing = Some(Closing { deadline, done: vec![done] }),
+                    None => {
+                        self.closing = Some(Closing { deadline, spilling_until: None, done: vec![done] });
+                    }
                     // Somebody else asks, too, and whoever is in more of a hurry has a reason.
                     Some(closing) => {
                         closing.deadline = closing.deadline.min(deadline);
@@ -359,6 +436,8 @@ impl Dispatcher {
                     self.take_events(partition, now);
                 }
             }
+            Done::Stored(stored) => self.on_stored(stored),
+            Done::Regrouped(step) => self.regrouped(step),
             Done::Described { partition, state, leader } => {
                 if let Some(lane) = self.lane_mut(partition) {
                     lane.outbox.on_described_by(leader, state, now);
@@ -387,9 +466,11 @@ impl Dispatcher {
 
     fn settle_barriers(&mut self) {
         let lanes = &self.lanes;
+        let unassigned_durable = self.unassigned.memory.is_empty() && self.unassigned.disk.events > 0;
         let (done, waiting) = std::mem::take(&mut self.barriers).into_iter().partition(|barrier| {
             let settled = |(mark, lane): (&u64, &Lane)| lane.outbox.settled_below(*mark);
-            !barrier.unassigned && barrier.marks.iter().zip(lanes).all(settled)
+            // What waits unassigned is durable when it is on disk.
+            (!barrier.unassigned || unassigned_durable) && barrier.marks.iter().zip(lanes).all(settled)
         });
         self.barriers = waiting;
         for barrier in Vec::<Barrier>::into_iter(done) {
@@ -398,9 +479,31 @@ impl Dispatcher {
         }
     }
 
-    /// The time to close is over.
+    /// The time to deliver is over. With a spool, what is left goes there first.
+    fn end(&mut self, now: Time) {
+        let Some(closing) = &mut self.closing else { return };
+        match closing.spilling_until {
+            None if self.parts.storage.is_some() && self.opened => {
+                closing.spilling_until = Some(now + SPILLING);
+                self.ended = true;
+                for partition in 0..self.lanes.len() as i32 {
+                    if let Some(lane) = self.lane_mut(partition) {
+                        lane.outbox.spill();
+                        lane.dirty = true;
+                    }
+                    self.take_events(partition, now);
+                }
+                self.drive_unassigned(now);
+            }
+            Some(until) if until > now => {}
+            _ => self.abandon(now),
+        }
+    }
+
+    /// Over, now.
     fn abandon(&mut self, now: Time) {
-        for sealed in std::mem::take(&mut self.unassigned) {
+        self.ended = true;
+        for sealed in std::mem::take(&mut self.unassigned.memory) {
             let why = self.parts.manager.why_unknown(&self.parts.topic.name);
             let message = format!("the topic's partitions were never known: {why}");
             self.give_up(&sealed.batch, FailureReason::Shutdown, message);
@@ -415,7 +518,9 @@ impl Dispatcher {
 
     fn is_done(&self) -> bool {
         self.closing.is_some()
-            && self.unassigned.is_empty()
+            && self.unassigned.memory.is_empty()
+            && (self.ended || self.unassigned.disk.events == 0)
+            && !self.unassigned.is_busy()
             && self.lanes.iter().all(|lane| lane.outbox.is_empty())
     }
 
@@ -435,8 +540,14 @@ impl Dispatcher {
         let mut report = self.own.clone();
         // Counted once for both sides: callers go on meanwhile.
         let mut waiting = topic.queued_events() + topic.open_events();
-        waiting += self.unassigned.iter().map(|sealed| u64::from(sealed.batch.count())).sum::<u64>();
-        report.accepted = self.own.lost + waiting;
+        waiting += self.unassigned.events_in_memory();
+        let lane = &self.unassigned;
+        let on_disk = lane.disk.events;
+        report.accepted = self.own.lost + self.lane_dead_lettered + waiting + on_disk - lane.recovered;
+        // What was found and is gone was taken out of what is left of it.
+        report.accepted -= self.own.recovered;
+        report.recovered += lane.recovered;
+        report.spooled += on_disk;
         report.in_memory += waiting;
         for lane in &self.lanes {
             let tally = lane.outbox.tally();

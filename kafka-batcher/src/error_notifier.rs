@@ -10,6 +10,12 @@ pub enum NotificationKind {
     ProducerError,
     /// Events are final and not delivered, or in doubt: `KafkaBatcherProducerError`, as in the Elixir library.
     EventsLost,
+    /// Kafka has taken nothing of a partition for `spool_after`; its events go to disk: `KafkaBatcherSpooling`.
+    Spooling,
+    /// The spool does not work (full, failing, damaged), or holds something strange: `KafkaBatcherSpoolError`.
+    SpoolError,
+    /// Events that Kafka will never take were put aside: `KafkaBatcherDeadLettered`.
+    DeadLettered,
     /// The topic's producer cannot start (unknown topic, no permission): `KafkaBatcherProducerStartFailed`.
     ProducerStartFailed,
     /// The cluster cannot be reached: `KafkaBatcherClientStartFailed`.
@@ -23,6 +29,9 @@ impl NotificationKind {
     pub fn as_str(self) -> &'static str {
         match self {
             NotificationKind::ProducerError | NotificationKind::EventsLost => "KafkaBatcherProducerError",
+            NotificationKind::Spooling => "KafkaBatcherSpooling",
+            NotificationKind::SpoolError => "KafkaBatcherSpoolError",
+            NotificationKind::DeadLettered => "KafkaBatcherDeadLettered",
             NotificationKind::ProducerStartFailed => "KafkaBatcherProducerStartFailed",
             NotificationKind::ClientStartFailed => "KafkaBatcherClientStartFailed",
             NotificationKind::Recovered => "KafkaBatcherRecovered",
@@ -80,6 +89,10 @@ impl ErrorNotifier for LogNotifier {
         let topic = topic.as_deref().unwrap_or("-");
         match kind {
             NotificationKind::ProducerError => tracing::warn!(%kind, topic, partition, "{message}"),
+            NotificationKind::Spooling => tracing::warn!(%kind, topic, partition, "{message}"),
+            NotificationKind::SpoolError | NotificationKind::DeadLettered => {
+                tracing::error!(%kind, topic, partition, "{message}");
+            }
             NotificationKind::EventsLost => tracing::error!(%kind, topic, partition, "{message}"),
             NotificationKind::ProducerStartFailed => tracing::error!(%kind, topic, "{message}"),
             NotificationKind::ClientStartFailed => tracing::warn!(%kind, "{message}"),

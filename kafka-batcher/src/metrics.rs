@@ -86,6 +86,9 @@ impl Report {
     }
 
     pub(crate) fn add_tally(&mut self, tally: &Tally) {
+        self.recovered += tally.recovered;
+        self.spooled += tally.spooled;
+        self.dead_lettered += tally.dead_lettered;
         self.delivered += tally.delivered;
         self.in_memory += tally.in_memory;
         self.in_flight += tally.in_flight;

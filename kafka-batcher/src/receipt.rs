@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 
-use kafka_batcher_core::{Completion, Outcome};
+use kafka_batcher_core::{Completion, Durable, Outcome};
 
 use crate::error::ReceiptError;
 
@@ -45,17 +45,22 @@ impl Receipt {
         poll_fn(|cx| self.completion.poll(self.index, cx).map(answer))
     }
 
-    /// Resolves when the event survives a crash of this process. Without a spool that is when Kafka acknowledged it.
+    /// Resolves when the event survives a crash of this process: it is in the spool, or Kafka acknowledged it. Without
+    /// a spool that is the acknowledgement; in mode `always` the event is in the spool before it is first sent.
     ///
     /// Cancel-safe, as [`Receipt::delivered`].
     ///
     /// # Errors
-    /// As [`Receipt::delivered`], and [`ReceiptError::NotAcknowledged`] with `required_acks = 0`.
+    /// [`ReceiptError::Failed`] when the event is final, not delivered (or in doubt), and never was in the spool;
+    /// [`ReceiptError::NotAcknowledged`] with `required_acks = 0`, unless it was in the spool.
     pub async fn durable(&self) -> Result<(), ReceiptError> {
-        if !self.acknowledged {
-            return Err(ReceiptError::NotAcknowledged);
-        }
-        self.delivered().await.map(|_| ())
+        let durable = poll_fn(|cx| self.completion.poll_durable(self.index, cx)).await;
+        is_durable(durable, self.acknowledged)
+    }
+
+    /// Whether the event is durable, as far as is known now, without waiting.
+    pub fn try_durable(&self) -> Option<Result<(), ReceiptError>> {
+        self.completion.durable(self.index).map(|durable| is_durable(durable, self.acknowledged))
     }
 
     /// Names the batch that the event was accepted into: equal for two receipts exactly when they share one, as long as
@@ -68,6 +73,18 @@ impl Receipt {
     /// What is known now, without waiting.
     pub fn try_delivered(&self) -> Option<Result<Delivery, ReceiptError>> {
         self.completion.get(self.index).map(answer)
+    }
+}
+
+/// Written to a socket that nobody answers is not durable.
+fn is_durable(durable: Durable, acknowledged: bool) -> Result<(), ReceiptError> {
+    match durable {
+        Durable::OnDisk => Ok(()),
+        Durable::Settled(outcome) => match answer(outcome) {
+            Ok(_) if acknowledged => Ok(()),
+            Ok(_) => Err(ReceiptError::NotAcknowledged),
+            Err(error) => Err(error),
+        },
     }
 }
 

@@ -110,8 +110,8 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
         max_bytes: usize,
     ) -> BoxFuture<'a, Result<Read, StorageError>>;
 
-    /// Everything of the partition below `through` is settled: forget it. A hint: losing it costs resends, so it need not
-    /// be durable when this resolves.
+    /// Everything of the partition below `through` is settled: forget it. Resolves at once, and is durable some time later
+    /// (losing it costs resends), unless `durable` is asked for: then it resolves when it is.
     ///
     /// # Errors
     /// [`StorageError::Failed`].
@@ -119,6 +119,7 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
         &'a self,
         partition: &'a TopicPartition,
         through: u64,
+        durable: bool,
     ) -> BoxFuture<'a, Result<(), StorageError>>;
 
     /// Kafka will never take this event: keep it aside with the reason, and leave a hole where it was saved. Resolves

@@ -398,6 +398,18 @@ impl Topic {
         }
     }
 
+    /// Events that wait open in the lane.
+    pub(crate) fn lane_events(&self) -> u64 {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner).open_events()
+    }
+
+    /// Seals what is open in the lane: it has nowhere to go but to disk.
+    pub(crate) fn seal_lane(&self) {
+        let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
+        lane.seal(FlushReason::Wait, self.clock.now());
+        self.take_sealed(&mut lane);
+    }
+
     /// Seals everything that is open, lane included.
     pub(crate) fn seal_all(&self, reason: FlushReason) {
         let now = self.clock.now();
@@ -554,6 +566,7 @@ impl Topic {
         &self,
         record: &Record<'_>,
         kept: Option<Placement>,
+        partitions: i32,
     ) -> Result<i32, PartitionError> {
         let input = self.input(record);
         let place = || {
@@ -561,12 +574,40 @@ impl Topic {
                 Some(placement) => placement,
                 None => self.assigner.placement(&input)?,
             };
-            self.assigner.place(placement, &input, self)
+            let partition = self.assigner.place(placement, &input, &Known { topic: self, partitions })?;
+            match (0..partitions).contains(&partition) {
+                true => Ok(partition),
+                false => Err(PartitionError::OutOfRange {
+                    topic: (*self.name).into(),
+                    partition,
+                    count: partitions.unsigned_abs(),
+                }),
+            }
         };
         match contained("partitioner", place) {
             Ok(placed) => placed,
             Err(panicked) => Err(PartitionError::failed(panicked.to_string())),
         }
+    }
+}
+
+/// A topic whose partitions are known although it has no slots for them yet.
+struct Known<'a> {
+    topic: &'a Topic,
+    partitions: i32,
+}
+
+impl TopicView for Known<'_> {
+    fn partition_count(&self) -> u32 {
+        self.partitions.unsigned_abs()
+    }
+
+    fn is_available(&self, partition: i32) -> bool {
+        self.topic.slots.count() == 0 || self.topic.is_available(partition)
+    }
+
+    fn queued_bytes(&self, partition: i32) -> u64 {
+        self.topic.queued_bytes(partition)
     }
 }
 

@@ -292,6 +292,12 @@ impl Outbox {
 
     // ---- what to do -------------------------------------------------------------------------------------------------
 
+    /// Bytes of batches in memory that are on disk as well.
+    pub fn replay_bytes(&self) -> usize {
+        let on_disk = self.entries.iter().filter(|entry| entry.place != Place::Memory);
+        on_disk.map(|entry| entry.batch.encoded_len()).sum()
+    }
+
     /// Is there anything on disk that is not in memory?
     pub(super) fn has_gap(&self) -> bool {
         self.spool.gap.events > 0 || self.spool.passed.is_some()
@@ -723,6 +729,7 @@ impl Outbox {
 
     /// What was stamped for another topic or cluster gets new numbers here (delivery-rules.md 1.7).
     pub(super) fn check_origins(&mut self, now: Time) -> Option<Action> {
+        let consent = self.settings.spool.is_some_and(|spool| spool.other_cluster);
         let mut foreign = false;
         let mut possible = 0;
         for entry in &mut self.entries {
@@ -731,14 +738,12 @@ impl Outbox {
                 && origin.topic != TopicId::default()
                 && self.origin.topic != TopicId::default();
             match (&origin.cluster, &self.origin.cluster) {
-                (Some(theirs), Some(ours)) if theirs != ours => {
-                    if !self.settings.spool.is_some_and(|spool| spool.other_cluster) {
-                        let of = theirs.0.to_string();
-                        self.back_off(Trouble::OtherCluster { of }, None, now);
-                        return Some(Action::Wait { until: self.state.pause().map(|pause| pause.until) });
-                    }
+                (Some(theirs), Some(ours)) if theirs != ours && !consent => {
+                    let of = theirs.0.to_string();
+                    self.back_off(Trouble::OtherCluster { of }, None, now);
+                    return Some(Action::Wait { until: self.state.pause().map(|pause| pause.until) });
                 }
-                (Some(_), Some(_)) if !topic_differs => continue,
+                (Some(theirs), Some(ours)) if theirs == ours && !topic_differs => continue,
                 (Some(_), Some(_)) => {}
                 // Of a cluster that nobody knows it may be this one.
                 _ if !topic_differs => {

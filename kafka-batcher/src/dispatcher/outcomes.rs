@@ -18,20 +18,48 @@ impl Dispatcher {
                 return;
             };
             match event {
-                OutboxEvent::Delivered { batch, base_offset, opened, .. } => {
+                OutboxEvent::Delivered { batch, base_offset, opened, durable, .. } => {
                     batch.spans().delivered(partition, base_offset);
-                    self.parts.topic.settled(batch.count());
+                    self.settled(&batch, durable);
                     self.own.batches += 1;
                     self.own.bytes += batch.encoded_len() as u64;
                     if let Some(opened) = opened {
                         self.own.latency.record(now.since(opened), u64::from(batch.count()));
                     }
                 }
-                OutboxEvent::Failed { batch, error, .. } => self.lose(&batch, error, Some(partition)),
-                OutboxEvent::InDoubt { batch, .. } => {
+                OutboxEvent::Failed { batch, error, durable } => {
+                    self.lose(&batch, error, Some(partition), durable);
+                }
+                OutboxEvent::InDoubt { batch, durable } => {
                     let message = "no answer settled whether it was written".to_owned();
                     let error = error_of(FailureReason::Unknowable, Persisted::Maybe, message);
-                    self.lose(&batch, error, Some(partition));
+                    self.lose(&batch, error, Some(partition), durable);
+                }
+                OutboxEvent::Durable { batch } => {
+                    batch.spans().durable();
+                    self.parts.topic.settled(batch.count());
+                }
+                OutboxEvent::ProvenOnDisk { spans, .. } => {
+                    spans.iter().for_each(|spans| spans.delivered(partition, None));
+                }
+                OutboxEvent::DeadLettered { batch, error, durable } => {
+                    self.dead_lettered(&batch, error, Some(partition), durable);
+                }
+                OutboxEvent::LeftInSpool { spans } => {
+                    let error = error_of(FailureReason::Spooled, Persisted::No, String::new());
+                    spans.failed(&Arc::new(error));
+                }
+                OutboxEvent::Damaged { events, message } => {
+                    let message = format!("{events} events of the spool are lost: {message}");
+                    self.tell(NotificationKind::EventsLost, Some(partition), message);
+                }
+                OutboxEvent::Spooling => self.spooling(partition),
+                OutboxEvent::SpoolTroubled { message } => self.spool_failed(&message),
+                OutboxEvent::SpoolRecovered => self.spool_works(),
+                OutboxEvent::ForeignNumbers => {
+                    let message = "the spool holds batches that were sent to another topic of this name, or to a \
+                                   cluster that is not known; they get new numbers";
+                    self.tell(NotificationKind::SpoolError, Some(partition), message.to_owned());
                 }
                 OutboxEvent::Troubled(trouble) => self.troubled(partition, &trouble),
                 OutboxEvent::Recovered => self.recovered(partition),
@@ -67,6 +95,7 @@ impl Dispatcher {
     fn recovered(&mut self, partition: i32) {
         let partitions = self.lanes.len() as i32;
         let Some(lane) = self.lane_mut(partition) else { return };
+        lane.spooling = false;
         if !std::mem::take(&mut lane.troubled) {
             return;
         }
@@ -80,24 +109,73 @@ impl Dispatcher {
         }
     }
 
-    fn tell(&self, kind: NotificationKind, partition: Option<i32>, message: String) {
+    /// Batches of a partition go to the spool; told once for the topic.
+    fn spooling(&mut self, partition: i32) {
+        let Some(lane) = self.lane_mut(partition) else { return };
+        let new = !std::mem::replace(&mut lane.spooling, true);
+        if new && self.lanes.iter().filter(|lane| lane.spooling).count() == 1 {
+            let after = self.parts.outbox.spool.map(|spool| spool.after).unwrap_or_default();
+            let message = format!(
+                "Kafka has taken nothing of partition {partition} for {after:?}: events go to the spool until it does"
+            );
+            self.tell(NotificationKind::Spooling, Some(partition), message);
+        }
+    }
+
+    /// The storage takes nothing; told once for the topic.
+    pub(super) fn spool_failed(&mut self, message: &str) {
+        if !std::mem::replace(&mut self.spool_troubled, true) {
+            let message = format!("{message}; events stay in memory, and it is tried again every second");
+            self.tell(NotificationKind::SpoolError, None, message);
+        }
+    }
+
+    pub(super) fn spool_works(&mut self) {
+        if std::mem::take(&mut self.spool_troubled) {
+            self.tell(NotificationKind::Recovered, None, "the spool takes events again".to_owned());
+        }
+    }
+
+    /// These events are final, not delivered, and kept aside.
+    pub(super) fn dead_lettered(
+        &mut self,
+        batch: &RecordBatch,
+        error: DeliveryError,
+        partition: Option<i32>,
+        durable: bool,
+    ) {
+        let entry = self.dead_letters.entry(error.to_string()).or_insert((0, partition));
+        entry.0 += u64::from(batch.count());
+        entry.1 = entry.1.filter(|known| Some(*known) == partition);
+        batch.spans().failed(&Arc::new(error));
+        self.settled(batch, durable);
+    }
+
+    /// The outcome of these events is final; those on disk were counted when they came there.
+    fn settled(&self, batch: &RecordBatch, durable: bool) {
+        if !durable {
+            self.parts.topic.settled(batch.count());
+        }
+    }
+
+    pub(super) fn tell(&self, kind: NotificationKind, partition: Option<i32>, message: String) {
         self.parts.manager.tell(kind, Some(&self.parts.topic.name), partition, message);
     }
 
     /// Fails events that no outbox holds; they are certainly not in the log.
     pub(super) fn give_up(&mut self, batch: &RecordBatch, reason: FailureReason, message: String) {
         self.own.lost += u64::from(batch.count());
-        self.lose(batch, error_of(reason, Persisted::No, message), None);
+        self.lose(batch, error_of(reason, Persisted::No, message), None, false);
     }
 
     /// These events are final, and not delivered.
-    fn lose(&mut self, batch: &RecordBatch, error: DeliveryError, partition: Option<i32>) {
+    fn lose(&mut self, batch: &RecordBatch, error: DeliveryError, partition: Option<i32>, durable: bool) {
         let loss = self.losses.entry(error.to_string()).or_insert((0, partition));
         loss.0 += u64::from(batch.count());
         // Of several partitions, none is named.
         loss.1 = loss.1.filter(|known| Some(*known) == partition);
         batch.spans().failed(&Arc::new(error));
-        self.parts.topic.settled(batch.count());
+        self.settled(batch, durable);
     }
 
     /// Tells of the losses since the last call, once for each reason however many batches it took.
@@ -105,6 +183,10 @@ impl Dispatcher {
         for (error, (events, partition)) in std::mem::take(&mut self.losses) {
             let message = format!("{events} events are not delivered: {error}");
             self.tell(NotificationKind::EventsLost, partition, message);
+        }
+        for (error, (events, partition)) in std::mem::take(&mut self.dead_letters) {
+            let message = format!("{events} events were put aside as dead letters: {error}");
+            self.tell(NotificationKind::DeadLettered, partition, message);
         }
     }
 }

@@ -25,8 +25,8 @@ impl Dispatcher {
                     progress |= self.ask(partition as i32, now, unix_ms, &mut groups);
                 }
             }
-            for (node, (sent, batches)) in groups {
-                self.produce(node, sent, batches);
+            for ((node, acks), (sent, batches)) in groups {
+                self.produce(node, acks, sent, batches);
             }
             if !progress {
                 break;
@@ -36,15 +36,23 @@ impl Dispatcher {
             lane.held = false;
             self.parts.topic.look_again();
         }
+        if self.open_again_at.is_some_and(|at| at <= now) {
+            self.open_again_at = None;
+            self.open_storage();
+        }
+        self.start_reads();
+        self.drive_unassigned(now);
         self.settle_barriers();
         if self.closing.as_ref().is_some_and(|closing| closing.deadline <= now) {
-            self.abandon(now);
+            self.end(now);
         }
     }
 
     /// One question to one outbox. True: it may have more to say.
     fn ask(&mut self, partition: i32, now: Time, unix_ms: i64, groups: &mut Groups) -> bool {
         let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
+        // Numbers on disk mean something only in their cluster, so that must be known first.
+        let leader = leader.filter(|_| self.parts.storage.is_none() || self.cluster_known);
         // It stays dirty, and is asked when a request has been answered.
         if let Some(leader) = leader
             && self.under_way.get(&leader.node).is_some_and(|n| *n >= REQUESTS_PER_BROKER)
@@ -67,17 +75,21 @@ impl Dispatcher {
                 }
                 false
             }
-            // Without a spool it asks for none of these.
-            Action::Save { .. }
+            action @ (Action::Save { .. }
             | Action::Renumber { .. }
             | Action::Read { .. }
             | Action::Reject { .. }
-            | Action::Commit { .. } => false,
-            Action::Produce { ticket, batch, .. } => {
+            | Action::Commit { .. }) => {
+                self.store(partition, action);
+                true
+            }
+            Action::Produce { ticket, batch, spooled } => {
                 let node = leader.map_or(-1, |leader| leader.node);
                 // Behind others it may go only where they went.
                 let only_to = leader.filter(|_| lane.outbox.in_flight() > 1);
-                let (sent, batches) = groups.entry(node).or_default();
+                // What is on disk is given up only for what all replicas have.
+                let acks = if spooled { -1 } else { self.parts.topic.settings.required_acks };
+                let (sent, batches) = groups.entry((node, acks)).or_default();
                 sent.push((partition, ticket));
                 batches.push(PartitionBatch {
                     topic: self.parts.topic.name.clone(),
@@ -108,18 +120,14 @@ impl Dispatcher {
         more
     }
 
-    fn spawn(&mut self, request: impl Future<Output = Done> + Send + 'static) {
+    pub(super) fn spawn(&mut self, request: impl Future<Output = Done> + Send + 'static) {
         self.requests.push(Box::pin(request));
     }
 
-    fn produce(&mut self, node: i32, sent: Vec<(i32, u64)>, batches: Vec<PartitionBatch>) {
+    fn produce(&mut self, node: i32, acks: i16, sent: Vec<(i32, u64)>, batches: Vec<PartitionBatch>) {
         *self.under_way.entry(node).or_default() += 1;
         let producer = self.parts.producer.clone();
-        let request = ProduceRequest {
-            acks: self.parts.topic.settings.required_acks,
-            timeout: self.parts.request_timeout,
-            batches,
-        };
+        let request = ProduceRequest { acks, timeout: self.parts.request_timeout, batches };
         self.spawn(async move {
             let answers = producer.produce(request).await;
             Done::Produced { node, sent, answers }

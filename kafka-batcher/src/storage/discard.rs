@@ -74,7 +74,12 @@ impl TempStorage for Discard {
         now(Read { next: from, ..Read::default() })
     }
 
-    fn commit<'a>(&'a self, _: &'a TopicPartition, _: u64) -> BoxFuture<'a, Result<(), StorageError>> {
+    fn commit<'a>(
+        &'a self,
+        _: &'a TopicPartition,
+        _: u64,
+        _: bool,
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
         now(())
     }
 

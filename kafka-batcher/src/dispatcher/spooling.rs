@@ -1,0 +1,237 @@
+//! The storage's side of the dispatcher: performs what the outboxes ask of the disk, and tells them what came of it.
+//!
+//! Like the rest of the dispatcher it decides nothing about order or identity. What it does decide: how much of the
+//! disk is held in memory at once for replay.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use kafka_batcher_core::{Action, ClusterId, ReadBack, StorageError, TopicPartition};
+
+use super::{Dispatcher, Done};
+use crate::connection_manager::ClusterHealth;
+use crate::error_notifier::NotificationKind;
+use crate::panics;
+use crate::storage::{Recovered, TempStorage, UNASSIGNED};
+
+/// Bytes that all partitions of a topic together may hold in memory for replay. Beyond it a partition reads only when
+/// it has nothing to send; so it bounds what many replaying partitions take besides the memory bound.
+const REPLAY_BYTES: usize = 16 << 20;
+
+/// A read that an outbox asked for and that waits for memory.
+pub(super) struct PendingRead {
+    partition: i32,
+    ticket: u64,
+    from: u64,
+    max_bytes: usize,
+}
+
+/// What a call of the storage led to.
+pub(super) enum Stored {
+    Opened(Result<Recovered, StorageError>),
+    Saved {
+        partition: i32,
+        ticket: u64,
+        result: Result<Vec<u64>, StorageError>,
+    },
+    Renumbered {
+        partition: i32,
+        ticket: u64,
+        result: Result<(), StorageError>,
+    },
+    Read {
+        partition: i32,
+        ticket: u64,
+        result: Result<ReadBack, StorageError>,
+    },
+    Rejected {
+        partition: i32,
+        ticket: u64,
+        result: Result<(), StorageError>,
+    },
+    Committed {
+        partition: i32,
+        ticket: Option<u64>,
+        result: Result<(), StorageError>,
+    },
+    /// Nobody waits for it.
+    Kept(Result<(), StorageError>),
+}
+
+/// Calls user code that may panic.
+pub(super) async fn guarded<T>(
+    call: impl Future<Output = Result<T, StorageError>>,
+) -> Result<T, StorageError> {
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|panic| {
+        Err(StorageError::Failed(format!("the storage panicked: {}", panics::message(panic.as_ref()))))
+    })
+}
+
+impl Dispatcher {
+    pub(super) fn storage(&self) -> Option<Arc<dyn TempStorage>> {
+        self.parts.storage.clone()
+    }
+
+    /// Asks what an earlier process left.
+    pub(super) fn open_storage(&mut self) {
+        let Some(storage) = self.storage() else { return };
+        let topic = self.parts.topic.name.clone();
+        self.spawn(async move { Done::Stored(Stored::Opened(guarded(storage.open(&topic)).await)) });
+    }
+
+    fn opened(&mut self, result: Result<Recovered, StorageError>) {
+        let recovered = match result {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                if !std::mem::replace(&mut self.spool_troubled, true) {
+                    let message =
+                        format!("the spool cannot be opened, nothing is delivered before it can: {error}");
+                    self.tell(NotificationKind::SpoolError, None, message);
+                }
+                let (timer, again) = (self.parts.topic.clock.now(), self.parts.outbox.backoff.initial);
+                self.open_again_at = Some(timer + again.max(std::time::Duration::from_secs(1)));
+                return;
+            }
+        };
+        if std::mem::take(&mut self.spool_troubled) {
+            self.tell(NotificationKind::Recovered, None, "the spool is open".to_owned());
+        }
+        for line in &recovered.damage {
+            self.tell(NotificationKind::SpoolError, None, format!("found in the spool: {line}"));
+        }
+        let last = recovered.backlogs.iter().map(|(partition, _)| partition + 1).max().unwrap_or(0);
+        let known = recovered.partitions.unwrap_or(0);
+        self.remembered_partitions = known;
+        for partition in self.lanes.len() as i32..known.max(last) {
+            self.lanes.push(self.lane(partition as usize));
+        }
+        for (partition, backlog) in recovered.backlogs {
+            if partition == UNASSIGNED {
+                self.unassigned.on_recovered(backlog);
+            } else if let Some(lane) = self.lane_mut(partition) {
+                lane.outbox.on_recovered(backlog);
+                lane.dirty = true;
+            }
+        }
+        self.opened = true;
+        self.learn_partitions();
+    }
+
+    /// The cluster, once it is known: outboxes with a spool wait for it, since numbers mean something only there.
+    pub(super) fn learn_cluster(&mut self) {
+        if self.parts.storage.is_none() {
+            return;
+        }
+        let health = self.parts.manager.health.borrow().cluster.clone();
+        let ClusterHealth::Connected(info) = health else { return };
+        self.cluster_known = true;
+        if self.cluster != info.cluster_id {
+            self.cluster.clone_from(&info.cluster_id);
+            let Some(id) = info.cluster_id else { return };
+            for lane in &mut self.lanes {
+                lane.outbox.on_cluster(ClusterId(id.as_str().into()));
+                lane.dirty = true;
+            }
+        }
+    }
+
+    /// Performs an action that concerns the storage.
+    pub(super) fn store(&mut self, partition: i32, action: Action) {
+        let Some(storage) = self.storage() else { return };
+        let place = TopicPartition::new(&*self.parts.topic.name, partition);
+        match action {
+            Action::Save { ticket, batches } => self.spawn(async move {
+                let result = guarded(storage.save_batch(&place, batches)).await;
+                Done::Stored(Stored::Saved { partition, ticket, result })
+            }),
+            Action::Renumber { ticket, numbers } => self.spawn(async move {
+                let result = guarded(storage.renumber(&place, numbers)).await;
+                Done::Stored(Stored::Renumbered { partition, ticket, result })
+            }),
+            Action::Read { ticket, from, max_bytes } => {
+                self.reads.push_back(PendingRead { partition, ticket, from, max_bytes });
+            }
+            Action::Reject { ticket, letters } => self.spawn(async move {
+                let result = guarded(storage.reject(&place, letters)).await;
+                Done::Stored(Stored::Rejected { partition, ticket, result })
+            }),
+            Action::Commit { through, ticket } => self.spawn(async move {
+                let result = guarded(storage.commit(&place, through, ticket.is_some())).await;
+                Done::Stored(Stored::Committed { partition, ticket, result })
+            }),
+            Action::Produce { .. }
+            | Action::Describe { .. }
+            | Action::InitProducerId { .. }
+            | Action::Wait { .. } => {}
+        }
+    }
+
+    /// Starts the reads that there is memory for.
+    pub(super) fn start_reads(&mut self) {
+        let Some(storage) = self.storage() else { return };
+        let mut held: usize = self.lanes.iter().map(|lane| lane.outbox.replay_bytes()).sum();
+        for read in std::mem::take(&mut self.reads) {
+            let PendingRead { partition, ticket, from, max_bytes } = read;
+            let idle = self.lane_mut(partition).is_some_and(|lane| lane.outbox.replay_bytes() == 0);
+            if held > REPLAY_BYTES && !idle {
+                self.reads.push_back(read);
+                continue;
+            }
+            held += max_bytes;
+            let place = TopicPartition::new(&*self.parts.topic.name, partition);
+            let storage = storage.clone();
+            self.spawn(async move {
+                let result = guarded(storage.read(&place, from, max_bytes)).await;
+                Done::Stored(Stored::Read { partition, ticket, result })
+            });
+        }
+    }
+
+    pub(super) fn on_stored(&mut self, stored: Stored) {
+        let now = self.parts.topic.clock.now();
+        let partition = match stored {
+            Stored::Opened(result) => return self.opened(result),
+            Stored::Kept(result) => {
+                if let Err(error) = result {
+                    tracing::warn!(topic = &*self.parts.topic.name, %error, "the spool did not keep a hint");
+                }
+                return;
+            }
+            Stored::Saved { partition: UNASSIGNED, ticket, result } => {
+                return self.unassigned_saved(ticket, result, now);
+            }
+            Stored::Saved { partition, .. }
+            | Stored::Renumbered { partition, .. }
+            | Stored::Read { partition, .. }
+            | Stored::Rejected { partition, .. }
+            | Stored::Committed { partition, .. } => partition,
+        };
+        let Some(lane) = self.lane_mut(partition) else { return };
+        match stored {
+            Stored::Saved { ticket, result, .. } => lane.outbox.on_saved(ticket, result, now),
+            Stored::Renumbered { ticket, result, .. } => lane.outbox.on_renumbered(ticket, result, now),
+            Stored::Read { ticket, result, .. } => lane.outbox.on_read(ticket, result, now),
+            Stored::Rejected { ticket, result, .. } => lane.outbox.on_rejected(ticket, result, now),
+            Stored::Committed { ticket: Some(ticket), result, .. } => {
+                lane.outbox.on_committed(ticket, result, now);
+            }
+            Stored::Committed { .. } | Stored::Opened(_) | Stored::Kept(_) => return,
+        }
+        lane.dirty = true;
+        self.take_events(partition, now);
+    }
+
+    /// Keeps in mind how many partitions there are: at a start without Kafka, events need not wait unassigned.
+    pub(super) fn keep_partitions(&mut self, partitions: i32) {
+        let Some(storage) = self.storage() else { return };
+        if partitions == self.remembered_partitions {
+            return;
+        }
+        self.remembered_partitions = partitions;
+        let topic = self.parts.topic.name.clone();
+        self.spawn(async move {
+            Done::Stored(Stored::Kept(guarded(storage.keep_partitions(&topic, partitions)).await))
+        });
+    }
+}

@@ -1,0 +1,287 @@
+//! The unassigned lane, behind its accumulator: batches of a topic whose partitions nobody knows yet.
+//!
+//! Order (delivery-rules.md section 5): while the lane holds anything, on disk or in memory, every new event of the topic
+//! queues behind it. What is on disk is regrouped first, piece by piece, each piece in one durable step that appends the
+//! regrouped batches to their partitions and settles the lane's part; then what is in memory; then slots appear.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use kafka_batcher_core::partitioner::{Placement, TopicNotice};
+use kafka_batcher_core::{
+    Backlog, DeadLetter, DeliveryError, FailureReason, Persisted, ReadBack, RecordBatch, Sealed, Spans,
+    SpoolMode, StorageError, Time, ToSave, TopicPartition,
+};
+
+use super::spooling::{Stored, guarded};
+use super::{Dispatcher, Done};
+use crate::error_notifier::NotificationKind;
+use crate::storage::UNASSIGNED;
+use crate::topic::PLACEMENT_HEADER;
+
+/// Bytes of the lane that are regrouped in one step.
+const STEP_BYTES: usize = 4 << 20;
+/// How long a storage that failed is left alone.
+const STORAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// See the module's documentation.
+#[derive(Default)]
+pub(super) struct Unassigned {
+    /// In memory, oldest first; behind everything that is on disk.
+    pub(super) memory: VecDeque<Sealed>,
+    /// On disk.
+    pub(super) disk: Backlog,
+    /// Of those on disk, the events found at the start: what lies below this position.
+    recovered_below: u64,
+    pub(super) recovered: u64,
+    /// Who waits for what is on disk, by position.
+    claims: BTreeMap<u64, Spans>,
+    /// Batches that are being saved.
+    saving: Option<usize>,
+    /// A step is under way.
+    regrouping: bool,
+    /// Since when something waits.
+    pub(super) since: Option<Time>,
+    /// The storage failed, and is left alone until then.
+    pub(super) failing: Option<Time>,
+}
+
+/// One step of regrouping, done.
+pub(super) struct Step {
+    /// Where the lane begins now.
+    through: u64,
+    /// Batches with their partitions and positions, and whether they were found at the start.
+    placed: Vec<(i32, u64, RecordBatch, bool)>,
+    /// Events that have no partition, put aside.
+    rejected: Vec<(RecordBatch, DeliveryError)>,
+    events: u64,
+    recovered: u64,
+    damage: Vec<(u64, String)>,
+}
+
+impl Unassigned {
+    pub(super) fn on_recovered(&mut self, backlog: Backlog) {
+        self.disk = backlog;
+        self.recovered = backlog.events;
+        self.recovered_below = u64::MAX;
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.saving.is_some() || self.regrouping
+    }
+
+    pub(super) fn events_in_memory(&self) -> u64 {
+        self.memory.iter().map(|sealed| u64::from(sealed.batch.count())).sum()
+    }
+}
+
+impl Dispatcher {
+    /// Moves the lane on: to disk while the topic is unknown, to its partitions when it is known.
+    pub(super) fn drive_unassigned(&mut self, now: Time) {
+        if self.parts.storage.is_none() || !self.opened {
+            return;
+        }
+        self.unassigned.failing.take_if(|until| *until <= now);
+        if self.unassigned.is_busy() || self.unassigned.failing.is_some() {
+            return;
+        }
+        if self.partitions_known() > 0 && !self.ended {
+            if self.unassigned.disk.events > 0 {
+                self.regroup_step();
+            }
+            return;
+        }
+        let topic = self.parts.topic.clone();
+        let waiting = !self.unassigned.memory.is_empty() || topic.lane_events() > 0;
+        self.unassigned.since = self.unassigned.since.filter(|_| waiting).or(waiting.then_some(now));
+        if self.lane_is_due(now) {
+            topic.seal_lane();
+            self.collect();
+        }
+        if !self.unassigned.memory.is_empty() && (self.lane_is_due(now) || self.ended) {
+            self.save_lane();
+        }
+    }
+
+    fn lane_is_due(&self, now: Time) -> bool {
+        let Some(spool) = self.parts.outbox.spool else { return false };
+        let away = self.unassigned.since.is_some_and(|since| since + spool.after <= now);
+        spool.mode == SpoolMode::Always || away || self.unassigned.disk.events > 0 || self.ended
+    }
+
+    /// When [`Dispatcher::drive_unassigned`] has something to do by itself.
+    pub(super) fn unassigned_timer(&self, now: Time) -> Option<Time> {
+        let spool = self.parts.outbox.spool?;
+        let away = self.unassigned.since.map(|since| since + spool.after).filter(|at| *at > now);
+        [away, self.unassigned.failing].into_iter().flatten().min()
+    }
+
+    fn save_lane(&mut self) {
+        let Some(storage) = self.storage() else { return };
+        let batches: Vec<ToSave> = self
+            .unassigned
+            .memory
+            .iter()
+            .map(|sealed| ToSave { batch: sealed.batch.clone(), numbers: None })
+            .collect();
+        self.unassigned.saving = Some(batches.len());
+        let place = TopicPartition::new(&*self.parts.topic.name, UNASSIGNED);
+        self.spawn(async move {
+            let result = guarded(storage.save_batch(&place, batches)).await;
+            Done::Stored(Stored::Saved { partition: UNASSIGNED, ticket: 0, result })
+        });
+    }
+
+    pub(super) fn unassigned_saved(
+        &mut self,
+        _ticket: u64,
+        result: Result<Vec<u64>, StorageError>,
+        now: Time,
+    ) {
+        let Some(count) = self.unassigned.saving.take() else { return };
+        let positions = match result {
+            Ok(positions) => positions,
+            Err(error) => return self.lane_failed(&error, now),
+        };
+        self.lane_works();
+        let lane = &mut self.unassigned;
+        for (sealed, position) in lane.memory.drain(..count).zip(positions) {
+            let batch = sealed.batch;
+            lane.recovered_below = lane.recovered_below.min(position);
+            if lane.disk.events == 0 {
+                lane.disk.first = position;
+            }
+            lane.disk.events += u64::from(batch.count());
+            if !batch.spans().is_empty() {
+                lane.claims.insert(position, batch.spans().clone());
+            }
+            batch.spans().durable();
+            self.parts.topic.settled(batch.count());
+        }
+    }
+
+    fn lane_failed(&mut self, error: &StorageError, now: Time) {
+        self.unassigned.failing = Some(now + STORAGE_PAUSE);
+        self.spool_failed(&error.to_string());
+    }
+
+    fn lane_works(&mut self) {
+        self.unassigned.failing = None;
+        self.spool_works();
+    }
+
+    /// Reads the oldest of the lane from disk and gives it to its partitions.
+    fn regroup_step(&mut self) {
+        let Some(storage) = self.storage() else { return };
+        self.unassigned.regrouping = true;
+        let topic = self.parts.topic.clone();
+        let partitions = self.partitions_known();
+        let lane = TopicPartition::new(&*topic.name, UNASSIGNED);
+        let from = self.unassigned.disk.first;
+        let recovered_below = self.unassigned.recovered_below;
+        let claims = self.unassigned.claims.clone();
+        let step = async move {
+            let ReadBack { batches, next, damage } = storage.read(&lane, from, STEP_BYTES).await?;
+            let mut step = Step {
+                through: next,
+                placed: Vec::new(),
+                rejected: Vec::new(),
+                events: 0,
+                recovered: 0,
+                damage,
+            };
+            let mut letters = Vec::new();
+            for stored in batches {
+                let found = stored.position < recovered_below;
+                step.events += u64::from(stored.batch.count());
+                step.recovered += if found { u64::from(stored.batch.count()) } else { 0 };
+                let mut batch = stored.batch;
+                if let Some(spans) = claims.get(&stored.position) {
+                    batch.set_spans(spans.clone());
+                }
+                let mut place = |record: &kafka_batcher_core::Record<'_>, kept: Option<&[u8]>| {
+                    let kept = kept.and_then(Placement::decode);
+                    topic.place_late(record, kept, partitions).map_err(|error| error.to_string())
+                };
+                let mut chunk = |_, size| kafka_batcher_core::Chunk::unpooled(size);
+                let regrouped = batch
+                    .regroup(PLACEMENT_HEADER, &mut place, &mut chunk)
+                    .map_err(|error| StorageError::Failed(error.to_string()))?;
+                for (partition, batch) in regrouped.assigned {
+                    topic.notice(TopicNotice::Sealed(partition));
+                    step.placed.push((partition, 0, batch, found));
+                }
+                for (batch, reason) in regrouped.refused {
+                    let error = DeliveryError {
+                        reason: FailureReason::NoSuchPartition,
+                        persisted: Persisted::No,
+                        code: None,
+                        message: reason,
+                    };
+                    letters.push(DeadLetter { batch: batch.clone(), position: None, error: error.clone() });
+                    step.rejected.push((batch, error));
+                }
+            }
+            if !letters.is_empty() {
+                storage.reject(&lane, letters).await?;
+            }
+            let batches =
+                step.placed.iter().map(|(partition, _, batch, _)| (*partition, batch.clone())).collect();
+            let positions = storage.regroup(&topic.name, step.through, batches).await?;
+            for (placed, position) in step.placed.iter_mut().zip(positions) {
+                placed.1 = position;
+            }
+            Ok(step)
+        };
+        self.spawn(guarded(step).map(Done::Regrouped));
+    }
+
+    pub(super) fn regrouped(&mut self, step: Result<Step, StorageError>) {
+        let now = self.parts.topic.clock.now();
+        self.unassigned.regrouping = false;
+        let step = match step {
+            Ok(step) => step,
+            Err(error) => return self.lane_failed(&error, now),
+        };
+        self.lane_works();
+        let lane = &mut self.unassigned;
+        let read_nothing = step.events == 0 && step.damage.is_empty();
+        lane.disk.first = step.through;
+        lane.disk.events = lane.disk.events.saturating_sub(step.events);
+        lane.recovered = lane.recovered.saturating_sub(step.recovered);
+        lane.claims = lane.claims.split_off(&step.through);
+        let mut damage = step.damage;
+        if read_nothing && lane.disk.events > 0 {
+            damage.push((lane.disk.events, "the storage does not have them any more".to_owned()));
+        }
+        for (events, message) in damage {
+            let lane = &mut self.unassigned;
+            let events = events.min(lane.disk.events);
+            lane.disk.events -= events;
+            // They count as found and lost, or as accepted and lost.
+            let found = events.min(lane.recovered);
+            lane.recovered -= found;
+            self.own.recovered += found;
+            self.own.lost += events;
+            let message = format!("{events} events of the spool are lost: {message}");
+            self.tell(NotificationKind::EventsLost, None, message);
+        }
+        for (batch, error) in step.rejected {
+            self.own.dead_lettered += u64::from(batch.count());
+            self.lane_dead_lettered += u64::from(batch.count());
+            self.dead_lettered(&batch, error, None, true);
+        }
+        for (partition, position, batch, found) in step.placed {
+            if let Some(lane) = self.lane_mut(partition) {
+                lane.outbox.on_regrouped(vec![(position, batch)], !found);
+                lane.dirty = true;
+            }
+            self.take_events(partition, now);
+        }
+        if self.unassigned.disk.events == 0 {
+            // Now what is in memory, and then slots.
+            self.learn_partitions();
+        }
+    }
+}
