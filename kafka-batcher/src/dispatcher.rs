@@ -282,7 +282,7 @@ impl Dispatcher {
     }
 
     /// The number of partitions is known, or has grown.
-    fn learn_partitions(&mut self) {
+    pub(super) fn learn_partitions(&mut self) {
         self.parts.info.mark_unchanged();
         if !self.opened {
             return;
@@ -295,10 +295,7 @@ impl Dispatcher {
         if partitions == 0 {
             return;
         }
-        for partition in self.lanes.len()..usize::try_from(partitions).unwrap_or(0) {
-            let lane = self.lane(partition);
-            self.lanes.push(lane);
-        }
+        self.add_lanes(partitions);
         if self.unassigned.disk.events > 0 || self.unassigned.is_busy() {
             // What is on disk goes first; it comes here again.
             return;
@@ -330,9 +327,17 @@ impl Dispatcher {
     }
 
     /// How many partitions the topic has, as far as anybody ever knew; 0: nobody did.
-    fn partitions_known(&self) -> i32 {
+    pub(super) fn partitions_known(&self) -> i32 {
         let told = self.parts.info.borrow().as_ref().map_or(0, |info| info.partitions);
         told.max(if self.opened { self.remembered_partitions } else { 0 })
+    }
+
+    /// An outbox for each partition there is, before anything can be given to it.
+    pub(super) fn add_lanes(&mut self, partitions: i32) {
+        for partition in self.lanes.len()..usize::try_from(partitions).unwrap_or(0) {
+            let lane = self.lane(partition);
+            self.lanes.push(lane);
+        }
     }
 
     fn lane(&self, partition: usize) -> Lane {

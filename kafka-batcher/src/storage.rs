@@ -4,6 +4,7 @@
 //! decided by the outbox alone. [`Discard`] keeps nothing.
 
 mod discard;
+mod memory;
 
 use std::fmt;
 
@@ -14,6 +15,7 @@ pub use kafka_batcher_core::{
 use kafka_batcher_core::{RecordBatch, TopicPartition};
 
 pub use self::discard::Discard;
+pub use self::memory::MemoryStorage;
 use crate::producer::BoxFuture;
 
 /// The partition number under which batches are saved of which nobody knows the partition yet: the topic's unassigned

@@ -103,9 +103,7 @@ impl Dispatcher {
         let last = recovered.backlogs.iter().map(|(partition, _)| partition + 1).max().unwrap_or(0);
         let known = recovered.partitions.unwrap_or(0);
         self.remembered_partitions = known;
-        for partition in self.lanes.len() as i32..known.max(last) {
-            self.lanes.push(self.lane(partition as usize));
-        }
+        self.add_lanes(known.max(last));
         for (partition, backlog) in recovered.backlogs {
             if partition == UNASSIGNED {
                 self.unassigned.on_recovered(backlog);

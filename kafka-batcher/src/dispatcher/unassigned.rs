@@ -89,6 +89,9 @@ impl Dispatcher {
         if self.partitions_known() > 0 && !self.ended {
             if self.unassigned.disk.events > 0 {
                 self.regroup_step();
+            } else if self.parts.topic.slots.count() < self.partitions_known() {
+                // They became known while something was being saved.
+                self.learn_partitions();
             }
             return;
         }
@@ -177,6 +180,7 @@ impl Dispatcher {
         self.unassigned.regrouping = true;
         let topic = self.parts.topic.clone();
         let partitions = self.partitions_known();
+        self.add_lanes(partitions);
         let lane = TopicPartition::new(&*topic.name, UNASSIGNED);
         let from = self.unassigned.disk.first;
         let recovered_below = self.unassigned.recovered_below;

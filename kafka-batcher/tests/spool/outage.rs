@@ -1,0 +1,127 @@
+//! Kafka goes away, and comes back while the process lives.
+
+use kafka_batcher::storage::StorageError;
+use kafka_batcher::{FailureReason, NotificationKind, ReceiptError, SpoolMode};
+
+use crate::Site;
+use crate::support::{outcome, ready};
+
+#[tokio::test]
+async fn while_kafka_is_well_nothing_touches_the_disk() {
+    let mut site = Site::new(SpoolMode::OnFailure);
+    let (batcher, collector) = site.start().await;
+    let receipts = site.send(&collector, 500).await;
+    site.durable(&receipts).await;
+    let report = batcher.shutdown(crate::LONG).await;
+    assert!(report.all_delivered() && report.balances(), "{report:?}");
+    assert_eq!(site.storage.saves(), 0);
+    site.check();
+}
+
+#[tokio::test]
+async fn what_comes_while_kafka_is_away_is_on_disk_and_arrives_once_and_in_order_when_it_is_back() {
+    for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
+        let mut site = Site::new(mode);
+        let (batcher, collector) = site.start().await;
+        ready(&batcher, crate::TOPIC).await;
+        let before = site.send(&collector, 100).await;
+        site.durable(&before).await;
+        site.stop_kafka();
+        let during = site.send(&collector, 300).await;
+        site.durable(&during).await;
+        let report = batcher.report().await;
+        assert!(report.spooled > 0 && report.balances(), "{report:?}");
+        site.start_kafka();
+        let after = site.send(&collector, 100).await;
+        for (_, receipt) in before.iter().chain(&during).chain(&after) {
+            outcome(receipt).await.expect("it is delivered");
+        }
+        site.durable(&after).await;
+        site.drained(&batcher).await;
+        let report = batcher.shutdown(crate::LONG).await;
+        assert!(report.all_delivered() && report.balances(), "{report:?}");
+        assert_eq!(report.possible_duplicates, 0, "{report:?}");
+        assert_eq!(site.told.count(NotificationKind::Spooling), 1, "{:?}", site.told.0);
+        site.check();
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_broker_counts_as_away_although_no_error_comes() {
+    let mut site = Site::new(SpoolMode::OnFailure);
+    let (batcher, collector) = site.start().await;
+    ready(&batcher, crate::TOPIC).await;
+    site.kafka.freeze(1).unwrap();
+    let receipts = site.send(&collector, 200).await;
+    site.durable(&receipts).await;
+    site.kafka.thaw(1).unwrap();
+    for (_, receipt) in &receipts {
+        outcome(receipt).await.expect("it is delivered");
+    }
+    site.drained(&batcher).await;
+    assert!(batcher.shutdown(crate::LONG).await.all_delivered());
+    site.check();
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_events_in_memory_and_says_so_once() {
+    let mut site = Site::new(SpoolMode::OnFailure);
+    let (batcher, collector) = site.start().await;
+    ready(&batcher, crate::TOPIC).await;
+    site.storage.fail_with(Some(StorageError::Full("the test's disk".to_owned())));
+    site.stop_kafka();
+    let receipts = site.send(&collector, 100).await;
+    crate::support::until(|| site.told.count(NotificationKind::SpoolError) > 0).await;
+    assert!(receipts.iter().all(|(_, receipt)| receipt.try_durable().is_none()), "nothing is durable");
+    site.storage.fail_with(None);
+    site.durable(&receipts).await;
+    site.start_kafka();
+    site.drained(&batcher).await;
+    let report = batcher.shutdown(crate::LONG).await;
+    assert!(report.all_delivered() && report.balances(), "{report:?}");
+    assert_eq!(site.told.count(NotificationKind::SpoolError), 1);
+    site.check();
+}
+
+#[tokio::test]
+async fn with_write_ahead_a_failing_disk_does_not_stop_deliveries() {
+    let mut site = Site::new(SpoolMode::Always);
+    let (batcher, collector) = site.start().await;
+    ready(&batcher, crate::TOPIC).await;
+    site.storage.fail_with(Some(StorageError::Failed("the test's disk".to_owned())));
+    let receipts = site.send(&collector, 100).await;
+    site.durable(&receipts).await;
+    for (_, receipt) in &receipts {
+        outcome(receipt).await.expect("it is delivered");
+    }
+    site.storage.fail_with(None);
+    let report = batcher.shutdown(crate::LONG).await;
+    assert!(report.all_delivered() && report.balances(), "{report:?}");
+    site.check();
+}
+
+#[tokio::test]
+async fn an_event_that_kafka_will_never_take_is_put_aside_and_its_neighbours_arrive_in_order() {
+    for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
+        let mut site = Site::new(mode);
+        let (batcher, collector) = site.start().await;
+        ready(&batcher, crate::TOPIC).await;
+        site.kafka.set_topic_config(crate::TOPIC, "max.message.bytes", "300").unwrap();
+        let before = site.send(&collector, 35).await;
+        let large = collector.send(("key-1", &"x".repeat(400))).await.expect("it is accepted");
+        let after = site.send(&collector, 35).await;
+        for (_, receipt) in before.iter().chain(&after) {
+            outcome(receipt).await.expect("it is delivered");
+        }
+        let Err(ReceiptError::Failed(error)) = outcome(&large).await else { panic!("it is too large") };
+        assert_eq!(error.reason, FailureReason::TooLarge);
+        let report = batcher.shutdown(crate::LONG).await;
+        assert!(report.balances() && report.lost == 0, "{report:?}");
+        assert_eq!((report.dead_lettered, report.delivered), (1, 70), "{report:?}");
+        let letters = site.storage.dead_letters(crate::TOPIC);
+        assert_eq!(letters.len(), 1);
+        assert_eq!(letters[0].batch.records().unwrap()[0].value.as_ref().map(Vec::len), Some(400));
+        assert_eq!(site.told.count(NotificationKind::DeadLettered), 1);
+        site.check();
+    }
+}
