@@ -4,6 +4,7 @@
 //! decided by the outbox alone. [`Discard`] keeps nothing.
 
 mod discard;
+pub mod disk;
 mod memory;
 
 use std::fmt;
@@ -15,6 +16,7 @@ pub use kafka_batcher_core::{
 use kafka_batcher_core::{RecordBatch, TopicPartition};
 
 pub use self::discard::Discard;
+pub use self::disk::{DiskSettings, DiskStorage};
 pub use self::memory::MemoryStorage;
 use crate::producer::BoxFuture;
 

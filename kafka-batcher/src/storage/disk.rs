@@ -1,0 +1,302 @@
+//! `DiskStorage`: keeps batches on disk, in order, until Kafka takes them.
+
+mod bytes;
+mod checkpoint;
+mod control;
+mod dead_letters;
+mod fs;
+mod index;
+mod load;
+mod log;
+mod place;
+mod reader;
+mod recovery;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod tidy;
+mod topic;
+mod walk;
+mod writer;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use kafka_batcher_core::{
+    Backlog, DeadLetter, RecordBatch, Renumbered, StorageError, ToSave, TopicPartition,
+};
+use tokio::sync::oneshot;
+
+use self::fs::{Fs, RealFs, failed};
+pub use self::load::Damage;
+use self::place::{SpoolDir, check_topic};
+use self::recovery::recover;
+pub use self::settings::DiskSettings;
+use self::topic::Topic;
+use self::writer::{Job, Work, Writer};
+use super::{Read, Recovered, TempStorage};
+use crate::producer::BoxFuture;
+
+/// Keeps batches in a directory.
+pub struct DiskStorage {
+    place: Arc<SpoolDir>,
+    topics: Mutex<HashMap<String, Arc<Topic>>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+/// The threads, and how to reach them; gone once closed.
+struct Threads {
+    writer: mpsc::Sender<Job>,
+    reader: mpsc::Sender<reader::Job>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for DiskStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskStorage").field("dir", &self.place.settings.dir).finish_non_exhaustive()
+    }
+}
+
+impl DiskStorage {
+    /// Takes hold of the directory, which is made if it is not there.
+    ///
+    /// Blocks for a moment: it looks at the directory, and writes the reserve where there is none.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`]: another process holds the directory (it is named), it has the format of a newer version, or
+    /// the disk fails. [`StorageError::Full`]: it cannot be made for want of room.
+    pub fn new(settings: DiskSettings) -> Result<Self, StorageError> {
+        DiskStorage::with(Arc::new(RealFs), settings, true)
+    }
+
+    fn with(fs: Arc<dyn Fs>, settings: DiskSettings, lock: bool) -> Result<Self, StorageError> {
+        let place = Arc::new(SpoolDir::open(fs.clone(), settings, lock)?);
+        let (writer, jobs) = mpsc::channel();
+        let (reader, reads) = mpsc::channel();
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(run)
+                .map_err(|error| StorageError::Failed(format!("cannot start a thread: {error}")))
+        };
+        let writing = Writer::new(place.clone());
+        let handles = vec![
+            spawn("spool-writer", Box::new(move || writing.run(&jobs)))?,
+            spawn("spool-reader", Box::new(move || reader::run(fs.as_ref(), &reads)))?,
+        ];
+        let threads = Mutex::new(Some(Threads { writer, reader, handles }));
+        Ok(DiskStorage { place, topics: Mutex::default(), threads })
+    }
+
+    fn with_threads<T>(&self, ask: impl FnOnce(&Threads) -> Option<T>) -> Result<T, StorageError> {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.as_ref().and_then(ask).ok_or_else(closed)
+    }
+
+    fn topic(&self, name: &str) -> Result<Arc<Topic>, StorageError> {
+        let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        topics.get(name).cloned().ok_or_else(|| {
+            StorageError::Failed(format!(
+                "the topic {name} was not opened in {}",
+                self.place.settings.dir.display()
+            ))
+        })
+    }
+
+    async fn write(&self, topic: &str, work: Work) -> Result<Vec<u64>, StorageError> {
+        let topic = self.topic(topic)?;
+        let (done, answer) = oneshot::channel();
+        self.with_threads(|threads| threads.writer.send(Job::Write { topic, work, done }).ok())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Recovers a topic on a thread of its own: it may take seconds, and other topics go on meanwhile.
+    async fn recover(&self, name: &str) -> Result<Recovered, StorageError> {
+        check_topic(name)?;
+        let (place, topic, (done, answer)) = (self.place.clone(), name.to_owned(), oneshot::channel());
+        let work = move || {
+            let _ = done.send(open_topic(&place, &topic));
+        };
+        std::thread::Builder::new()
+            .name("spool-recovery".to_owned())
+            .spawn(work)
+            .map_err(|error| StorageError::Failed(format!("cannot start a thread: {error}")))?;
+        let recovered = answer.await.unwrap_or_else(|_| Err(closed()))?;
+        let state = recovered.state;
+        let backlogs: Vec<(i32, Backlog)> = state
+            .lanes
+            .keys()
+            .map(|partition| (*partition, state.backlog(*partition)))
+            .filter(|(_, backlog)| backlog.events > 0)
+            .collect();
+        let partitions = state.partitions;
+        let topic = Arc::new(Topic::new(name, &self.place.topic_dir(name), state));
+        let adopt = Job::Adopt { topic: topic.clone(), log: recovered.log };
+        self.with_threads(|threads| threads.writer.send(adopt).ok())?;
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), topic);
+        let damage = recovered.damage.iter().map(Damage::to_string).collect();
+        Ok(Recovered { backlogs, partitions, damage })
+    }
+
+    fn end(&self) -> Vec<JoinHandle<()>> {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        threads.map_or_else(Vec::new, |threads| {
+            // The writer ends after what was asked of it before, the reader when nobody can ask any more.
+            let _ = threads.writer.send(Job::Close);
+            threads.handles
+        })
+    }
+}
+
+fn open_topic(place: &SpoolDir, name: &str) -> Result<recovery::Recovered, StorageError> {
+    let dir = place.topic_dir(name);
+    let fs = &place.fs;
+    fs.create_dir(&dir).map_err(|error| failed("create", &dir, &error))?;
+    if let Some(topics) = dir.parent() {
+        let names = fs.list(topics).map_err(|error| failed("list", topics, &error))?;
+        if !names.iter().any(|other| other == name) {
+            return Err(StorageError::Failed(format!(
+                "{} does not tell upper from lower case, and another topic has the directory of {name}; use another file system",
+                topics.display()
+            )));
+        }
+        fs.sync_dir(topics).map_err(|error| failed("fsync", topics, &error))?;
+    }
+    recover(fs, &dir, place.settings.segment())
+}
+
+fn closed() -> StorageError {
+    StorageError::Failed("the storage is closed".to_owned())
+}
+
+impl Drop for DiskStorage {
+    fn drop(&mut self) {
+        for handle in self.end() {
+            let _ = handle.join();
+        }
+    }
+}
+
+impl TempStorage for DiskStorage {
+    fn open<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<Recovered, StorageError>> {
+        Box::pin(self.recover(topic))
+    }
+
+    fn keep_partitions<'a>(
+        &'a self,
+        topic: &'a str,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
+        Box::pin(async move { self.write(topic, Work::Partitions(partitions)).await.map(drop) })
+    }
+
+    fn save_batch<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        batches: Vec<ToSave>,
+    ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>> {
+        Box::pin(async move {
+            let work = Work::Save { partition: partition.partition, batches };
+            self.write(&partition.topic, work).await
+        })
+    }
+
+    fn renumber<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        numbers: Vec<Renumbered>,
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
+        Box::pin(async move {
+            let work = Work::Renumber { partition: partition.partition, numbers };
+            self.write(&partition.topic, work).await.map(drop)
+        })
+    }
+
+    fn is_empty<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<bool, StorageError>> {
+        Box::pin(async move { Ok(self.backlog(partition).await?.events == 0) })
+    }
+
+    fn backlog<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<Backlog, StorageError>> {
+        Box::pin(async move { Ok(self.topic(&partition.topic)?.state().backlog(partition.partition)) })
+    }
+
+    fn read<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        from: u64,
+        max_bytes: usize,
+    ) -> BoxFuture<'a, Result<Read, StorageError>> {
+        Box::pin(async move {
+            let topic = self.topic(&partition.topic)?;
+            let (done, answer) = oneshot::channel();
+            let job = reader::Job { topic, partition: partition.partition, from, max_bytes, done };
+            self.with_threads(|threads| threads.reader.send(job).ok())?;
+            answer.await.unwrap_or_else(|_| Err(closed()))
+        })
+    }
+
+    fn commit<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        through: u64,
+        durable: bool,
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
+        Box::pin(async move {
+            let topic = self.topic(&partition.topic)?;
+            let wake = {
+                let mut state = topic.state();
+                state.settle(partition.partition, through);
+                state.commits += 1;
+                // The writer looks after work by itself; it is woken when it may sleep without knowing of any.
+                state.commits == 1 || state.commits % 64 == 0
+            };
+            if durable {
+                let (done, answer) = oneshot::channel();
+                self.with_threads(|threads| threads.writer.send(Job::Checkpoint { topic, done }).ok())?;
+                return answer.await.unwrap_or_else(|_| Err(closed())).map(drop);
+            }
+            if wake {
+                self.with_threads(|threads| threads.writer.send(Job::Settled).ok())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn reject<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        letters: Vec<DeadLetter>,
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
+        Box::pin(async move {
+            let work = Work::Reject { partition: partition.partition, letters };
+            self.write(&partition.topic, work).await.map(drop)
+        })
+    }
+
+    fn regroup<'a>(
+        &'a self,
+        topic: &'a str,
+        through: u64,
+        batches: Vec<(i32, RecordBatch)>,
+    ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>> {
+        Box::pin(self.write(topic, Work::Regroup { through, batches }))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let handles = self.end();
+            let (done, ended) = oneshot::channel();
+            let join = move || {
+                for handle in handles {
+                    let _ = handle.join();
+                }
+                let _ = done.send(());
+            };
+            if std::thread::Builder::new().spawn(join).is_ok() {
+                let _ = ended.await;
+            }
+        })
+    }
+}

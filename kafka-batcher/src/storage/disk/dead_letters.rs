@@ -1,0 +1,133 @@
+//! Dead letters: events that Kafka will never take, in a log of the same format beside the topic's, with the reason in
+//! headers of their own. Its bound drops the oldest. Nothing here is ever replayed by itself.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kafka_batcher_core::{DeadLetter, FailureReason, RecordBatch, StorageError};
+
+use super::bytes::{Place, Plain, encode};
+use super::log::{Draft, Log, Unwritten};
+use super::place::SpoolDir;
+use super::recovery::recover;
+use crate::clock::Clock;
+
+/// The directory within the topic's.
+pub(super) const DIR: &str = "dead-letters";
+
+/// The headers that tell why an event is a dead letter. They stand behind the event's own.
+pub(super) const REASON: &str = "kafka-batcher.dead-letter.reason";
+/// The broker's error code, in decimal, if it spoke.
+pub(super) const CODE: &str = "kafka-batcher.dead-letter.code";
+/// The broker's words, or ours.
+pub(super) const MESSAGE: &str = "kafka-batcher.dead-letter.message";
+/// When it was laid aside, in milliseconds since the Unix epoch, in decimal.
+pub(super) const TIME: &str = "kafka-batcher.dead-letter.time";
+/// The event's position in the topic's log, in decimal, if it was saved there.
+pub(super) const POSITION: &str = "kafka-batcher.dead-letter.position";
+
+/// The log of a topic's dead letters.
+#[derive(Debug)]
+pub(super) struct DeadLetters {
+    place: Arc<SpoolDir>,
+    log: Log,
+    /// Id, file and bytes of the segments, the oldest first.
+    segments: VecDeque<(u32, PathBuf, u64)>,
+}
+
+impl DeadLetters {
+    pub(super) fn open(place: &Arc<SpoolDir>, topic: &str) -> Result<DeadLetters, StorageError> {
+        let dir = place.topic_dir(topic).join(DIR);
+        place.fs.create_dir(&dir).map_err(|error| super::fs::failed("create", &dir, &error))?;
+        // An eighth, so that dropping the oldest does not drop all.
+        let segment_bytes = place.settings.segment().min(place.settings.dead_letter_bytes / 8).max(1);
+        let recovered = recover(&place.fs, &dir, segment_bytes)?;
+        for damage in &recovered.damage {
+            tracing::error!(topic, %damage, "damaged dead letters");
+        }
+        let segments = recovered.state.segments.into_iter().map(|(id, s)| (id, s.path, s.length)).collect();
+        Ok(DeadLetters { place: place.clone(), log: recovered.log, segments })
+    }
+
+    /// Keeps the letters; they are durable then.
+    pub(super) fn keep(&mut self, partition: i32, letters: &[DeadLetter]) -> Result<(), Unwritten> {
+        let now = Clock::start().unix_ms();
+        let mut draft = Draft::default();
+        for letter in letters {
+            let batch = with_reason(letter, now).map_err(|error| Unwritten {
+                full: false,
+                error: StorageError::Failed(format!("a dead letter cannot be read: {error}")),
+            })?;
+            draft.batches.push((partition, batch, None));
+        }
+        if draft.is_empty() {
+            return Ok(());
+        }
+        let written = self.log.write(&draft)?;
+        self.place.added(written.added);
+        match self.segments.back_mut().filter(|(id, ..)| *id == written.id) {
+            Some((_, _, length)) => *length = written.length,
+            None => self.segments.push_back((written.id, written.path, written.length)),
+        }
+        self.bound();
+        Ok(())
+    }
+
+    fn bound(&mut self) {
+        let mut bytes: u64 = self.segments.iter().map(|(_, _, length)| length).sum();
+        while bytes > self.place.settings.dead_letter_bytes && self.segments.len() > 1 {
+            let Some((_, path, length)) = self.segments.pop_front() else { return };
+            bytes -= length;
+            match self.place.fs.remove(&path) {
+                Ok(()) => {
+                    self.place.freed(length);
+                    tracing::error!(
+                        file = %path.display(), bytes = length,
+                        "the oldest dead letters are dropped: their bound (dead_letter_bytes) is reached"
+                    );
+                }
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), %error, "cannot remove old dead letters")
+                }
+            }
+        }
+    }
+}
+
+/// The letter's event with the reason in its headers, as a batch of its own, without numbers.
+fn with_reason(letter: &DeadLetter, now: i64) -> Result<RecordBatch, kafka_batcher_core::DecodeError> {
+    let reason = match letter.error.reason {
+        FailureReason::TooLarge => "too_large",
+        FailureReason::Rejected => "rejected",
+        FailureReason::NoSuchPartition => "no_such_partition",
+        FailureReason::Shutdown => "shutdown",
+        FailureReason::Unknowable => "unknowable",
+        FailureReason::Internal => "internal",
+        _ => "other",
+    };
+    let code = letter.error.code.map(|code| code.to_string());
+    let position = letter.position.map(|position| position.to_string());
+    let time = now.to_string();
+    let mut own: Vec<(&str, Option<&[u8]>)> = vec![(REASON, Some(reason.as_bytes()))];
+    own.extend(code.as_ref().map(|code| (CODE, Some(code.as_bytes()))));
+    own.push((MESSAGE, Some(letter.error.message.as_bytes())));
+    own.push((TIME, Some(time.as_bytes())));
+    own.extend(position.as_ref().map(|position| (POSITION, Some(position.as_bytes()))));
+    let records = letter.batch.records()?;
+    let plain: Vec<Plain<'_>> = records
+        .iter()
+        .map(|record| Plain {
+            timestamp: record.timestamp,
+            key: record.key.as_deref(),
+            value: record.value.as_deref(),
+            headers: record
+                .headers
+                .iter()
+                .map(|header| (header.name.as_str(), header.value.as_deref()))
+                .chain(own.iter().copied())
+                .collect(),
+        })
+        .collect();
+    RecordBatch::decode(&encode(Place { position: 0, partition: -1 }, false, &plain)).map(|(batch, _)| batch)
+}

@@ -1,0 +1,170 @@
+//! The seam to the file system: as little of it as the storage needs, so that tests can make each step fail and lose
+//! what was not yet durable.
+
+use std::fmt;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use kafka_batcher_core::StorageError;
+
+/// A file system.
+pub(super) trait Fs: fmt::Debug + Send + Sync {
+    /// A new, empty file for reading and writing, mode 0600; it must not exist.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// An existing file for reading and, if so asked, cutting.
+    fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>>;
+    /// A directory, mode 0700, with those above it; it may exist.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes durable which files a directory has.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Bytes that may still be written to the disk that holds `path`, and its size.
+    fn space(&self, path: &Path) -> io::Result<(u64, u64)>;
+}
+
+/// An open file.
+pub(super) trait File: fmt::Debug + Send + Sync {
+    /// Writes all pieces at the file's end.
+    fn append(&self, pieces: &mut [IoSlice<'_>]) -> io::Result<()>;
+    /// Fills `buffer` from `at` on.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
+    fn len(&self) -> io::Result<u64>;
+    /// Makes durable what was written.
+    fn sync(&self) -> io::Result<()>;
+    /// Cuts it to this length.
+    fn cut(&self, length: u64) -> io::Result<()>;
+}
+
+/// All of a file.
+pub(super) fn read_all(file: &dyn File) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(file.len()?).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Writes a file that is whole or not there: under another name, synced, renamed.
+pub(super) fn replace(fs: &dyn Fs, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.tmp"));
+    remove_if_there(fs, &temporary)?;
+    let file = fs.create(&temporary)?;
+    file.append(&mut [IoSlice::new(bytes)])?;
+    file.sync()?;
+    fs.rename(&temporary, &dir.join(name))?;
+    fs.sync_dir(dir)
+}
+
+pub(super) fn remove_if_there(fs: &dyn Fs, path: &Path) -> io::Result<()> {
+    match fs.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether it says that the disk has no room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The words for an error of the file system.
+pub(super) fn failed(doing: &str, path: &Path, error: &io::Error) -> StorageError {
+    let path = path.display();
+    if is_full(error) {
+        StorageError::Full(format!(
+            "cannot {doing} {path}: {error}; free some room on that disk: nothing is lost meanwhile, \
+             events wait in memory"
+        ))
+    } else {
+        StorageError::Failed(format!("cannot {doing} {path}: {error}"))
+    }
+}
+
+/// The operating system's.
+#[derive(Debug)]
+pub(super) struct RealFs;
+
+impl Fs for RealFs {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).append(true).create_new(true).mode(0o600).open(path)?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile(OpenOptions::new().read(true).append(write).open(path)?)))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            // Nothing of ours has a name that is no UTF-8.
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::File::open(path)?.sync_all()
+    }
+
+    fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let disk = rustix::fs::statvfs(path)?;
+        Ok((disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)))
+    }
+}
+
+#[derive(Debug)]
+struct RealFile(std::fs::File);
+
+impl File for RealFile {
+    fn append(&self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        // IOV_MAX on Linux and macOS.
+        const AT_ONCE: usize = 1024;
+        while !pieces.is_empty() {
+            let some = pieces.get(..pieces.len().min(AT_ONCE)).unwrap_or_default();
+            match (&self.0).write_vectored(some) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => IoSlice::advance_slices(&mut pieces, n),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, at)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // fdatasync covers the length as well; on macOS std asks the disk itself (F_FULLFSYNC).
+        self.0.sync_data()
+    }
+
+    fn cut(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+}

@@ -1,0 +1,363 @@
+//! What waits, in memory: 32 bytes a batch, in order, by partition; and the rare events that were renumbered or cut out.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use kafka_batcher_core::{Backlog, Stamp, sequence_add};
+
+use super::bytes::Place;
+use super::control::{Events, Fact};
+
+/// The origin of a batch that was never sent.
+pub(super) const NEVER_SENT: u32 = u32::MAX;
+
+/// A batch that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) position: u64,
+    /// Where it stands in its segment.
+    pub(super) offset: u32,
+    pub(super) length: u32,
+    pub(super) count: u32,
+    pub(super) crc: u32,
+    /// Id of the segment.
+    pub(super) segment: u32,
+    /// Index of the origin of the batch's own stamp, or [`NEVER_SENT`].
+    pub(super) origin: u32,
+}
+
+impl Entry {
+    pub(super) fn end(&self) -> u64 {
+        self.position + u64::from(self.count)
+    }
+}
+
+/// Some events of a batch that are not as they were saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    /// Index in the batch of the first of them.
+    first: u32,
+    count: u32,
+    /// Their numbers and the index of the origin; `None`: they are a hole.
+    numbers: Option<(Stamp, u32)>,
+    /// Id of the segment whose control batch says so.
+    segment: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Changes {
+    crc: u32,
+    list: Vec<Change>,
+}
+
+/// Events of a batch that wait and have the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) first: u32,
+    pub(super) count: u32,
+    /// Of the first of them, if they are not those of the batch.
+    pub(super) numbers: Option<(Stamp, u32)>,
+}
+
+/// What waits of one partition.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    entries: VecDeque<Entry>,
+    /// By the position of their batch, also of batches that have no event left: until they are settled.
+    changes: BTreeMap<u64, Changes>,
+    through: u64,
+    events: u64,
+    bytes: u64,
+}
+
+/// Told of each batch that does not wait any more.
+pub(super) type Freed<'a> = dyn FnMut(&Entry) + 'a;
+
+impl Lane {
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.events += u64::from(entry.count);
+        self.bytes += u64::from(entry.length);
+        self.entries.push_back(entry);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn through(&self) -> u64 {
+        self.through
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.entries.iter_mut()
+    }
+
+    /// The batches of which an event lies at `from` or behind.
+    pub(super) fn from(&self, from: u64) -> impl Iterator<Item = &Entry> {
+        let at = self.entries.partition_point(|entry| entry.end() <= from);
+        self.entries.range(at..)
+    }
+
+    /// The batch that holds all of these positions.
+    pub(super) fn holding(&self, position: u64, count: u32) -> Option<Entry> {
+        let entry = self.from(position).next()?;
+        (entry.position <= position && position + u64::from(count) <= entry.end()).then_some(*entry)
+    }
+
+    pub(super) fn backlog(&self, next: u64) -> Backlog {
+        let first = self.entries.front().and_then(|entry| {
+            self.pieces(entry).first().map(|piece| entry.position + u64::from(piece.first))
+        });
+        Backlog {
+            events: self.events,
+            batches: self.entries.len() as u64,
+            bytes: self.bytes,
+            first: first.unwrap_or(next),
+        }
+    }
+
+    /// What of a batch waits, piece by piece.
+    pub(super) fn pieces(&self, entry: &Entry) -> Vec<Piece> {
+        let settled = self.through.saturating_sub(entry.position).min(u64::from(entry.count)) as u32;
+        let Some(changes) = self.changes.get(&entry.position) else {
+            let piece = Piece { first: settled, count: entry.count - settled, numbers: None };
+            return if piece.count == 0 { Vec::new() } else { vec![piece] };
+        };
+        let mut cuts = vec![settled, entry.count];
+        for change in &changes.list {
+            cuts.extend([change.first, change.first + change.count]);
+        }
+        cuts.retain(|cut| (settled..=entry.count).contains(cut));
+        cuts.sort_unstable();
+        cuts.dedup();
+        let mut pieces: Vec<(Piece, Option<usize>)> = Vec::new();
+        for (first, end) in cuts.iter().copied().zip(cuts.iter().copied().skip(1)) {
+            let covering = |change: &Change| change.first <= first && end <= change.first + change.count;
+            if changes.list.iter().any(|change| change.numbers.is_none() && covering(change)) {
+                continue;
+            }
+            let latest = changes.list.iter().rposition(covering);
+            let numbers = latest.and_then(|at| changes.list.get(at)).and_then(|change| {
+                let (stamp, origin) = change.numbers?;
+                let first_sequence = sequence_add(stamp.first_sequence, first - change.first);
+                Some((Stamp { first_sequence, ..stamp }, origin))
+            });
+            match pieces.last_mut() {
+                Some((piece, of)) if *of == latest && piece.first + piece.count == first => {
+                    piece.count += end - first;
+                }
+                _ => pieces.push((Piece { first, count: end - first, numbers }, latest)),
+            }
+        }
+        pieces.into_iter().map(|(piece, _)| piece).collect()
+    }
+
+    fn waiting(&self, entry: &Entry) -> u64 {
+        if self.changes.is_empty() && self.through <= entry.position {
+            return u64::from(entry.count);
+        }
+        self.pieces(entry).iter().map(|piece| u64::from(piece.count)).sum()
+    }
+
+    /// Everything below `through` is settled.
+    pub(super) fn settle(&mut self, through: u64, freed: &mut Freed<'_>) {
+        if through <= self.through {
+            return;
+        }
+        while let Some(entry) = self.entries.front().copied().filter(|entry| entry.position < through) {
+            let before = self.waiting(&entry);
+            if entry.end() > through {
+                self.events -= before;
+                self.through = through;
+                self.events += self.waiting(&entry);
+                break;
+            }
+            self.events -= before;
+            self.bytes -= u64::from(entry.length);
+            self.entries.pop_front();
+            freed(&entry);
+        }
+        self.through = through;
+        self.forget_changes(through);
+        // Only holes may be left of the first.
+        while let Some(entry) = self.entries.front().copied().filter(|entry| entry.position < through) {
+            if self.waiting(&entry) > 0 {
+                break;
+            }
+            self.remove(entry.position, freed);
+        }
+    }
+
+    fn forget_changes(&mut self, through: u64) {
+        let front = self.entries.front().map_or(through, |entry| entry.position.min(through));
+        if self.changes.first_key_value().is_some_and(|(position, _)| *position < front) {
+            self.changes = self.changes.split_off(&front);
+        }
+    }
+
+    /// Events of a waiting batch get other numbers, or (`None`) become a hole.
+    pub(super) fn change(
+        &mut self,
+        at: &Events,
+        numbers: Option<(Stamp, u32)>,
+        segment: u32,
+        freed: &mut Freed<'_>,
+    ) {
+        let Some(entry) = self.holding(at.place.position, at.count).filter(|entry| entry.crc == at.crc)
+        else {
+            return;
+        };
+        let first = (at.place.position - entry.position) as u32;
+        let before = self.waiting(&entry);
+        let changes = self.changes.entry(entry.position).or_default();
+        changes.crc = entry.crc;
+        // What nobody will see any more need not be kept.
+        let end = first + at.count;
+        changes.list.retain(|old| {
+            old.first < first || old.first + old.count > end || (old.numbers.is_none() && numbers.is_some())
+        });
+        changes.list.push(Change { first, count: at.count, numbers, segment });
+        let after = self.waiting(&entry);
+        self.events -= before - after;
+        if after == 0 {
+            self.bytes -= u64::from(entry.length);
+            self.entries.retain(|other| other.position != entry.position);
+            freed(&entry);
+        }
+    }
+
+    /// A batch turned out damaged: it does not wait any more. How many of its events did.
+    pub(super) fn remove(&mut self, position: u64, freed: &mut Freed<'_>) -> u64 {
+        let at = self.entries.partition_point(|entry| entry.position < position);
+        let Some(entry) = self.entries.get(at).copied().filter(|entry| entry.position == position) else {
+            return 0;
+        };
+        let waited = self.waiting(&entry);
+        self.events -= waited;
+        self.bytes -= u64::from(entry.length);
+        self.entries.remove(at);
+        freed(&entry);
+        waited
+    }
+
+    /// The changes that stand in one of these segments, as facts to be written again, and where they stand from then on.
+    pub(super) fn carry(
+        &self,
+        partition: i32,
+        segments: &[u32],
+        origin: &dyn Fn(u32) -> kafka_batcher_core::Origin,
+        facts: &mut Vec<Fact>,
+    ) {
+        for (position, changes) in &self.changes {
+            for change in changes.list.iter().filter(|change| segments.contains(&change.segment)) {
+                let place = Place { position: position + u64::from(change.first), partition };
+                let at = Events { place, count: change.count, crc: changes.crc };
+                facts.push(match change.numbers {
+                    Some((stamp, of)) => Fact::Numbers { at, stamp, origin: origin(of) },
+                    None => Fact::Hole { at },
+                });
+            }
+        }
+    }
+
+    pub(super) fn carried(&mut self, segments: &[u32], to: u32) {
+        for changes in self.changes.values_mut() {
+            for change in changes.list.iter_mut().filter(|change| segments.contains(&change.segment)) {
+                change.segment = to;
+            }
+        }
+    }
+
+    /// Nothing waits, and nothing of the log is left that could.
+    pub(super) fn forget_all_changes(&mut self) {
+        self.changes.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(position: u64, count: u32) -> Entry {
+        Entry { position, offset: 0, length: 100, count, crc: 7, segment: 0, origin: NEVER_SENT }
+    }
+
+    fn events(position: u64, count: u32) -> Events {
+        Events { place: Place { position, partition: 0 }, count, crc: 7 }
+    }
+
+    fn stamp(first_sequence: i32) -> Stamp {
+        Stamp { producer_id: 1, epoch: 0, first_sequence }
+    }
+
+    #[test]
+    fn an_entry_takes_32_bytes() {
+        assert_eq!(size_of::<Entry>(), 32);
+    }
+
+    #[test]
+    fn pieces_are_cut_where_numbers_and_holes_begin_and_end_and_the_latest_numbers_hold() {
+        let mut lane = Lane::default();
+        lane.push(entry(10, 10));
+        lane.change(&events(10, 10), Some((stamp(100), 3)), 0, &mut |_| {});
+        lane.change(&events(14, 2), None, 0, &mut |_| {});
+        lane.change(&events(16, 4), Some((stamp(0), 4)), 0, &mut |_| {});
+        lane.settle(11, &mut |_| {});
+        let piece =
+            |first, count, sequence, origin| Piece { first, count, numbers: Some((stamp(sequence), origin)) };
+        assert_eq!(lane.pieces(&entry(10, 10)), [piece(1, 3, 101, 3), piece(6, 4, 0, 4)]);
+        assert_eq!(lane.backlog(99), Backlog { events: 7, batches: 1, bytes: 100, first: 11 });
+    }
+
+    #[test]
+    fn a_renumbering_does_not_fill_a_hole() {
+        let mut lane = Lane::default();
+        lane.push(entry(0, 3));
+        lane.change(&events(1, 1), None, 0, &mut |_| {});
+        lane.change(&events(0, 3), Some((stamp(5), 0)), 0, &mut |_| {});
+        let counts: Vec<_> = lane.pieces(&entry(0, 3)).iter().map(|p| (p.first, p.count)).collect();
+        assert_eq!(counts, [(0, 1), (2, 1)]);
+    }
+
+    #[test]
+    fn a_batch_of_holes_only_does_not_wait_and_its_holes_are_carried_until_it_is_settled() {
+        let (mut lane, mut freed) = (Lane::default(), Vec::new());
+        lane.push(entry(0, 2));
+        lane.push(entry(2, 2));
+        lane.change(&events(0, 1), None, 5, &mut |e| freed.push(e.position));
+        assert_eq!(freed, [0u64; 0], "an event is left");
+        lane.change(&events(1, 1), None, 5, &mut |e| freed.push(e.position));
+        assert_eq!(freed, [0]);
+        assert_eq!(lane.backlog(9), Backlog { events: 2, batches: 1, bytes: 100, first: 2 });
+        let carried = |lane: &Lane| {
+            let mut facts = Vec::new();
+            lane.carry(0, &[5], &|_| kafka_batcher_core::Origin::default(), &mut facts);
+            facts.len()
+        };
+        assert_eq!(carried(&lane), 2);
+        lane.settle(2, &mut |_| {});
+        assert_eq!(carried(&lane), 0);
+    }
+
+    #[test]
+    fn what_is_settled_in_the_middle_of_a_batch_is_counted_once() {
+        let (mut lane, mut freed) = (Lane::default(), 0);
+        lane.push(entry(0, 4));
+        lane.change(&events(3, 1), None, 0, &mut |_| {});
+        lane.settle(2, &mut |_| freed += 1);
+        assert_eq!((lane.backlog(9).events, lane.backlog(9).first, freed), (1, 2, 0));
+        lane.settle(3, &mut |_| freed += 1);
+        assert_eq!((lane.backlog(9).events, lane.backlog(9).batches, freed), (0, 0, 1));
+    }
+
+    #[test]
+    fn a_change_bound_to_other_bytes_changes_nothing() {
+        let mut lane = Lane::default();
+        lane.push(entry(0, 4));
+        lane.change(&Events { crc: 8, ..events(0, 4) }, None, 0, &mut |_| {});
+        assert_eq!(lane.backlog(9).events, 4);
+    }
+}

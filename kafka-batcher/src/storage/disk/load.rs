@@ -1,0 +1,294 @@
+//! Reads what lies in a topic's directory, changing nothing: what waits, what is damaged, what a crash left unfinished.
+//! Recovery and the tools that look at a spool both begin here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use kafka_batcher_core::StorageError;
+
+use super::checkpoint::{self, Checkpoint};
+use super::fs::{Fs, failed, read_all};
+use super::topic::{Segment, State, segment_base};
+use super::walk::{Found, Gap, Group, Item, Tail, walk};
+
+/// Something in a spool that is not as it was written, and what it cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in it, in bytes from its beginning, and how many bytes.
+    pub offset: u64,
+    /// See `offset`.
+    pub length: u64,
+    /// The positions that are missing; empty if nothing is.
+    pub positions: Range<u64>,
+    /// The partition that they belonged to, if that is known.
+    pub partition: Option<i32>,
+    /// How many waiting events are missing: exactly if the partition is known, otherwise at most.
+    pub events: u64,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, byte {}: {}", self.file.display(), self.offset, self.what)?;
+        if self.events > 0 {
+            let about = if self.partition.is_some() { "" } else { "at most " };
+            write!(f, "; {about}{} events missing", self.events)?;
+            match self.partition {
+                Some(super::super::UNASSIGNED) => write!(f, " of the unassigned lane")?,
+                Some(partition) => write!(f, " of partition {partition}")?,
+                None => {}
+            }
+            write!(f, ", positions {}..{}", self.positions.start, self.positions.end)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a walk through the log comes by, for whoever wants to see every batch.
+pub(super) trait Visitor {
+    fn segment(&mut self, id: u32, segment: &Segment);
+    fn batch(&mut self, id: u32, found: &Found, vouched: bool);
+    fn control(&mut self, id: u32, group: &Group);
+}
+
+/// Nobody looks.
+pub(super) struct Nobody;
+
+impl Visitor for Nobody {
+    fn segment(&mut self, _: u32, _: &Segment) {}
+    fn batch(&mut self, _: u32, _: &Found, _: bool) {}
+    fn control(&mut self, _: u32, _: &Group) {}
+}
+
+/// What lies in a topic's directory.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) state: State,
+    /// What costs something, or would have: see [`Damage::events`].
+    pub(super) damage: Vec<Damage>,
+    /// Damaged bytes that stay where they are: segment, offset, length.
+    pub(super) bad: Vec<(u32, u64, u64)>,
+    /// What follows a segment's last valid group.
+    pub(super) tails: Vec<(u32, Tail)>,
+    /// Files that a crash left in the middle of something.
+    pub(super) leftovers: Vec<PathBuf>,
+    pub(super) next_id: u32,
+}
+
+/// Reads a topic's directory. `beside`: a writer may be at work.
+pub(super) fn load(
+    fs: &dyn Fs,
+    dir: &Path,
+    beside: bool,
+    visitor: &mut dyn Visitor,
+) -> Result<Loaded, StorageError> {
+    let mut loaded = Loaded::default();
+    let names = fs.list(dir).map_err(|error| failed("list", dir, &error))?;
+    let leftover = |name: &&String| name.ends_with(".cleaned") || name.ends_with(".tmp");
+    loaded.leftovers = names.iter().filter(leftover).map(|name| dir.join(name)).collect();
+    // Before the log: what it says of a log that grows meanwhile holds all the same.
+    let checkpoint = loaded.checkpoint(fs, dir)?;
+    let bases: Vec<(u64, &String)> =
+        names.iter().filter_map(|name| segment_base(name).map(|base| (base, name))).collect();
+    for (at, (base, name)) in bases.iter().enumerate() {
+        let path = dir.join(name);
+        let limit = bases.get(at + 1).map(|(base, _)| *base);
+        let read = fs.open(&path, !beside).and_then(|file| Ok((read_all(file.as_ref())?, file)));
+        let (bytes, file) = match read {
+            Err(error) if beside && error.kind() == io::ErrorKind::NotFound => continue,
+            read => read.map_err(|error| failed("read", &path, &error))?,
+        };
+        let id = loaded.next_id;
+        loaded.next_id += 1;
+        let length = bytes.len() as u64;
+        let segment =
+            Segment { base: *base, path, file, length, control: *base, live: 0, batches: 0, data: false };
+        visitor.segment(id, &segment);
+        loaded.state.segments.insert(id, segment);
+        walk(&bytes, *base, limit, &mut |item| loaded.take(id, item, visitor));
+    }
+    loaded.finish(checkpoint, dir);
+    Ok(loaded)
+}
+
+impl Loaded {
+    fn checkpoint(&mut self, fs: &dyn Fs, dir: &Path) -> Result<Option<Checkpoint>, StorageError> {
+        let path = dir.join(checkpoint::NAME);
+        match Checkpoint::read(fs, dir).map_err(|error| failed("read", &path, &error))? {
+            None => Ok(None),
+            Some(Ok(checkpoint)) => Ok(Some(checkpoint)),
+            Some(Err(why)) => {
+                let what = format!(
+                    "the checkpoint is damaged ({why}); events that were settled may be sent again, none is lost"
+                );
+                self.damage.push(Damage {
+                    file: path,
+                    offset: 0,
+                    length: 0,
+                    positions: 0..0,
+                    partition: None,
+                    events: 0,
+                    what,
+                });
+                Ok(None)
+            }
+        }
+    }
+
+    fn take(&mut self, id: u32, item: Item, visitor: &mut dyn Visitor) {
+        match item {
+            Item::Group(group) => {
+                visitor.control(id, &group);
+                self.group(id, group, visitor);
+            }
+            Item::Gap(gap) => self.gap(id, gap, visitor),
+            Item::Tail(tail) => {
+                self.cut_tail(id, &tail);
+                self.tails.push((id, tail));
+            }
+        }
+    }
+
+    fn group(&mut self, id: u32, group: Group, visitor: &mut dyn Visitor) {
+        for (offset, what) in group.notes {
+            self.note(id, offset, 0, None, (0..0, 0), what);
+        }
+        for found in &group.members {
+            visitor.batch(id, found, true);
+            let member = &found.member;
+            if found.whole {
+                self.state.add(member, id, found.offset);
+                continue;
+            }
+            let position = member.place.position;
+            let positions = position..position + u64::from(member.count);
+            self.bad.push((id, found.offset, u64::from(member.length)));
+            let what = "the batch is damaged, its CRC does not fit".to_owned();
+            let cost = (positions, u64::from(member.count));
+            self.note(id, found.offset, u64::from(member.length), Some(member.place.partition), cost, what);
+        }
+        for fact in &group.facts {
+            self.state.apply(fact, id);
+        }
+        self.state.end = group.end;
+        if let Some(segment) = self.state.segments.get_mut(&id) {
+            segment.control = group.position;
+        }
+    }
+
+    fn gap(&mut self, id: u32, gap: Gap, visitor: &mut dyn Visitor) {
+        let mut at = gap.offset;
+        for found in &gap.kept {
+            visitor.batch(id, found, false);
+            self.state.add(&found.member, id, found.offset);
+            at = found.offset + u64::from(found.member.length);
+            self.state.end = found.member.place.position + u64::from(found.member.count);
+        }
+        let length = (gap.offset + gap.length).saturating_sub(at);
+        self.bad.push((id, at, length));
+        let kept: u64 = gap.kept.iter().map(|found| u64::from(found.member.count)).sum();
+        let mut what = format!("{length} bytes are no valid group commit");
+        if kept > 0 {
+            what += &format!(
+                "; {kept} events before them are kept as their headers say, what the damaged control batch said \
+                 of other numbers, dead letters and regrouping is lost"
+            );
+        }
+        // A lost control batch holds a position as well: with nothing else missing, it is that.
+        let missing = gap.missing.end.saturating_sub(gap.missing.start);
+        let lost = if kept > 0 { missing.saturating_sub(1) } else { missing };
+        self.note(id, at, length, None, (gap.missing, lost), what);
+    }
+
+    fn cut_tail(&mut self, id: u32, tail: &Tail) {
+        if tail.torn {
+            return;
+        }
+        self.bad.push((id, tail.offset, tail.length));
+        let base = self.state.segments.get(&id).map_or(0, |segment| segment.base);
+        let from = self.state.end.max(base);
+        let end = tail.batches.last().map_or(from, |b| b.member.place.position + u64::from(b.member.count));
+        let events: u64 = tail.batches.iter().map(|b| u64::from(b.member.count)).sum();
+        let mut partitions: Vec<i32> = tail.batches.iter().map(|b| b.member.place.partition).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        let what = format!(
+            "the last {} bytes are no valid group commit: a write that a power loss interrupted, or damage; they held \
+             batches of {events} events in front of it, by their headers of the partitions {partitions:?}",
+            tail.length
+        );
+        self.note(id, tail.offset, tail.length, None, (from..end.max(from), events), what);
+    }
+
+    fn note(
+        &mut self,
+        id: u32,
+        offset: u64,
+        length: u64,
+        partition: Option<i32>,
+        (positions, events): (Range<u64>, u64),
+        what: String,
+    ) {
+        let file = self.state.segments.get(&id).map(|segment| segment.path.clone()).unwrap_or_default();
+        self.damage.push(Damage { file, offset, length, positions, partition, events, what });
+    }
+
+    /// Takes in the checkpoint: what it covers neither waits nor is missing.
+    fn finish(&mut self, checkpoint: Option<Checkpoint>, dir: &Path) {
+        let state = &mut self.state;
+        let checkpoint = checkpoint.unwrap_or_default();
+        let through = checkpoint.through.values().copied().max().unwrap_or(0);
+        state.next = state.end.max(checkpoint.next).max(through);
+        if state.segments.is_empty() {
+            state.end = checkpoint.end;
+        } else if checkpoint.end > state.end {
+            self.damage.push(Damage {
+                file: dir.to_owned(),
+                offset: 0,
+                length: 0,
+                positions: state.end..checkpoint.end,
+                partition: None,
+                events: 0,
+                what: format!(
+                    "the log ends at position {}, the checkpoint knows it up to {}: its end was lost, and what waited \
+                     there is missing; what the checkpoint says of it is cut back",
+                    state.end, checkpoint.end
+                ),
+            });
+        }
+        // What the log says of the partition count is newer unless the checkpoint covers it.
+        if state.partitions.is_none() || state.end <= checkpoint.end {
+            state.partitions = checkpoint.partitions.or(state.partitions);
+        }
+        let mut settled = BTreeMap::new();
+        for (partition, through) in checkpoint.through {
+            state.settle(partition, through.min(state.end));
+            settled.insert(partition, through);
+        }
+        state.settled = 0;
+        if let Some((through, _)) = state.regrouped {
+            let lane: &mut u64 = settled.entry(super::super::UNASSIGNED).or_default();
+            *lane = through.max(*lane);
+        }
+        self.damage.retain_mut(|damage| match damage.partition {
+            // Only what the checkpoint does not cover can be damage.
+            Some(partition) => {
+                let through = settled.get(&partition).copied().unwrap_or(0);
+                let left = damage.positions.end.saturating_sub(through.max(damage.positions.start));
+                damage.events = damage.events.min(left);
+                left > 0
+            }
+            None => {
+                let all = settled.values().copied().min().unwrap_or(0);
+                damage.positions.is_empty() || damage.positions.end > all
+            }
+        });
+    }
+}

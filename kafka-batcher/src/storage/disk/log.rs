@@ -1,0 +1,229 @@
+//! The end of a log: appends group commits, opens segments, and survives a write that fails.
+//!
+//! A file on which a write or an fsync failed is never written again: nobody can say what of it reached the disk. The
+//! next group goes to a new segment, named by the first position that is not durable; what the older one holds at or
+//! above that does not exist.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kafka_batcher_core::{Numbers, RecordBatch, StorageError};
+
+use super::bytes::{Place, placed_header};
+use super::control::{Control, Events, Fact, Member};
+use super::fs::{File, Fs, failed, is_full, remove_if_there};
+use super::topic::segment_name;
+use crate::clock::Clock;
+
+/// What is to be written in one group.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    pub(super) batches: Vec<(i32, RecordBatch, Option<Numbers>)>,
+    pub(super) facts: Vec<Fact>,
+}
+
+impl Draft {
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.facts.is_empty()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.batches.iter().map(|(_, batch, _)| batch.encoded_len() as u64).sum()
+    }
+}
+
+/// What was written, and is durable.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// The segment.
+    pub(super) id: u32,
+    pub(super) base: u64,
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn File>,
+    /// Its durable bytes by now, and how many were added.
+    pub(super) length: u64,
+    pub(super) added: u64,
+    /// Position of the control batch, and the next to be given.
+    pub(super) control: u64,
+    pub(super) next: u64,
+    /// The batches with their offsets, in the order of the draft.
+    pub(super) members: Vec<(u64, Member)>,
+    pub(super) facts: Vec<Fact>,
+}
+
+#[derive(Debug)]
+struct Active {
+    id: u32,
+    base: u64,
+    path: PathBuf,
+    file: Arc<dyn File>,
+    length: u64,
+}
+
+/// The end of a log.
+#[derive(Debug)]
+pub(super) struct Log {
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    active: Option<Active>,
+    next: u64,
+    next_id: u32,
+    segment_bytes: u64,
+}
+
+/// A failure, and whether it was for want of room.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    pub(super) full: bool,
+    pub(super) error: StorageError,
+}
+
+impl Unwritten {
+    pub(super) fn new(doing: &str, path: &Path, error: &io::Error) -> Self {
+        Unwritten { full: is_full(error), error: failed(doing, path, error) }
+    }
+}
+
+impl Log {
+    /// A log whose next position is `next`; it begins with a new segment.
+    pub(super) fn new(fs: Arc<dyn Fs>, dir: &Path, next: u64, next_id: u32, segment_bytes: u64) -> Self {
+        Log { fs, dir: dir.to_owned(), active: None, next, next_id, segment_bytes }
+    }
+
+    /// The segment that is being written.
+    pub(super) fn active(&self) -> Option<u32> {
+        self.active.as_ref().map(|active| active.id)
+    }
+
+    /// Writes no more to the segment of now.
+    pub(super) fn retire(&mut self) {
+        self.active = None;
+    }
+
+    /// Writes a group and makes it durable.
+    ///
+    /// # Errors
+    /// Nothing of the group is stored then.
+    pub(super) fn write(&mut self, draft: &Draft) -> Result<Written, Unwritten> {
+        let bytes = draft.bytes();
+        let full = |active: &Active| {
+            active.length >= self.segment_bytes
+                || active.length.saturating_add(bytes) >= u64::from(u32::MAX) / 2
+        };
+        if self.active.as_ref().is_some_and(full) {
+            self.active = None;
+        }
+        if self.active.is_none() {
+            self.open_segment()?;
+        }
+        let Some(mut active) = self.active.take() else {
+            return Err(Unwritten::new("open", &self.dir, &io::ErrorKind::NotFound.into()));
+        };
+        let group = Group::of(draft, &active, self.next);
+        let mut pieces: Vec<IoSlice<'_>> = Vec::with_capacity(2 * draft.batches.len() + 1);
+        for ((_, batch, _), header) in draft.batches.iter().zip(&group.headers) {
+            pieces.push(IoSlice::new(header));
+            pieces.extend(batch.body().map(IoSlice::new));
+        }
+        pieces.push(IoSlice::new(&group.closing));
+        let written = match active.file.append(&mut pieces) {
+            Ok(()) => active.file.sync().map_err(|error| ("fsync", error)),
+            Err(error) => Err(("write to", error)),
+        };
+        if let Err((doing, error)) = written {
+            let unwritten = Unwritten::new(doing, &active.path, &error);
+            self.abandon(active);
+            return Err(unwritten);
+        }
+        let added = bytes + group.closing.len() as u64;
+        active.length += added;
+        self.next = group.control.position + group.control.positions();
+        let done = Written {
+            id: active.id,
+            base: active.base,
+            path: active.path.clone(),
+            file: active.file.clone(),
+            length: active.length,
+            added,
+            control: group.control.position,
+            next: self.next,
+            members: group.offsets.into_iter().zip(group.control.members).collect(),
+            facts: group.control.facts,
+        };
+        self.active = Some(active);
+        Ok(done)
+    }
+
+    /// A write failed: what it may have left must not come back. The new segment's name says so, or, where none can be
+    /// made, the old one is cut.
+    fn abandon(&mut self, active: Active) {
+        let cut = if active.length == 0 {
+            self.fs.remove(&active.path).and_then(|()| self.fs.sync_dir(&self.dir))
+        } else {
+            active.file.cut(active.length).and_then(|()| active.file.sync())
+        };
+        let opened = self.open_segment();
+        if let (Err(cut), Err(opened)) = (cut, opened) {
+            tracing::error!(
+                file = %active.path.display(), %cut, opened = %opened.error,
+                "a failed write could neither be cut off nor cut short: after a crash it may come back and be sent"
+            );
+        }
+    }
+
+    /// Create, fsync file, fsync directory, only then use.
+    fn open_segment(&mut self) -> Result<(), Unwritten> {
+        let path = self.dir.join(segment_name(self.next));
+        let make = || {
+            // The rest of a first write that failed.
+            remove_if_there(self.fs.as_ref(), &path)?;
+            let file = self.fs.create(&path)?;
+            file.sync()?;
+            self.fs.sync_dir(&self.dir)?;
+            Ok(file)
+        };
+        let file = make().map_err(|error| Unwritten::new("create", &path, &error))?;
+        let id = self.next_id;
+        self.next_id += 1;
+        self.active = Some(Active { id, base: self.next, path, file, length: 0 });
+        Ok(())
+    }
+}
+
+/// A group as it goes to the disk.
+struct Group {
+    headers: Vec<[u8; kafka_batcher_core::HEADER_LEN]>,
+    offsets: Vec<u64>,
+    control: Control,
+    closing: Vec<u8>,
+}
+
+impl Group {
+    fn of(draft: &Draft, active: &Active, next: u64) -> Group {
+        let (mut position, mut offset) = (next, active.length);
+        let (mut headers, mut offsets) = (Vec::new(), Vec::new());
+        let mut control = Control { base: active.base, from: next, ..Control::default() };
+        let mut restamped = Vec::new();
+        for (partition, batch, numbers) in &draft.batches {
+            let place = Place { position, partition: *partition };
+            let (header, crc) = placed_header(batch, place);
+            let (count, length) = (batch.count(), batch.encoded_len() as u32);
+            headers.push(header);
+            offsets.push(offset);
+            if let Some(numbers) = numbers.as_ref().filter(|numbers| numbers.stamp != batch.stamp()) {
+                let (stamp, origin) = (numbers.stamp, numbers.origin.clone());
+                restamped.push(Fact::Numbers { at: Events { place, count, crc }, stamp, origin });
+            }
+            let origin = numbers.as_ref().map(|numbers| numbers.origin.clone());
+            control.members.push(Member { place, count, length, crc, origin });
+            position += u64::from(count);
+            offset += u64::from(length);
+        }
+        control.facts = restamped;
+        control.facts.extend(draft.facts.iter().cloned());
+        (control.offset, control.position) = (offset, position);
+        let closing = control.encode(Clock::start().unix_ms());
+        Group { headers, offsets, control, closing }
+    }
+}

@@ -1,0 +1,214 @@
+//! The spool's directory: its lock, its format's version, the reserve, the room that is left.
+
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kafka_batcher_core::StorageError;
+use rustix::fs::FlockOperation;
+
+use super::fs::{Fs, failed, read_all, remove_if_there, replace};
+use super::settings::DiskSettings;
+
+/// Where the directories of the topics lie: a topic may be named as any file of ours.
+pub(super) const TOPICS: &str = "topics";
+pub(super) const FORMAT: &str = "format";
+const LOCK: &str = "lock";
+const RESERVE: &str = "reserve";
+/// What the format file says.
+const VERSION: u32 = 1;
+
+/// A spool's directory, held by this process for as long as this lives.
+#[derive(Debug)]
+pub(super) struct SpoolDir {
+    pub(super) fs: Arc<dyn Fs>,
+    pub(super) settings: DiskSettings,
+    /// Bytes in segments and dead letters.
+    used: AtomicU64,
+    min_free: u64,
+    /// Held until dropped.
+    _lock: Option<std::fs::File>,
+}
+
+impl SpoolDir {
+    /// Makes the directory if it is not there, and takes hold of it.
+    pub(super) fn open(fs: Arc<dyn Fs>, settings: DiskSettings, lock: bool) -> Result<Self, StorageError> {
+        let dir = settings.dir.clone();
+        let topics = dir.join(TOPICS);
+        fs.create_dir(&topics).map_err(|error| failed("create", &topics, &error))?;
+        let lock = if lock { Some(take_lock(&dir.join(LOCK))?) } else { None };
+        check_format(fs.as_ref(), &dir, true)?;
+        let (_, size) = fs.space(&dir).map_err(|error| failed("look at the room of", &dir, &error))?;
+        let min_free = settings.min_free_bytes.unwrap_or((size / 20).min(1 << 30));
+        let used = AtomicU64::new(0);
+        let place = SpoolDir { fs, settings, used, min_free, _lock: lock };
+        let used = place.count(&topics).map_err(|error| failed("list", &topics, &error))?;
+        place.used.store(used, Ordering::Relaxed);
+        place.keep_reserve();
+        Ok(place)
+    }
+
+    pub(super) fn topic_dir(&self, topic: &str) -> PathBuf {
+        self.settings.dir.join(TOPICS).join(topic)
+    }
+
+    fn count(&self, topics: &Path) -> io::Result<u64> {
+        let mut bytes = 0;
+        for topic in self.fs.list(topics)? {
+            let dir = topics.join(topic);
+            for dir in [dir.join(super::dead_letters::DIR), dir] {
+                // No directory, no bytes.
+                for name in self.fs.list(&dir).unwrap_or_default() {
+                    if super::topic::segment_base(&name).is_some() {
+                        bytes += self.fs.open(&dir.join(name), false)?.len()?;
+                    }
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes were added to a log.
+    pub(super) fn added(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of a log are gone.
+    pub(super) fn freed(&self, bytes: u64) {
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// Whether the bound is half used up: then room is worth some work.
+    pub(super) fn is_tight(&self) -> bool {
+        self.used.load(Ordering::Relaxed) >= self.settings.max_bytes / 2
+    }
+
+    /// Whether so many bytes of batches may be written.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] says which bound is reached and what to do.
+    pub(super) fn room_for(&self, bytes: u64) -> Result<(), StorageError> {
+        let dir = self.settings.dir.display();
+        let (used, max) = (self.used.load(Ordering::Relaxed), self.settings.max_bytes);
+        if used.saturating_add(bytes) > max {
+            return Err(StorageError::Full(format!(
+                "{dir} holds {used} bytes, and {bytes} more would exceed its bound of {max} (max_bytes); it drains \
+                 when Kafka takes events again; raise the bound if that may take longer"
+            )));
+        }
+        match self.fs.space(&self.settings.dir) {
+            Ok((free, _)) if free.saturating_sub(bytes) < self.min_free => Err(StorageError::Full(format!(
+                "the disk of {dir} has {free} bytes free, and {} are to be left to others (min_free_bytes); free some \
+                 room on it",
+                self.min_free
+            ))),
+            // A disk that does not say how full it is will say it when it is written.
+            _ => Ok(()),
+        }
+    }
+
+    fn reserve(&self) -> PathBuf {
+        self.settings.dir.join(RESERVE)
+    }
+
+    /// Gives up the reserve; false if there was none.
+    pub(super) fn give_up_reserve(&self) -> bool {
+        self.fs.remove(&self.reserve()).and_then(|()| self.fs.sync_dir(&self.settings.dir)).is_ok()
+    }
+
+    /// Makes the reserve if it is missing and there is room for it.
+    pub(super) fn keep_reserve(&self) {
+        let bytes = self.settings.reserve_bytes;
+        if bytes == 0 || self.fs.open(&self.reserve(), false).is_ok() {
+            return;
+        }
+        let (free, _) = self.fs.space(&self.settings.dir).unwrap_or_default();
+        if free < bytes.saturating_mul(3) {
+            return;
+        }
+        // Written, so that the disk really gives the bytes; and not zeros, which some would not store.
+        let block: Vec<u8> = (0..usize::try_from(bytes).unwrap_or(0)).map(|i| (i % 251) as u8 | 1).collect();
+        if let Err(error) = replace(self.fs.as_ref(), &self.settings.dir, RESERVE, &block) {
+            let _ = remove_if_there(self.fs.as_ref(), &self.settings.dir.join("reserve.tmp"));
+            tracing::warn!(dir = %self.settings.dir.display(), %error, "cannot keep a reserve on the disk");
+        }
+    }
+}
+
+/// Takes the lock of a spool, or says who holds it.
+fn take_lock(path: &Path) -> Result<std::fs::File, StorageError> {
+    let mut options = std::fs::OpenOptions::new();
+    let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let mut file = opened.map_err(|error| failed("open", path, &error))?;
+    if let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK {
+            return Err(failed("lock", path, &error.into()));
+        }
+        let holder = std::fs::read_to_string(path).unwrap_or_default();
+        let holder = if holder.trim().is_empty() { "another process" } else { holder.trim() };
+        return Err(StorageError::Failed(format!(
+            "{} is in use by {holder}; one process at a time may use a spool: stop that one, or use another directory",
+            path.parent().unwrap_or(path).display()
+        )));
+    }
+    let program = std::env::args_os().next().map(PathBuf::from);
+    let program =
+        program.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "process {} ({program})", std::process::id()));
+    if let Err(error) = written {
+        // A full disk: the lock holds, only its holder is not named.
+        tracing::debug!(path = %path.display(), %error, "cannot name the holder of the lock");
+    }
+    Ok(file)
+}
+
+/// Reads the version of a spool's format; writes it where there is none yet.
+pub(super) fn check_format(fs: &dyn Fs, dir: &Path, make: bool) -> Result<(), StorageError> {
+    let path = dir.join(FORMAT);
+    let text = match fs.open(&path, false) {
+        Ok(file) => read_all(file.as_ref()).map_err(|error| failed("read", &path, &error))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
+            let text = format!("kafka-batcher spool {VERSION}\n");
+            return replace(fs, dir, FORMAT, text.as_bytes()).map_err(|error| failed("write", &path, &error));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(StorageError::Failed(format!(
+                "{} is no spool: it has no file named \"{FORMAT}\"",
+                dir.display()
+            )));
+        }
+        Err(error) => return Err(failed("read", &path, &error)),
+    };
+    let text = String::from_utf8_lossy(&text);
+    let version = text.trim().strip_prefix("kafka-batcher spool ").and_then(|v| v.parse::<u32>().ok());
+    match version {
+        Some(VERSION) => Ok(()),
+        Some(version) => Err(StorageError::Failed(format!(
+            "{} has format {version}, this program knows {VERSION}; use a newer program",
+            dir.display()
+        ))),
+        None => Err(StorageError::Failed(format!(
+            "{} does not say \"kafka-batcher spool {VERSION}\": not a spool, or damaged; if the directory is one, write \
+             that line into the file",
+            path.display()
+        ))),
+    }
+}
+
+/// Whether a topic may have a directory of its name.
+pub(super) fn check_topic(topic: &str) -> Result<(), StorageError> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let fine = (1..=249).contains(&topic.len()) && topic.bytes().all(legal) && topic != "." && topic != "..";
+    if fine {
+        return Ok(());
+    }
+    Err(StorageError::Failed(format!(
+        "{topic:?} is no name that Kafka allows for a topic (1 to 249 of a-z, A-Z, 0-9, '.', '_', '-')"
+    )))
+}

@@ -1,0 +1,77 @@
+//! Brings a topic's directory into order at the start: what a crash left unfinished is cut, what is damaged is kept
+//! aside, and all that stays is made durable before it is called so.
+
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kafka_batcher_core::StorageError;
+
+use super::fs::{File, Fs, failed, remove_if_there};
+use super::load::{Damage, Loaded, Nobody, load};
+use super::log::Log;
+use super::topic::State;
+
+/// A topic's log, ready to be written.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) state: State,
+    pub(super) damage: Vec<Damage>,
+    pub(super) log: Log,
+}
+
+/// Recovers a log.
+pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Result<Recovered, StorageError> {
+    let Loaded { mut state, damage, bad, tails, leftovers, next_id } =
+        load(fs.as_ref(), dir, false, &mut Nobody)?;
+    for path in leftovers {
+        remove_if_there(fs.as_ref(), &path).map_err(|error| failed("remove", &path, &error))?;
+    }
+    for (id, offset, length) in bad {
+        if let Some(segment) = state.segments.get(&id) {
+            quarantine(fs.as_ref(), &segment.path, segment.file.as_ref(), offset, length);
+        }
+    }
+    for (id, tail) in tails {
+        let Some(segment) = state.segments.get_mut(&id) else { continue };
+        tracing::info!(
+            file = %segment.path.display(), bytes = tail.length, torn = tail.torn,
+            "cut off what was never acknowledged"
+        );
+        segment.file.cut(tail.offset).map_err(|error| failed("cut", &segment.path, &error))?;
+        segment.length = tail.offset;
+    }
+    let empty: Vec<u32> =
+        state.segments.iter().filter(|(_, segment)| segment.length == 0).map(|(id, _)| *id).collect();
+    for segment in empty.iter().filter_map(|id| state.segments.remove(id)) {
+        fs.remove(&segment.path).map_err(|error| failed("remove", &segment.path, &error))?;
+    }
+    for segment in state.segments.values() {
+        segment.file.sync().map_err(|error| failed("fsync", &segment.path, &error))?;
+    }
+    fs.sync_dir(dir).map_err(|error| failed("fsync", dir, &error))?;
+    let log = Log::new(fs.clone(), dir, state.next, next_id, segment_bytes);
+    Ok(Recovered { state, damage, log })
+}
+
+/// Where damaged bytes are kept.
+pub(super) fn quarantine_path(segment: &Path, offset: u64) -> PathBuf {
+    segment.with_extension(format!("{offset}.damaged"))
+}
+
+/// Copies damaged bytes beside the segment, once; as well as it goes, since a damaged disk may not give them.
+pub(super) fn quarantine(fs: &dyn Fs, segment: &Path, file: &dyn File, offset: u64, length: u64) {
+    let path = quarantine_path(segment, offset);
+    let copy = || {
+        let mut bytes = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
+        file.read_at(&mut bytes, offset)?;
+        let copy = fs.create(&path)?;
+        copy.append(&mut [IoSlice::new(&bytes)])?;
+        copy.sync()
+    };
+    match copy() {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => tracing::warn!(file = %path.display(), %error, "cannot keep damaged bytes aside"),
+        Ok(()) => tracing::warn!(file = %path.display(), "damaged bytes are kept aside"),
+    }
+}

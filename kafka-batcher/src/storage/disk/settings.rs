@@ -1,0 +1,46 @@
+//! The settings of a [`DiskStorage`](super::DiskStorage).
+
+use std::path::PathBuf;
+
+/// Where a spool lies and how large it may grow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiskSettings {
+    /// The directory; made if it is not there, with mode 0700. One process at a time.
+    pub dir: PathBuf,
+    /// Bytes that all segments and dead letters together may hold. Beyond it batches are refused
+    /// ([`StorageError::Full`](super::super::StorageError::Full)); what must be written so that the spool can drain may
+    /// exceed it a little. Default: 10 GiB.
+    pub max_bytes: u64,
+    /// Bytes of the disk that are left to others: batches are refused when fewer are free. `None`, the default: 1 GiB, or
+    /// 5 % of a disk smaller than 20 GiB.
+    pub min_free_bytes: Option<u64>,
+    /// When a segment has so many bytes, the next begins. A larger value makes fewer files; a smaller one gives room back
+    /// earlier. At most 1 GiB; default: 64 MiB.
+    pub segment_bytes: u64,
+    /// Bytes that the dead letters of a topic may hold; beyond it the oldest are dropped, and the log says so. Default:
+    /// 64 MiB.
+    pub dead_letter_bytes: u64,
+    /// Bytes kept back on the disk so that a spool on a full disk can drain: before events are replayed under new
+    /// numbers, these must be on disk. Default: 1 MiB.
+    pub reserve_bytes: u64,
+}
+
+impl DiskSettings {
+    /// The defaults, in this directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        DiskSettings {
+            dir: dir.into(),
+            max_bytes: 10 << 30,
+            min_free_bytes: None,
+            segment_bytes: 64 << 20,
+            dead_letter_bytes: 64 << 20,
+            reserve_bytes: 1 << 20,
+        }
+    }
+
+    /// The largest segment.
+    pub(super) fn segment(&self) -> u64 {
+        self.segment_bytes.clamp(1, 1 << 30)
+    }
+}

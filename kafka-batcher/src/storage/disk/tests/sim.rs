@@ -1,0 +1,258 @@
+//! A file system in memory that fails where it is told to, and forgets what was not made durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::super::fs::{File, Fs};
+
+/// What a failing step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing of it happens.
+    Clean(ErrorKind),
+    /// A write is cut short in the middle; all of the rest as `Clean`.
+    Short(ErrorKind),
+    /// It happens, and is answered with an error all the same.
+    Done(ErrorKind),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    bytes: Vec<u8>,
+    durable: Vec<u8>,
+    /// An fsync failed: what was dirty then is gone, and the next fsync says that all is well.
+    betrayed: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Disk {
+    inodes: Vec<Inode>,
+    live: BTreeMap<PathBuf, usize>,
+    durable: BTreeMap<PathBuf, usize>,
+    dirs: BTreeSet<PathBuf>,
+    /// Steps that change something, so far.
+    pub(super) steps: u64,
+    /// The step that fails, whether all after it do, and how.
+    pub(super) fault: Option<(u64, bool, Fault)>,
+    /// Bytes that fit.
+    pub(super) capacity: Option<u64>,
+}
+
+/// What a power loss leaves of what was not durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Left {
+    Nothing,
+    /// The names of files, but not their bytes.
+    Names,
+    /// Of each file so many of the bytes that were not durable.
+    Bytes(usize),
+}
+
+impl Disk {
+    fn used(&self) -> u64 {
+        self.live.values().map(|inode| self.inodes[*inode].bytes.len() as u64).sum()
+    }
+
+    /// The disk after a power loss.
+    pub(super) fn after_power_loss(&self, left: Left) -> Disk {
+        let mut disk = Disk { dirs: self.dirs.clone(), ..Disk::default() };
+        let names = if matches!(left, Left::Nothing) { &self.durable } else { &self.live };
+        for (path, inode) in names {
+            let Inode { bytes, durable, .. } = &self.inodes[*inode];
+            let mut kept = durable.clone();
+            if let Left::Bytes(more) = left
+                && bytes.starts_with(durable)
+            {
+                kept.extend(bytes[durable.len()..].iter().take(more));
+            }
+            disk.live.insert(path.clone(), disk.inodes.len());
+            disk.inodes.push(Inode { bytes: kept.clone(), durable: kept, betrayed: false });
+        }
+        disk.durable = disk.live.clone();
+        disk
+    }
+
+    /// The disk as it is, for another process.
+    pub(super) fn after_kill(&self) -> Disk {
+        Disk { fault: None, ..self.clone() }
+    }
+
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.live.keys().cloned().collect()
+    }
+
+    pub(super) fn bytes(&mut self, path: &Path) -> &mut Vec<u8> {
+        let inode = self.live[path];
+        &mut self.inodes[inode].bytes
+    }
+
+    /// Counts a step; the fault it is to meet.
+    fn step(&mut self) -> Option<Fault> {
+        self.steps += 1;
+        let (at, on, fault) = self.fault?;
+        (self.steps == at || on && self.steps > at).then_some(fault)
+    }
+}
+
+/// A handle on a [`Disk`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct SimFs(Arc<Mutex<Disk>>);
+
+impl SimFs {
+    pub(super) fn new(disk: Disk) -> Self {
+        SimFs(Arc::new(Mutex::new(disk)))
+    }
+
+    pub(super) fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.0.lock().unwrap()
+    }
+
+    fn change<T>(&self, act: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
+        let mut disk = self.disk();
+        match disk.step() {
+            None => act(&mut disk),
+            Some(Fault::Clean(kind) | Fault::Short(kind)) => Err(kind.into()),
+            Some(Fault::Done(kind)) => {
+                act(&mut disk)?;
+                Err(kind.into())
+            }
+        }
+    }
+}
+
+fn missing() -> io::Error {
+    ErrorKind::NotFound.into()
+}
+
+impl Fs for SimFs {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let inode = self.change(|disk| {
+            if disk.live.contains_key(path) {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
+            let inode = disk.inodes.len();
+            disk.inodes.push(Inode::default());
+            disk.live.insert(path.to_owned(), inode);
+            Ok(inode)
+        })?;
+        Ok(Arc::new(SimFile(self.clone(), inode)))
+    }
+
+    fn open(&self, path: &Path, _: bool) -> io::Result<Arc<dyn File>> {
+        let inode = *self.disk().live.get(path).ok_or_else(missing)?;
+        Ok(Arc::new(SimFile(self.clone(), inode)))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        if !self.disk().dirs.contains(path) {
+            self.change(|disk| {
+                disk.dirs.extend(path.ancestors().map(Path::to_owned));
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let disk = self.disk();
+        let children = disk.live.keys().chain(&disk.dirs).filter(|child| child.parent() == Some(path));
+        let names: BTreeSet<String> =
+            children.map(|child| child.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.change(|disk| {
+            let inode = disk.live.remove(from).ok_or_else(missing)?;
+            disk.live.insert(to.to_owned(), inode);
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        if !self.disk().live.contains_key(path) {
+            return Err(missing());
+        }
+        self.change(|disk| disk.live.remove(path).map(drop).ok_or_else(missing))
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.change(|disk| {
+            let here = |child: &PathBuf| child.parent() == Some(path);
+            disk.durable.retain(|child, _| !here(child));
+            let live: Vec<_> =
+                disk.live.iter().filter(|(child, _)| here(child)).map(|(c, i)| (c.clone(), *i)).collect();
+            disk.durable.extend(live);
+            Ok(())
+        })
+    }
+
+    fn space(&self, _: &Path) -> io::Result<(u64, u64)> {
+        let disk = self.disk();
+        let total = disk.capacity.unwrap_or(1 << 40);
+        Ok((total.saturating_sub(disk.used()), total))
+    }
+}
+
+#[derive(Debug)]
+struct SimFile(SimFs, usize);
+
+impl File for SimFile {
+    fn append(&self, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        let mut disk = self.0.disk();
+        let fault = disk.step();
+        let room = disk.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(disk.used()));
+        let (take, error) = match fault {
+            Some(Fault::Clean(kind)) => (0, Some(kind)),
+            Some(Fault::Short(kind)) => (bytes.len() / 2, Some(kind)),
+            Some(Fault::Done(kind)) => (bytes.len(), Some(kind)),
+            None if (bytes.len() as u64) > room => (room as usize, Some(ErrorKind::StorageFull)),
+            None => (bytes.len(), None),
+        };
+        disk.inodes[self.1].bytes.extend_from_slice(&bytes[..take]);
+        error.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        let disk = self.0.disk();
+        let bytes = disk.inodes[self.1].bytes.get(at as usize..at as usize + buffer.len());
+        buffer.copy_from_slice(bytes.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))?);
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.disk().inodes[self.1].bytes.len() as u64)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut disk = self.0.disk();
+        let fault = disk.step();
+        let inode = &mut disk.inodes[self.1];
+        match fault {
+            Some(Fault::Clean(kind) | Fault::Short(kind)) => {
+                inode.betrayed = true;
+                Err(kind.into())
+            }
+            fault => {
+                if inode.betrayed {
+                    inode.durable.truncate(inode.bytes.len());
+                } else {
+                    inode.durable = inode.bytes.clone();
+                }
+                fault.map_or(Ok(()), |fault| match fault {
+                    Fault::Done(kind) | Fault::Clean(kind) | Fault::Short(kind) => Err(kind.into()),
+                })
+            }
+        }
+    }
+
+    fn cut(&self, length: u64) -> io::Result<()> {
+        self.0.change(|disk| {
+            disk.inodes[self.1].bytes.truncate(length as usize);
+            Ok(())
+        })
+    }
+}

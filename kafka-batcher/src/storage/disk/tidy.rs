@@ -1,0 +1,234 @@
+//! Gives room back: writes down what is settled, deletes segments of which nothing waits, and cleans those of which
+//! little does, as Kafka cleans them: the live batches at their original positions.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use kafka_batcher_core::StorageError;
+
+use super::bytes::Place;
+use super::checkpoint::Checkpoint;
+use super::control::{Control, Fact, Member};
+use super::fs::{File, failed, remove_if_there};
+use super::index::Entry;
+use super::log::{Draft, Unwritten};
+use super::place::SpoolDir;
+use super::reader::{Fetch, fetch_bytes};
+use super::topic::{Segment, State};
+use super::writer::{Owned, Writer, write_draft};
+use crate::clock::Clock;
+
+impl Writer {
+    /// Tidies every topic that has settled something: all of it (`fully`), or where there is much.
+    pub(super) fn tidy(&mut self, fully: bool) {
+        let place = self.place.clone();
+        for owned in self.topics.values_mut() {
+            let due = if fully { owned.topic.state().commits > 0 } else { Writer::is_due(owned) };
+            if !due {
+                continue;
+            }
+            match tidy_with_reserve(&place, owned, fully) {
+                // Commits that came meanwhile did not wake anybody.
+                Ok(()) => self.unsettled |= owned.topic.state().commits > 0,
+                // It costs room and, after a crash, resends; it comes again with the next commits.
+                Err(error) => tracing::warn!(topic = owned.topic.name, %error, "cannot tidy the spool"),
+            }
+        }
+    }
+
+    /// Tidies one topic: what it settled is durable then.
+    pub(super) fn tidy_one(&mut self, name: &str) -> Result<Vec<u64>, StorageError> {
+        let place = self.place.clone();
+        self.topics.get_mut(name).map_or(Ok(()), |owned| tidy_with_reserve(&place, owned, false))?;
+        Ok(Vec::new())
+    }
+}
+
+fn tidy_with_reserve(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), StorageError> {
+    let tidied = tidy(place, owned, fully).or_else(|unwritten| {
+        if unwritten.full && place.give_up_reserve() { tidy(place, owned, fully) } else { Err(unwritten) }
+    });
+    tidied.map_err(|unwritten| unwritten.error)
+}
+
+/// The segments that go, and those that shrink.
+fn choose(state: &State, active: Option<u32>, tight: bool) -> (Vec<u32>, Vec<u32>) {
+    let last = state.segments.keys().next_back().copied();
+    let done = |id: &u32| Some(*id) != active && Some(*id) != last;
+    let delete: Vec<u32> =
+        state.segments.iter().filter(|(id, s)| done(id) && s.batches == 0).map(|(id, _)| *id).collect();
+    let small = |segment: &Segment| segment.batches > 0 && segment.live < segment.length / 2;
+    let small: Vec<u32> =
+        state.segments.iter().filter(|(id, s)| done(id) && small(s)).map(|(id, _)| *id).collect();
+    // The one at which replay stands shrinks by itself: only what replay has passed is worth the work.
+    let passed = |id: &u32| tight || delete.iter().chain(&small).any(|other| other > id);
+    let clean = small.iter().copied().filter(passed).collect();
+    (delete, clean)
+}
+
+fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unwritten> {
+    let (mut delete, clean) = {
+        let state = owned.topic.state();
+        if fully && state.is_empty() && state.segments.values().any(|segment| segment.data) {
+            // Nothing waits: the whole log may go. Positions go on where they were: the checkpoint knows them.
+            (state.segments.keys().copied().collect(), Vec::new())
+        } else {
+            choose(&state, owned.log.active(), place.is_tight())
+        }
+    };
+    let all = delete.len() == owned.topic.state().segments.len();
+    let gone: Vec<u32> = delete.iter().chain(&clean).copied().collect();
+    if !gone.is_empty() && !all {
+        carry(place, owned, &gone)?;
+    }
+    write_checkpoint(place, owned)?;
+    if all && !delete.is_empty() {
+        owned.log.retire();
+        // Nothing of the log is left that a change could be about.
+        let mut state = owned.topic.state();
+        state.lanes.values_mut().for_each(super::index::Lane::forget_all_changes);
+        state.regrouped = None;
+    }
+    for id in delete.drain(..) {
+        let segment = owned.topic.state().segments.get(&id).cloned();
+        if let Some(segment) = segment {
+            place.fs.remove(&segment.path).map_err(|e| Unwritten::new("remove", &segment.path, &e))?;
+            place.freed(segment.length);
+            owned.topic.state().segments.remove(&id);
+        }
+    }
+    for id in clean {
+        clean_segment(place, owned, id)?;
+    }
+    Ok(())
+}
+
+/// Writes again what control batches of these segments say of others.
+fn carry(place: &SpoolDir, owned: &mut Owned, gone: &[u32]) -> Result<(), Unwritten> {
+    let facts = {
+        let state = owned.topic.state();
+        let mut facts = Vec::new();
+        let origin = |index| state.origin(index).unwrap_or_default();
+        for (partition, lane) in &state.lanes {
+            lane.carry(*partition, gone, &origin, &mut facts);
+        }
+        // The checkpoint says as much, but it is a hint: without the marker a lane would be regrouped twice.
+        if let Some((through, _)) = state.regrouped.filter(|(_, segment)| gone.contains(segment)) {
+            facts.push(Fact::Regrouped { through });
+        }
+        facts
+    };
+    if facts.is_empty() {
+        return Ok(());
+    }
+    write_draft(place, owned, &Draft { batches: Vec::new(), facts })?;
+    let to = owned.log.active().unwrap_or_default();
+    for lane in owned.topic.state().lanes.values_mut() {
+        lane.carried(gone, to);
+    }
+    Ok(())
+}
+
+fn write_checkpoint(place: &SpoolDir, owned: &Owned) -> Result<(), Unwritten> {
+    let (checkpoint, commits, settled) = {
+        let state = owned.topic.state();
+        let through = state.lanes.iter().map(|(partition, lane)| (*partition, lane.through()));
+        let checkpoint = Checkpoint {
+            next: state.next,
+            end: state.end,
+            partitions: state.partitions,
+            through: through.filter(|(_, through)| *through > 0).collect(),
+        };
+        (checkpoint, state.commits, state.settled)
+    };
+    let dir = &owned.topic.dir;
+    checkpoint
+        .write(place.fs.as_ref(), dir)
+        .map_err(|error| Unwritten::new("write the checkpoint in", dir, &error))?;
+    let mut state = owned.topic.state();
+    state.commits = state.commits.saturating_sub(commits);
+    state.settled = state.settled.saturating_sub(settled);
+    Ok(())
+}
+
+/// Writes what waits of a segment into a new file and puts that in its place.
+fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritten> {
+    let (segment, live) = {
+        let state = owned.topic.state();
+        let Some(segment) = state.segments.get(&id).cloned() else { return Ok(()) };
+        let mut live: Vec<(i32, Entry, Option<kafka_batcher_core::Origin>)> = Vec::new();
+        for (partition, lane) in &state.lanes {
+            for entry in lane.entries().filter(|entry| entry.segment == id) {
+                live.push((*partition, *entry, state.origin(entry.origin)));
+            }
+        }
+        (segment, live)
+    };
+    let mut live = live;
+    live.sort_unstable_by_key(|(_, entry, _)| entry.position);
+    let temporary = segment.path.with_extension("cleaned");
+    let rewritten = rewrite(place, &segment, &live, &temporary);
+    let (file, length, offsets) = match rewritten {
+        Ok(rewritten) => rewritten,
+        Err(error) => {
+            let _ = remove_if_there(place.fs.as_ref(), &temporary);
+            return Err(Unwritten::new("clean", &segment.path, &error));
+        }
+    };
+    let renamed =
+        place.fs.rename(&temporary, &segment.path).and_then(|()| place.fs.sync_dir(&owned.topic.dir));
+    renamed.map_err(|error| Unwritten { full: false, error: failed("replace", &segment.path, &error) })?;
+    place.freed(segment.length);
+    place.added(length);
+    let mut state = owned.topic.state();
+    let moved: std::collections::BTreeMap<u64, u32> = offsets.into_iter().collect();
+    let (mut bytes, mut batches) = (0, 0);
+    for lane in state.lanes.values_mut() {
+        for entry in lane.entries_mut().filter(|entry| entry.segment == id) {
+            if let Some(offset) = moved.get(&entry.position) {
+                entry.offset = *offset;
+                bytes += u64::from(entry.length);
+                batches += 1;
+            }
+        }
+    }
+    if let Some(segment) = state.segments.get_mut(&id) {
+        (segment.file, segment.length, segment.live, segment.batches) = (file, length, bytes, batches);
+    }
+    Ok(())
+}
+
+type Rewritten = (Arc<dyn File>, u64, Vec<(u64, u32)>);
+
+fn rewrite(
+    place: &SpoolDir,
+    segment: &Segment,
+    live: &[(i32, Entry, Option<kafka_batcher_core::Origin>)],
+    temporary: &std::path::Path,
+) -> io::Result<Rewritten> {
+    remove_if_there(place.fs.as_ref(), temporary)?;
+    let file = place.fs.create(temporary)?;
+    let (mut length, mut offsets) = (0u64, Vec::with_capacity(live.len()));
+    // In the place of the segment's last control batch, it accounts for all that was before.
+    let mut control =
+        Control { base: segment.base, from: segment.base, position: segment.control, ..Control::default() };
+    for (partition, entry, origin) in live {
+        let at = Place { position: entry.position, partition: *partition };
+        let bytes = match fetch_bytes(segment.file.as_ref(), entry, at) {
+            Ok(bytes) => bytes,
+            Err(Fetch::Io(error)) => return Err(error),
+            // The reader finds it, and says what it cost; until then the segment stays as it is.
+            Err(Fetch::Damaged(what)) => return Err(io::Error::other(what)),
+        };
+        file.append(&mut [IoSlice::new(&bytes)])?;
+        offsets.push((entry.position, length as u32));
+        length += u64::from(entry.length);
+        let Entry { count, length, crc, .. } = *entry;
+        control.members.push(Member { place: at, count, length, crc, origin: origin.clone() });
+    }
+    control.offset = length;
+    let closing = control.encode(Clock::start().unix_ms());
+    file.append(&mut [IoSlice::new(&closing)])?;
+    file.sync()?;
+    Ok((file, length + closing.len() as u64, offsets))
+}

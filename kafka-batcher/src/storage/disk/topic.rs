@@ -1,0 +1,163 @@
+//! What the storage knows of a topic: shared by the writer, the reader and whoever asks.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kafka_batcher_core::{Backlog, Origin};
+
+use super::control::{Fact, Member};
+use super::fs::File;
+use super::index::{Entry, Freed, Lane, NEVER_SENT};
+
+/// A segment of the log.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub(super) base: u64,
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn File>,
+    /// Durable bytes.
+    pub(super) length: u64,
+    /// Position of its last control batch.
+    pub(super) control: u64,
+    /// Bytes and batches in it that wait.
+    pub(super) live: u64,
+    pub(super) batches: u64,
+    /// It has, or had, batches of events.
+    pub(super) data: bool,
+}
+
+/// The name of the segment that begins at a position.
+pub(super) fn segment_name(base: u64) -> String {
+    format!("{base:020}.log")
+}
+
+/// The position in a segment's name.
+pub(super) fn segment_base(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".log").filter(|digits| digits.len() == 20)?;
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+}
+
+/// A topic.
+#[derive(Debug)]
+pub(super) struct Topic {
+    pub(super) name: String,
+    pub(super) dir: PathBuf,
+    state: Mutex<State>,
+}
+
+/// What is known of it.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) lanes: BTreeMap<i32, Lane>,
+    /// By id; ids ascend with bases.
+    pub(super) segments: BTreeMap<u32, Segment>,
+    pub(super) origins: Vec<Origin>,
+    /// The latest marker of the unassigned lane, and the segment that it stands in.
+    pub(super) regrouped: Option<(u64, u32)>,
+    pub(super) partitions: Option<i32>,
+    /// The next position to be given.
+    pub(super) next: u64,
+    /// Where the last durable group ends.
+    pub(super) end: u64,
+    /// Settled since the checkpoint was written.
+    pub(super) commits: u64,
+    pub(super) settled: u64,
+}
+
+impl Topic {
+    pub(super) fn new(name: &str, dir: &Path, state: State) -> Self {
+        Topic { name: name.to_owned(), dir: dir.to_owned(), state: Mutex::new(state) }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The index of an origin; entries name it by that.
+    pub(super) fn intern(&mut self, origin: Option<&Origin>) -> u32 {
+        let Some(origin) = origin else { return NEVER_SENT };
+        let at = self.origins.iter().position(|known| known == origin).unwrap_or_else(|| {
+            self.origins.push(origin.clone());
+            self.origins.len() - 1
+        });
+        at as u32
+    }
+
+    pub(super) fn origin(&self, index: u32) -> Option<Origin> {
+        self.origins.get(index as usize).cloned()
+    }
+
+    /// A batch waits.
+    pub(super) fn add(&mut self, member: &Member, segment: u32, offset: u64) {
+        let entry = Entry {
+            position: member.place.position,
+            offset: offset as u32,
+            length: member.length,
+            count: member.count,
+            crc: member.crc,
+            segment,
+            origin: self.intern(member.origin.as_ref()),
+        };
+        self.lanes.entry(member.place.partition).or_default().push(entry);
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.live += u64::from(member.length);
+            segment.batches += 1;
+            segment.data = true;
+        }
+    }
+
+    /// Takes in what the control batch in `segment` says.
+    pub(super) fn apply(&mut self, fact: &Fact, segment: u32) {
+        match fact {
+            Fact::Numbers { at, stamp, origin } => {
+                let origin = self.intern(Some(origin));
+                self.with(at.place.partition, |lane, freed| {
+                    lane.change(at, Some((*stamp, origin)), segment, freed)
+                });
+            }
+            Fact::Hole { at } => {
+                self.with(at.place.partition, |lane, freed| lane.change(at, None, segment, freed));
+            }
+            Fact::Regrouped { through } => {
+                self.regrouped = Some((*through, segment));
+                self.settle(super::super::UNASSIGNED, *through);
+            }
+            Fact::Partitions(count) => self.partitions = Some(*count),
+        }
+    }
+
+    /// Everything of a partition below `through` is settled.
+    pub(super) fn settle(&mut self, partition: i32, through: u64) {
+        self.with(partition, |lane, freed| lane.settle(through, freed));
+    }
+
+    /// A batch turned out damaged; how many of its events waited.
+    pub(super) fn damaged(&mut self, partition: i32, position: u64) -> u64 {
+        self.with(partition, |lane, freed| lane.remove(position, freed))
+    }
+
+    fn with<T>(&mut self, partition: i32, change: impl FnOnce(&mut Lane, &mut Freed<'_>) -> T) -> T {
+        let segments = &mut self.segments;
+        let settled = &mut self.settled;
+        change(self.lanes.entry(partition).or_default(), &mut |entry| {
+            *settled += u64::from(entry.length);
+            if let Some(segment) = segments.get_mut(&entry.segment) {
+                segment.live = segment.live.saturating_sub(u64::from(entry.length));
+                segment.batches = segment.batches.saturating_sub(1);
+            }
+        })
+    }
+
+    pub(super) fn backlog(&self, partition: i32) -> Backlog {
+        let nothing = Backlog { first: self.next, ..Backlog::default() };
+        self.lanes.get(&partition).map_or(nothing, |lane| lane.backlog(self.next))
+    }
+
+    /// Nothing of the topic waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.values().all(Lane::is_empty)
+    }
+}

@@ -1,0 +1,364 @@
+//! The writer: one thread, which alone writes logs. It drains its queue into one write and one fdatasync for each topic,
+//! then answers everybody who waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use kafka_batcher_core::{DeadLetter, RecordBatch, Renumbered, StorageError, ToSave};
+use tokio::sync::oneshot;
+
+use super::bytes::Place;
+use super::control::{Events, Fact};
+use super::dead_letters::DeadLetters;
+use super::log::{Draft, Log, Unwritten, Written};
+use super::place::SpoolDir;
+use super::topic::{Segment, Topic};
+
+/// Bytes that are drained into one group at the most, so that who comes late does not wait for everybody's bytes.
+const GROUP_BYTES: usize = 8 << 20;
+/// After so long without work, what was settled is written down.
+const IDLE: Duration = Duration::from_secs(1);
+/// After so many commits, or so many settled bytes, it is written down in the midst of work.
+const COMMITS: u64 = 64;
+const SETTLED_BYTES: u64 = 1 << 20;
+
+/// Who waits for the positions of what was saved.
+pub(super) type Answer = oneshot::Sender<Result<Vec<u64>, StorageError>>;
+
+/// What may be asked of the writer.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// A topic's log was recovered; it is written from now on.
+    Adopt { topic: Arc<Topic>, log: Log },
+    /// Something is to be written.
+    Write { topic: Arc<Topic>, work: Work, done: Answer },
+    /// Something was settled: write it down when there is nothing better to do.
+    Settled,
+    /// Something was settled: write it down now, and say when that is durable.
+    Checkpoint { topic: Arc<Topic>, done: Answer },
+    /// Write down what was settled and end.
+    Close,
+}
+
+/// What is to be written.
+#[derive(Debug)]
+pub(super) enum Work {
+    Save { partition: i32, batches: Vec<ToSave> },
+    Renumber { partition: i32, numbers: Vec<Renumbered> },
+    Reject { partition: i32, letters: Vec<DeadLetter> },
+    Regroup { through: u64, batches: Vec<(i32, RecordBatch)> },
+    Partitions(i32),
+}
+
+impl Work {
+    fn bytes(&self) -> usize {
+        match self {
+            Work::Save { batches, .. } => batches.iter().map(|saved| saved.batch.encoded_len()).sum(),
+            Work::Regroup { batches, .. } => batches.iter().map(|(_, batch)| batch.encoded_len()).sum(),
+            Work::Renumber { .. } | Work::Reject { .. } | Work::Partitions(_) => 0,
+        }
+    }
+
+    /// It only says something about what is stored already, and may use the reserve.
+    fn is_control(&self) -> bool {
+        !matches!(self, Work::Save { .. } | Work::Regroup { .. })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Owned {
+    pub(super) topic: Arc<Topic>,
+    pub(super) log: Log,
+    letters: Option<DeadLetters>,
+}
+
+/// The writer's own.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) place: Arc<SpoolDir>,
+    pub(super) topics: HashMap<String, Owned>,
+    pub(super) unsettled: bool,
+}
+
+impl Writer {
+    pub(super) fn new(place: Arc<SpoolDir>) -> Self {
+        Writer { place, topics: HashMap::new(), unsettled: false }
+    }
+
+    /// Works until it is told to close, or nobody can ask any more.
+    pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        loop {
+            let next = if self.unsettled {
+                jobs.recv_timeout(IDLE)
+            } else {
+                jobs.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+            };
+            match next {
+                Ok(job) => {
+                    if !self.round(job, jobs) {
+                        break;
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    self.unsettled = false;
+                    self.tidy(true);
+                    self.place.keep_reserve();
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.tidy(true);
+    }
+
+    /// Takes what waits in the queue and does it; false if that was the last.
+    fn round(&mut self, first: Job, jobs: &mpsc::Receiver<Job>) -> bool {
+        let mut groups: Vec<(Arc<Topic>, Vec<(Work, Answer)>)> = Vec::new();
+        let mut checkpoints: Vec<(Arc<Topic>, Vec<Answer>)> = Vec::new();
+        let (mut next, mut bytes, mut open) = (Some(first), 0, true);
+        while let Some(job) = next.take() {
+            match job {
+                Job::Adopt { topic, log } => {
+                    self.topics.insert(topic.name.clone(), Owned { topic, log, letters: None });
+                }
+                Job::Write { topic, work, done } => {
+                    bytes += work.bytes();
+                    gather(&mut groups, topic, (work, done));
+                }
+                Job::Settled => self.unsettled = true,
+                Job::Checkpoint { topic, done } => gather(&mut checkpoints, topic, done),
+                Job::Close => {
+                    open = false;
+                    break;
+                }
+            }
+            if bytes < GROUP_BYTES {
+                next = jobs.try_recv().ok();
+            }
+        }
+        for (topic, group) in groups {
+            self.commit(&topic.name, group);
+        }
+        for (topic, waiting) in checkpoints {
+            let written = self.tidy_one(&topic.name);
+            for done in waiting {
+                let _ = done.send(written.clone());
+            }
+        }
+        self.tidy(false);
+        open
+    }
+
+    /// Writes one group and answers who waits for it.
+    fn commit(&mut self, name: &str, group: Vec<(Work, Answer)>) {
+        let Some(mut owned) = self.topics.remove(name) else { return };
+        // The reserve is for what only says something about what is stored: it must not wait for the others' room.
+        let (works, waiting) = self.admit(&mut owned, group);
+        let mut retried = Vec::new();
+        if let Err(unwritten) = self.write(&mut owned, works, waiting, &mut retried)
+            && !retried.is_empty()
+        {
+            if unwritten.full && self.place.give_up_reserve() {
+                tracing::warn!(
+                    topic = name,
+                    "the disk is full; the reserve is used so that the spool can drain"
+                );
+                let (works, waiting) = retried.into_iter().unzip();
+                let _ = self.write(&mut owned, works, waiting, &mut Vec::new());
+                self.unsettled = true;
+            } else {
+                for (_, done) in retried {
+                    let _ = done.send(Err(unwritten.error.clone()));
+                }
+            }
+        }
+        self.topics.insert(name.to_owned(), owned);
+    }
+
+    /// Answers what is out of bounds or makes no sense; writes dead letters, which come before their holes. What is left is
+    /// to be written.
+    fn admit(&self, owned: &mut Owned, group: Vec<(Work, Answer)>) -> (Vec<Work>, Vec<Answer>) {
+        let (mut works, mut waiting, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (work, done) in group {
+            let admitted = match &work {
+                Work::Save { .. } => {
+                    let own = work.bytes() as u64;
+                    let room = self.place.room_for(bytes + own);
+                    if room.is_ok() {
+                        bytes += own;
+                    }
+                    room
+                }
+                Work::Renumber { partition, numbers } => check_renumbered(owned, *partition, numbers),
+                Work::Reject { partition, letters } => self.keep_letters(owned, *partition, letters),
+                Work::Regroup { .. } | Work::Partitions(_) => Ok(()),
+            };
+            match admitted {
+                Ok(()) => {
+                    works.push(work);
+                    waiting.push(done);
+                }
+                Err(error) => {
+                    let _ = done.send(Err(error));
+                }
+            }
+        }
+        (works, waiting)
+    }
+
+    fn keep_letters(
+        &self,
+        owned: &mut Owned,
+        partition: i32,
+        letters: &[DeadLetter],
+    ) -> Result<(), StorageError> {
+        let log = match &mut owned.letters {
+            Some(log) => log,
+            None => owned.letters.insert(DeadLetters::open(&self.place, &owned.topic.name)?),
+        };
+        match log.keep(partition, letters) {
+            Err(unwritten) if unwritten.full && self.place.give_up_reserve() => log.keep(partition, letters),
+            kept => kept,
+        }
+        .map_err(|unwritten| unwritten.error)
+    }
+
+    /// Writes what was admitted and answers. If that fails, what may be tried again with the reserve is handed back
+    /// in `again`, the rest answered with the error.
+    fn write(
+        &self,
+        owned: &mut Owned,
+        works: Vec<Work>,
+        waiting: Vec<Answer>,
+        again: &mut Vec<(Work, Answer)>,
+    ) -> Result<(), Unwritten> {
+        let mut draft = Draft::default();
+        let counts: Vec<usize> = works.iter().map(|work| draft_work(owned, work, &mut draft)).collect();
+        match write_draft(&self.place, owned, &draft) {
+            Ok(positions) => {
+                let mut positions = positions.into_iter();
+                for (count, done) in counts.into_iter().zip(waiting) {
+                    let _ = done.send(Ok(positions.by_ref().take(count).collect()));
+                }
+                Ok(())
+            }
+            Err(unwritten) => {
+                for (work, done) in works.into_iter().zip(waiting) {
+                    if work.is_control() && unwritten.full {
+                        again.push((work, done));
+                    } else {
+                        let _ = done.send(Err(unwritten.error.clone()));
+                    }
+                }
+                Err(unwritten)
+            }
+        }
+    }
+
+    /// Whether a topic has settled so much that it is worth writing down in the midst of work.
+    pub(super) fn is_due(owned: &Owned) -> bool {
+        let state = owned.topic.state();
+        state.commits >= COMMITS || state.settled >= SETTLED_BYTES
+    }
+}
+
+/// Adds to what is asked of a topic.
+fn gather<T>(groups: &mut Vec<(Arc<Topic>, Vec<T>)>, topic: Arc<Topic>, one: T) {
+    match groups.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &topic)) {
+        Some((_, group)) => group.push(one),
+        None => groups.push((topic, vec![one])),
+    }
+}
+
+/// Writes a draft, if there is anything in it, and takes it in. The positions of its batches.
+pub(super) fn write_draft(place: &SpoolDir, owned: &mut Owned, draft: &Draft) -> Result<Vec<u64>, Unwritten> {
+    if draft.is_empty() {
+        return Ok(Vec::new());
+    }
+    let written = owned.log.write(draft)?;
+    place.added(written.added);
+    let positions = written.members.iter().map(|(_, member)| member.place.position).collect();
+    take_in(&owned.topic, written);
+    Ok(positions)
+}
+
+/// What was written is known from now on.
+fn take_in(topic: &Topic, written: Written) {
+    let Written { id, base, path, file, length, control, next, members, facts, .. } = written;
+    let mut state = topic.state();
+    let new = Segment { base, path, file, length, control, live: 0, batches: 0, data: false };
+    let segment = state.segments.entry(id).or_insert(new);
+    (segment.length, segment.control) = (length, control);
+    for (offset, member) in &members {
+        state.add(member, id, *offset);
+    }
+    for fact in &facts {
+        state.apply(fact, id);
+    }
+    (state.next, state.end) = (next, next);
+}
+
+/// Adds to the draft what a work needs written; how many positions its answer has.
+fn draft_work(owned: &Owned, work: &Work, draft: &mut Draft) -> usize {
+    let before = draft.batches.len();
+    match work {
+        Work::Save { partition, batches } => {
+            draft
+                .batches
+                .extend(batches.iter().map(|saved| (*partition, saved.batch.clone(), saved.numbers.clone())));
+        }
+        Work::Regroup { through, batches } => {
+            draft.batches.extend(batches.iter().map(|(partition, batch)| (*partition, batch.clone(), None)));
+            draft.facts.push(Fact::Regrouped { through: *through });
+        }
+        Work::Renumber { partition, numbers } => {
+            let state = owned.topic.state();
+            let Some(lane) = state.lanes.get(partition) else { return 0 };
+            for Renumbered { position, count, numbers } in numbers {
+                if let Some(entry) = lane.holding(*position, *count) {
+                    let place = Place { position: *position, partition: *partition };
+                    let at = Events { place, count: *count, crc: entry.crc };
+                    let (stamp, origin) = (numbers.stamp, numbers.origin.clone());
+                    draft.facts.push(Fact::Numbers { at, stamp, origin });
+                }
+            }
+        }
+        Work::Reject { partition, letters } => {
+            let state = owned.topic.state();
+            let Some(lane) = state.lanes.get(partition) else { return 0 };
+            for letter in letters {
+                let count = letter.batch.count();
+                let Some(position) = letter.position else { continue };
+                if let Some(entry) = lane.holding(position, count) {
+                    let place = Place { position, partition: *partition };
+                    draft.facts.push(Fact::Hole { at: Events { place, count, crc: entry.crc } });
+                }
+            }
+        }
+        Work::Partitions(count) => {
+            if owned.topic.state().partitions != Some(*count) {
+                draft.facts.push(Fact::Partitions(*count));
+            }
+        }
+    }
+    draft.batches.len() - before
+}
+
+/// Events that wait must lie within one saved batch; what is settled meanwhile needs no numbers.
+fn check_renumbered(owned: &Owned, partition: i32, numbers: &[Renumbered]) -> Result<(), StorageError> {
+    let state = owned.topic.state();
+    let lane = state.lanes.get(&partition);
+    for renumbered in numbers {
+        let Renumbered { position, count, .. } = renumbered;
+        let known =
+            lane.is_some_and(|lane| *position < lane.through() || lane.holding(*position, *count).is_some());
+        if !known {
+            return Err(StorageError::Failed(format!(
+                "events {position}..{} of {} partition {partition} cannot be renumbered: no saved batch holds them all",
+                position + u64::from(*count),
+                owned.topic.name
+            )));
+        }
+    }
+    Ok(())
+}
