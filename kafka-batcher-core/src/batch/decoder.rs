@@ -186,8 +186,10 @@ fn parse(record: &[u8], index: u32, base_timestamp: i64) -> Result<Parsed<'_>, &
     Ok(Parsed { timestamp, key, value, headers, header_count })
 }
 
-/// One header, name and value, and the bytes behind it.
-fn header(bytes: &[u8]) -> Result<(&str, Option<&[u8]>, &[u8]), &'static str> {
+/// A header's name and value, and the bytes behind it.
+type HeaderAndRest<'a> = (&'a str, Option<&'a [u8]>, &'a [u8]);
+
+fn header(bytes: &[u8]) -> Result<HeaderAndRest<'_>, &'static str> {
     let (name, after) = nullable(bytes).ok_or("a header name is longer than the record")?;
     let name = std::str::from_utf8(name.ok_or("a header name is null")?)
         .map_err(|_| "a header name is not UTF-8")?;

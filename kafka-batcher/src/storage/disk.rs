@@ -11,6 +11,7 @@ mod log;
 mod place;
 mod reader;
 mod recovery;
+mod scan;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -33,11 +34,17 @@ use self::fs::{Fs, RealFs, failed};
 pub use self::load::Damage;
 use self::place::{SpoolDir, check_topic};
 use self::recovery::recover;
+pub use self::scan::{BatchScan, SegmentScan, Spool, TopicScan};
 pub use self::settings::DiskSettings;
 use self::topic::Topic;
 use self::writer::{Job, Work, Writer};
 use super::{Read, Recovered, TempStorage};
 use crate::producer::BoxFuture;
+
+/// The headers of a dead letter that tell why it is one. They stand behind the event's own.
+pub mod dead_letter_headers {
+    pub use super::dead_letters::{CODE, MESSAGE, POSITION, REASON, TIME};
+}
 
 /// Keeps batches in a directory.
 pub struct DiskStorage {

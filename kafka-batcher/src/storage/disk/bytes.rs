@@ -10,7 +10,7 @@ const CONTROL_EPOCH: i16 = -2;
 /// Bytes before the part that a batch's length field counts.
 const LOG_OVERHEAD: usize = 12;
 /// Where the part under the CRC begins.
-const CRC_START: usize = 21;
+pub(super) const CRC_START: usize = 21;
 /// `HEADER_LEN` as the header's length in a batch's `u32` length.
 const LEAST: usize = HEADER_LEN;
 

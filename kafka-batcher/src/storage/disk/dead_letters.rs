@@ -16,16 +16,16 @@ use crate::clock::Clock;
 /// The directory within the topic's.
 pub(super) const DIR: &str = "dead-letters";
 
-/// The headers that tell why an event is a dead letter. They stand behind the event's own.
-pub(super) const REASON: &str = "kafka-batcher.dead-letter.reason";
+/// Why, in a word: `too_large`, `rejected`, `no_such_partition`, `unknowable`, `internal`, `shutdown`, `other`.
+pub const REASON: &str = "kafka-batcher.dead-letter.reason";
 /// The broker's error code, in decimal, if it spoke.
-pub(super) const CODE: &str = "kafka-batcher.dead-letter.code";
+pub const CODE: &str = "kafka-batcher.dead-letter.code";
 /// The broker's words, or ours.
-pub(super) const MESSAGE: &str = "kafka-batcher.dead-letter.message";
+pub const MESSAGE: &str = "kafka-batcher.dead-letter.message";
 /// When it was laid aside, in milliseconds since the Unix epoch, in decimal.
-pub(super) const TIME: &str = "kafka-batcher.dead-letter.time";
+pub const TIME: &str = "kafka-batcher.dead-letter.time";
 /// The event's position in the topic's log, in decimal, if it was saved there.
-pub(super) const POSITION: &str = "kafka-batcher.dead-letter.position";
+pub const POSITION: &str = "kafka-batcher.dead-letter.position";
 
 /// The log of a topic's dead letters.
 #[derive(Debug)]

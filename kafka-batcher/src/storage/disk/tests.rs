@@ -1,6 +1,7 @@
 //! Tests of the storage over a file system in memory.
 
 mod basics;
+mod damage;
 mod sim;
 
 use std::sync::Arc;
@@ -14,30 +15,30 @@ use super::bytes::{Place, Plain, encode, heal};
 use super::{DiskSettings, DiskStorage};
 use crate::storage::{Recovered, TempStorage};
 
-pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
+fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-pub(super) fn settings() -> DiskSettings {
+fn settings() -> DiskSettings {
     let mut settings = DiskSettings::new("/spool");
     (settings.reserve_bytes, settings.min_free_bytes) = (0, Some(0));
     settings
 }
 
 /// A storage on this disk, with the topic opened.
-pub(super) fn start(disk: Disk, settings: DiskSettings) -> (SimFs, DiskStorage, Recovered) {
+fn start(disk: Disk, settings: DiskSettings) -> (SimFs, DiskStorage, Recovered) {
     let fs = SimFs::new(disk);
     let storage = DiskStorage::with(Arc::new(fs.clone()), settings, false).unwrap();
     let recovered = wait(storage.open("t")).unwrap();
     (fs, storage, recovered)
 }
 
-pub(super) fn partition(partition: i32) -> TopicPartition {
+fn partition(partition: i32) -> TopicPartition {
     TopicPartition::new("t", partition)
 }
 
 /// A batch of events whose values are these.
-pub(super) fn batch(values: &[&str], stamp: Option<Stamp>) -> RecordBatch {
+fn batch(values: &[&str], stamp: Option<Stamp>) -> RecordBatch {
     let records: Vec<Plain<'_>> = values
         .iter()
         .map(|value| Plain { timestamp: 1_000, value: Some(value.as_bytes()), ..Plain::default() })
@@ -54,36 +55,36 @@ pub(super) fn batch(values: &[&str], stamp: Option<Stamp>) -> RecordBatch {
     RecordBatch::decode(&bytes).unwrap().0
 }
 
-pub(super) fn stamp(first_sequence: i32) -> Stamp {
+fn stamp(first_sequence: i32) -> Stamp {
     Stamp { producer_id: 7, epoch: 2, first_sequence }
 }
 
-pub(super) fn origin(cluster: &str) -> Origin {
+fn origin(cluster: &str) -> Origin {
     Origin { cluster: Some(ClusterId(cluster.into())), topic: TopicId([3; 16]) }
 }
 
-pub(super) fn numbers(first_sequence: i32, cluster: &str) -> Numbers {
+fn numbers(first_sequence: i32, cluster: &str) -> Numbers {
     Numbers { stamp: stamp(first_sequence), origin: origin(cluster) }
 }
 
-pub(super) fn fresh(values: &[&str]) -> ToSave {
+fn fresh(values: &[&str]) -> ToSave {
     ToSave { batch: batch(values, None), numbers: None }
 }
 
-pub(super) fn sent(values: &[&str], numbers: Numbers) -> ToSave {
+fn sent(values: &[&str], numbers: Numbers) -> ToSave {
     ToSave { batch: batch(values, Some(numbers.stamp)), numbers: Some(numbers) }
 }
 
-pub(super) fn values(stored: &[Stored]) -> Vec<String> {
+fn values(stored: &[Stored]) -> Vec<String> {
     let records = stored.iter().flat_map(|stored| stored.batch.records().unwrap());
     records.map(|record| String::from_utf8(record.value.unwrap()).unwrap()).collect()
 }
 
 /// The values of everything of a partition that waits.
-pub(super) fn waiting(storage: &DiskStorage, of: i32) -> Vec<String> {
+fn waiting(storage: &DiskStorage, of: i32) -> Vec<String> {
     values(&wait(storage.read(&partition(of), 0, usize::MAX)).unwrap().batches)
 }
 
-pub(super) fn save(storage: &DiskStorage, of: i32, batches: Vec<ToSave>) -> Vec<u64> {
+fn save(storage: &DiskStorage, of: i32, batches: Vec<ToSave>) -> Vec<u64> {
     wait(storage.save_batch(&partition(of), batches)).unwrap()
 }

@@ -1,15 +1,12 @@
 //! Walks the bytes of one segment and trusts nothing in them: finds the group commits by their control batches, and
 //! says what each vouches for, what is damaged and what was never finished.
 
-use super::bytes::{Frame, Framed, Place, crc_of, frame, is_control};
+use super::bytes::{CONTROL_PARTITION, CRC_START, Frame, Framed, Place, crc_of, frame, heal, is_control};
 use super::control::{Control, Fact, Member};
 
 /// A group commit whose control batch is valid.
 #[derive(Debug)]
 pub(super) struct Group {
-    /// Where its control batch stands, and how long that is.
-    pub(super) offset: u64,
-    pub(super) length: u32,
     /// The control batch's position, and where the next group's positions begin.
     pub(super) position: u64,
     pub(super) end: u64,
@@ -116,7 +113,7 @@ pub(super) fn walk(bytes: &[u8], base: u64, limit: Option<u64>, each: &mut dyn F
 fn read_control(bytes: &[u8], at: usize, found: &Frame, base: u64, done: usize) -> Option<Control> {
     let mut whole = bytes.get(at..at + found.length as usize)?.to_vec();
     let place = Place { position: found.position, partition: found.partition };
-    super::bytes::heal(&mut whole, place, found.length, found.crc);
+    heal(&mut whole, place, found.length, found.crc);
     let control = Control::decode(&whole).ok()?;
     let start = (at as u64).checked_sub(control.member_bytes())?;
     let here = control.base == base && control.offset == at as u64 && start >= done as u64;
@@ -155,8 +152,10 @@ fn vouched(bytes: &[u8], start: usize, pending: &[(usize, Frame)], control: Cont
     let mut offset = start;
     let end = control.position + control.positions();
     let control_at = control.offset;
-    if (own.position, own.partition) != (control.position, super::bytes::CONTROL_PARTITION) {
-        notes.push((control_at, "the control batch's position or partition field is damaged".to_owned()));
+    let place = Place { position: control.position, partition: CONTROL_PARTITION };
+    if !header_is(bytes, control_at as usize, place, own.length, own.crc) {
+        let what = "the header of the control batch is damaged outside its CRC, nothing is lost";
+        notes.push((control_at, what.to_owned()));
     }
     if control.unknown > 0 {
         notes.push((
@@ -174,8 +173,7 @@ fn vouched(bytes: &[u8], start: usize, pending: &[(usize, Frame)], control: Cont
             .filter(|frame| (frame.length, frame.crc) == (member.length, member.crc));
         let whole = seen.is_some()
             || crc_of(bytes.get(offset..).unwrap_or_default(), member.length) == Some(member.crc);
-        let header = (seen.map(|f| f.position), seen.map(|f| f.partition));
-        if whole && header != (Some(member.place.position), Some(member.place.partition)) {
+        if whole && !header_is(bytes, offset, member.place, member.length, member.crc) {
             let what = format!(
                 "the header of the batch at position {} is damaged outside its CRC; \
                  the control batch tells what it was, nothing is lost",
@@ -187,15 +185,15 @@ fn vouched(bytes: &[u8], start: usize, pending: &[(usize, Frame)], control: Cont
         found.push(Found { offset: offset as u64, member, whole });
         offset += length;
     }
-    Group {
-        offset: control_at,
-        length: own.length,
-        position: control.position,
-        end,
-        members: found,
-        facts: control.facts,
-        notes,
-    }
+    Group { position: control.position, end, members: found, facts: control.facts, notes }
+}
+
+/// Whether what lies outside the CRC of the header at `at` is as it was written.
+fn header_is(bytes: &[u8], at: usize, place: Place, length: u32, crc: u32) -> bool {
+    let found: [u8; CRC_START] = super::bytes::at(bytes, at);
+    let mut right = found;
+    heal(&mut right, place, length, crc);
+    found == right
 }
 
 /// Reports bytes that nobody vouches for, and keeps the batches in them that continue the row of positions.

@@ -26,6 +26,9 @@ const SETTLED_BYTES: u64 = 1 << 20;
 /// Who waits for the positions of what was saved.
 pub(super) type Answer = oneshot::Sender<Result<Vec<u64>, StorageError>>;
 
+/// What is asked of each topic.
+type Asked<T> = Vec<(Arc<Topic>, Vec<T>)>;
+
 /// What may be asked of the writer.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -113,8 +116,8 @@ impl Writer {
 
     /// Takes what waits in the queue and does it; false if that was the last.
     fn round(&mut self, first: Job, jobs: &mpsc::Receiver<Job>) -> bool {
-        let mut groups: Vec<(Arc<Topic>, Vec<(Work, Answer)>)> = Vec::new();
-        let mut checkpoints: Vec<(Arc<Topic>, Vec<Answer>)> = Vec::new();
+        let mut groups: Asked<(Work, Answer)> = Vec::new();
+        let mut checkpoints: Asked<Answer> = Vec::new();
         let (mut next, mut bytes, mut open) = (Some(first), 0, true);
         while let Some(job) = next.take() {
             match job {
@@ -263,7 +266,7 @@ impl Writer {
 }
 
 /// Adds to what is asked of a topic.
-fn gather<T>(groups: &mut Vec<(Arc<Topic>, Vec<T>)>, topic: Arc<Topic>, one: T) {
+fn gather<T>(groups: &mut Asked<T>, topic: Arc<Topic>, one: T) {
     match groups.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &topic)) {
         Some((_, group)) => group.push(one),
         None => groups.push((topic, vec![one])),
