@@ -2,6 +2,7 @@
 
 mod basics;
 mod damage;
+mod faults;
 mod sim;
 
 use std::sync::Arc;
