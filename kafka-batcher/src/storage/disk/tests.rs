@@ -3,6 +3,7 @@
 mod basics;
 mod damage;
 mod faults;
+mod room;
 mod sim;
 
 use std::sync::Arc;

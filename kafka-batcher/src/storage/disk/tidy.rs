@@ -172,6 +172,9 @@ fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritt
         Ok(rewritten) => rewritten,
         Err(error) => {
             let _ = remove_if_there(place.fs.as_ref(), &temporary);
+            if error.kind() == io::ErrorKind::InvalidData {
+                return Ok(());
+            }
             return Err(Unwritten::new("clean", &segment.path, &error));
         }
     };
@@ -218,7 +221,7 @@ fn rewrite(
             Ok(bytes) => bytes,
             Err(Fetch::Io(error)) => return Err(error),
             // The reader finds it, and says what it cost; until then the segment stays as it is.
-            Err(Fetch::Damaged(what)) => return Err(io::Error::other(what)),
+            Err(Fetch::Damaged(what)) => return Err(io::Error::new(io::ErrorKind::InvalidData, what)),
         };
         file.append(&mut [IoSlice::new(&bytes)])?;
         offsets.push((entry.position, length as u32));
