@@ -1,4 +1,85 @@
-//! `DiskStorage`: keeps batches on disk, in order, until Kafka takes them.
+//! `DiskStorage`: keeps batches on disk, in order, until Kafka takes them. What was answered with Ok survives the process
+//! and a power loss; what was answered with an error never comes back. [`Spool`] looks at one without changing it.
+//!
+//! # The format, version 1
+//!
+//! **What lies there.** Directories have mode 0700, files 0600. Every number is big-endian.
+//!
+//! | file | what |
+//! |---|---|
+//! | `lock` | flock'ed by the process that uses the spool, and names it |
+//! | `format` | `kafka-batcher spool 1`: the version; another is refused |
+//! | `reserve` | bytes kept back, given up when the disk is full, so that the spool can drain |
+//! | `topics/T/<20 digits>.log` | a segment of the log of topic T, named by its first position |
+//! | `topics/T/checkpoint` | through which position each partition is settled: a hint |
+//! | `topics/T/dead-letters/<20 digits>.log` | events that Kafka will never take, in the same format |
+//! | `topics/T/<20 digits>.<byte>.damaged` | damaged bytes, kept aside; nothing reads them |
+//! | `*.tmp`, `*.cleaned` | unfinished replacements; removed at the next start |
+//!
+//! **Segments** are Kafka's: record batches (magic 2) one behind another, which DumpLogSegments reads. A batch is on disk as it
+//! goes on the wire, but for two fields outside its CRC: the base offset is the *position* of its first event, the partition
+//! leader epoch is the partition (-1: the unassigned lane). All partitions of a topic share one log, and one fdatasync.
+//!
+//! **Control batches.** Neither field is under the CRC, so each group commit ends with a batch of the storage's own. It is an
+//! ordinary uncompressed batch with partition -2, known by producer id -1 *and producer epoch -2* (both under the CRC; no batch
+//! of events has them). It holds as many positions as it has records. A record's key is two bytes, type and version (1 so
+//! far); the value:
+//!
+//! | type | at | bytes | field |
+//! |---|---:|---:|---|
+//! | 1 group, always first | 0 | 8 | base of the segment it stands in |
+//! | | 8 | 8 | byte of the segment at which this control batch begins |
+//! | | 16 | 8 | its own position |
+//! | | 24 | 8 | *from*: it accounts for all positions from here to its own |
+//! | | 32 | 4 | n, the number of members: the batches directly before it, in order |
+//! | | 36 | 26 n | each: position 8, partition 4, events 4, length 4, CRC 4, index of its origin 2 (65535: never sent) |
+//! | | | 2 | m, the number of origins |
+//! | | | | each: length of the cluster id 2 (65535: not known), cluster id, topic id 16 |
+//! | 2 numbers | 0 | 8 | position of the first of some events within one saved batch |
+//! | | 8 | 4 | partition |
+//! | | 12 | 4 | how many events |
+//! | | 16 | 4 | CRC of that batch: other bytes are not meant |
+//! | | 20 | 8 | producer id |
+//! | | 28 | 2 | epoch |
+//! | | 30 | 4 | sequence of the first |
+//! | | 34 | 2 | index of the origin in this control batch |
+//! | 3 hole | 0 | 20 | as in 2: these events are dead letters |
+//! | 4 regrouped | 0 | 8 | everything of the unassigned lane below this position is settled |
+//! | 5 partitions | 0 | 4 | how many partitions the topic has |
+//!
+//! The numbers that a batch was saved with are its own stamp with the origin of the group's table; later control batches win.
+//! A control batch names the place where it stands, so that a copy of one in an event's payload vouches for nothing. A group
+//! without its valid control batch was never acknowledged to anybody: so many batches, or a regrouping, are one step.
+//!
+//! **The checkpoint**: `kbspoolc`, version 4 (1), next position 8, end of the log 8, partitions 4 (-1: not known), n 4, n times
+//! partition 4 and position 8, CRC-32C of all that 4. Replaced whole: `.tmp`, fsync, rename, fsync of the directory. Written
+//! before anything is deleted, after 64 commits or 1 MiB settled, after a second without work, at the end, and when somebody
+//! asks for a durable commit.
+//!
+//! **Writing.** One thread; it drains its queue (up to 8 MiB) into one write and one fdatasync a topic. A new segment is made,
+//! fsynced and its directory fsynced before it is used; each start begins one, above every position in log and checkpoint. A
+//! file on which a write or an fsync failed is never written again: what was not durable is cut off, and the next segment is
+//! named by the first position that is not durable. What an older segment holds at or above the base of the next does not
+//! exist. Limit: a disk that refuses the cut *and* the new segment may bring the failed group back after a crash; it is then
+//! sent once more.
+//!
+//! **Recovery** reads every byte and trusts none.
+//!
+//! - The walk looks for control batches; what a valid one lists is checked by its CRC where it says it lies. So a damaged
+//!   batch costs itself alone, and is named: file, byte, partition, positions, events.
+//! - Where a batch's header disagrees with its control batch outside the CRC (position, length, partition, magic, CRC field),
+//!   the control batch wins: the header is healed when the batch is read, and told.
+//! - A damaged control batch in the middle: its batches are kept if their CRCs hold and their headers continue the row of
+//!   positions without a gap; where their numbers were given is then not known, and what else it said is lost. Told.
+//! - Behind the last valid group: whole batches and the beginning of one, or zeros, are what a crash leaves; cut in silence.
+//!   Anything else is told and kept aside before it is cut: damage and a write that a power loss interrupted look alike.
+//! - What the checkpoint covers cannot be damage. Entries above the end of the log are cut back and told.
+//! - What is kept is fsynced before it is called durable.
+//!
+//! **Deletion and cleaning.** A segment of which nothing waits is deleted; the last one only when nothing of the topic waits.
+//! One of which less than half waits is cleaned once replay has passed it, or the bound is half used: the live batches at
+//! their positions and a control batch in the place of the segment's last one, in `.cleaned`, fsync, rename, fsync of the
+//! directory. What control batches of such segments say of events that are still there is written again first.
 
 mod bytes;
 mod checkpoint;
