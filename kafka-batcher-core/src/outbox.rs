@@ -181,6 +181,13 @@ impl Outbox {
         self.trouble.as_ref()
     }
 
+    /// All that it has in mind, for a trace.
+    #[cfg(test)]
+    fn describe(&self) -> String {
+        let Outbox { state, doubt, entries, behind, spool, .. } = self;
+        format!("{state:?}, {doubt:?}, {spool:?}, {entries:#?}, behind {behind:?}")
+    }
+
     // ---- inputs (answers to Produce: answers.rs) ----------------------------------------------------------------------
 
     /// A sealed batch, the youngest of its partition; `opened` is the acceptance of its oldest event.
@@ -190,7 +197,13 @@ impl Outbox {
         self.next_ordinal += 1;
         let id = self.next_id();
         let entry = Entry::new(id, batch, ordinal, Some(opened));
-        match self.has_gap() || !self.behind.is_empty() {
+        #[allow(unused_mut, reason = "tests plant a mutation here")]
+        let mut older_on_disk = self.has_gap() || !self.behind.is_empty();
+        #[cfg(test)]
+        {
+            older_on_disk &= !simulator::planted(simulator::Mutation::OvertakeTheSpool);
+        }
+        match older_on_disk {
             true => self.behind.push_back(entry),
             false => self.entries.push_back(entry),
         }

@@ -102,7 +102,7 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
     fn backlog<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<Backlog, StorageError>>;
 
     /// The oldest batches that lie at `from` or behind and wait, as many as fit into `max_bytes`, but at least one if
-    /// there is one. Every byte is checked before it is given out; what turns out damaged is left out and told in
+    /// there is one; of a batch that `from` cuts, the events from there on. Every byte is checked before it is given out; what turns out damaged is left out and told in
     /// `damage`.
     ///
     /// # Errors

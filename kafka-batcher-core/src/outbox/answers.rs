@@ -111,9 +111,7 @@ impl Outbox {
                 self.prove_passed();
             }
         }
-        if let Some(position) = entry.position().filter(|_| self.spool.passed.is_some()) {
-            self.keep_settled(position);
-        }
+        self.keep_settled(&entry);
         self.deliver(entry, base_offset);
         self.doubt = Doubt::None;
         self.stumbles = 0;
@@ -141,7 +139,9 @@ impl Outbox {
                     }
                     continue;
                 }
-                Exposure::Unwritten => overtaken = true,
+                // One that may be in the log under numbers that were given up is counted as that; which numbers an earlier
+                // process gave up, nobody knows.
+                Exposure::Unwritten => overtaken |= !entry.haunted && !self.was_found(entry),
                 Exposure::Doubtful | Exposure::InFlight { .. } => {}
             }
             i += 1;

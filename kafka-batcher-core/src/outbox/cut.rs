@@ -35,6 +35,24 @@ impl Outbox {
         }
     }
 
+    /// Splits the entry at `at`, whose first `events` are in doubt while the rest is not written; numbers stay. False: its
+    /// bytes cannot be read.
+    pub(super) fn halve(&mut self, at: usize, events: u32) -> bool {
+        let Some(Ok((left, right))) =
+            self.entries.get(at).map(|entry| entry.batch.split(events, &mut self.reserve()))
+        else {
+            return false;
+        };
+        let (left_id, right_id) = (self.next_id(), self.next_id());
+        let Some(entry) = self.entries.remove(at) else { return false };
+        let run = entry.run;
+        let left = Entry { run, exposure: entry.exposure, verdict: None, ..entry.piece(left_id, left, 0) };
+        let right = Entry { run, ..entry.piece(right_id, right, events) };
+        self.entries.insert(at, right);
+        self.entries.insert(at, left);
+        true
+    }
+
     /// Cuts the culprits out of the head. Their neighbours keep their order and get new numbers.
     pub(super) fn cut(&mut self, refusal: &Refusal) {
         let Some(head) = self.entries.front_mut() else { return };

@@ -5,7 +5,7 @@
 //! to find out what the log holds. DESIGN.md, "Delivery", has the table.
 
 use super::entry::{Doubt, Entry, Exposure, Place, Verdict};
-use super::{Action, Outbox};
+use super::{Action, FORGOTTEN_AFTER_MS, Outbox};
 use crate::batch::{Stamp, sequence_add};
 use crate::delivery::{Leader, ProducerState};
 use crate::error::FailureReason;
@@ -35,7 +35,14 @@ struct Subject {
 impl Outbox {
     /// What has to be cleared before the head can be sent, if anything.
     pub(super) fn judge(&mut self, leader: Leader, now: Time, unix_ms: i64) -> Option<Action> {
+        #[cfg(test)]
+        let mut rounds = 0;
         loop {
+            #[cfg(test)]
+            {
+                rounds += 1;
+                assert!(rounds < 1_000, "judging goes round for ever: {:?}, {:?}", self.doubt, self.entries);
+            }
             self.forget_other_leaders(leader);
             if !matches!(self.doubt, Doubt::Seeking { .. } | Doubt::Proving { .. }) {
                 self.rewind();
@@ -76,7 +83,7 @@ impl Outbox {
                     self.doubt = Doubt::Asked(asked);
                     return Some(Action::Wait { until: None });
                 }
-                Doubt::Answered(_, answer) => self.answered(answer, leader),
+                Doubt::Answered(_, answer) => self.answered(answer, leader, unix_ms),
                 Doubt::Proving { leader, run, last_sequence } => {
                     let ends_there =
                         |e: &Entry| e.run == Some(run) && e.batch.last_sequence() == last_sequence;
@@ -219,7 +226,7 @@ impl Outbox {
     }
 
     /// Acts upon what the leader knows of the id: delivery-rules.md 2.2.
-    fn answered(&mut self, answer: ProducerState, leader: Leader) {
+    fn answered(&mut self, answer: ProducerState, leader: Leader, unix_ms: i64) {
         let Some(subject) = self.subject() else { return };
         let Subject { at, run, stamp, last, doubtful, judged, out_of_order } = subject;
         match answer {
@@ -267,7 +274,19 @@ impl Outbox {
                     self.forget_identity(stamp.producer_id);
                 }
             }
+            ProducerState::Known { epoch, last_sequence }
+                if epoch == stamp.epoch && doubtful && distance(last_sequence, stamp.first_sequence) >= 0 =>
+            {
+                // It ends within this batch, which was sent in pieces before it came back from disk in one. The piece that
+                // ends there proves itself; the rest is not written.
+                let written = distance(last_sequence, stamp.first_sequence) + 1;
+                match u32::try_from(written).is_ok_and(|events| self.halve(at, events)) {
+                    true => self.doubt = Doubt::Proving { leader, run, last_sequence },
+                    false => self.give_up_numbers(run),
+                }
+            }
             ProducerState::Known { epoch, last_sequence } => {
+                self.count_forgotten(run, unix_ms);
                 self.not_written(run);
                 let next_in_line = epoch == stamp.epoch && distance(stamp.first_sequence, last_sequence) == 1;
                 if !out_of_order {
@@ -302,6 +321,19 @@ impl Outbox {
     /// Nothing of `run` that is in doubt lies in the log.
     fn not_written(&mut self, run: u64) {
         self.doubtful_in(run).for_each(|entry| entry.exposure = Exposure::Unwritten);
+    }
+
+    /// What of `run` is so old that the broker may have forgotten that it wrote it, and then taken a part of it again: that
+    /// it does not hold the rest under these numbers says nothing.
+    fn count_forgotten(&mut self, run: u64, unix_ms: i64) {
+        let mut events = 0;
+        for entry in self.doubtful_in(run) {
+            if unix_ms.saturating_sub(entry.batch.max_timestamp()) >= FORGOTTEN_AFTER_MS {
+                entry.haunted = true;
+                events += entry.events();
+            }
+        }
+        self.tally.possible_duplicates += events;
     }
 
     /// What of `run` is in doubt is about to be sent again although it may lie in the log.

@@ -14,6 +14,7 @@ mod ledger;
 mod model;
 mod plan;
 mod runs;
+mod store;
 mod world;
 
 use std::cell::Cell;
@@ -33,12 +34,27 @@ pub(super) enum Mutation {
     HoleKeepsRun,
     /// A request without an answer counts as delivered.
     CommitBeforeAck,
+    /// What is on disk is settled when it is sent, not when it is acknowledged.
+    SettleWhenSent,
+    /// New numbers are sent before the disk has them (6.6).
+    SendBeforeRenumbered,
+    /// A batch that comes in is sent although older ones are on disk.
+    OvertakeTheSpool,
+    /// A run begins before the end of the one before is durable.
+    ForgetTheEndOfRuns,
+    /// What comes back from disk with numbers gets new ones without a question.
+    RestampWhatIsRead,
     /// A proof may be made of the answers of two leaders, or of one before and after its restart (2.3).
     ProofAcrossLeaders,
 }
 
 impl Mutation {
-    const ALL: [Mutation; 7] = [
+    const ALL: [Mutation; 12] = [
+        Mutation::SettleWhenSent,
+        Mutation::SendBeforeRenumbered,
+        Mutation::OvertakeTheSpool,
+        Mutation::ForgetTheEndOfRuns,
+        Mutation::RestampWhatIsRead,
         Mutation::PipelineBeforeEstablished,
         Mutation::ResendWithNewNumbers,
         Mutation::JudgeYoungerAtOnce,

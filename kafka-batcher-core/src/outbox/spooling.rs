@@ -37,6 +37,8 @@ pub(super) struct Stretch {
     pub(super) first: u64,
     pub(super) events: u64,
     pub(super) batches: u64,
+    /// Behind its last event, as far as it was put together here.
+    end: u64,
 }
 
 impl Stretch {
@@ -54,6 +56,7 @@ impl Stretch {
         }
         self.events += events;
         self.batches += 1;
+        self.end = position + events;
     }
 
     fn take(&mut self, events: u64, batches: u64) {
@@ -114,6 +117,8 @@ pub(super) struct Spool {
     pub(super) passed: Option<Stretch>,
     /// Behind the youngest event that was ever saved or read.
     end: u64,
+    /// Position of the first event that this process saved; what lies below was found.
+    own_from: Option<u64>,
     committed: u64,
     durably_committed: u64,
     saving: Option<(u64, Vec<Saving>)>,
@@ -130,6 +135,8 @@ pub(super) struct Spool {
     /// Since when nothing was acknowledged although something waits.
     pub(super) away_since: Option<Time>,
     foreign_told: bool,
+    /// A run began although the end of the one before was not durable, because the disk was bad.
+    pub(super) risked: bool,
 }
 
 impl Outbox {
@@ -147,7 +154,7 @@ impl Outbox {
         }
         self.tally.recovered += backlog.events;
         self.spool.gap =
-            Stretch { first: backlog.first, events: backlog.events, batches: backlog.batches.max(1) };
+            Stretch { first: backlog.first, events: backlog.events, batches: backlog.batches.max(1), end: 0 };
         self.spool.end = backlog.first;
         self.spool.committed = backlog.first;
         self.spool.durably_committed = backlog.first;
@@ -167,6 +174,7 @@ impl Outbox {
             let id = self.next_id();
             let place = Place::Disk { position, numbers: None };
             self.spool.end = self.spool.end.max(position + events);
+            self.spool.own_from.get_or_insert(position);
             let entry = Entry { place, ..Entry::new(id, batch, 0, None) };
             self.keep(&entry, position);
             // Everything newer waits until the lane is empty, so nothing is behind.
@@ -189,6 +197,7 @@ impl Outbox {
         self.storage_works();
         for (item, position) in items.into_iter().zip(positions) {
             self.spool.end = self.spool.end.max(position + item.events);
+            self.spool.own_from.get_or_insert(position);
             let mut all = self.entries.iter_mut().chain(&mut self.behind);
             // One that was acknowledged meanwhile is settled.
             if let Some(entry) = all.find(|entry| entry.id == item.id) {
@@ -228,11 +237,18 @@ impl Outbox {
         for stored in back.batches {
             given += 1;
             let events = u64::from(stored.batch.count());
+            if self.spool.kept.get(&stored.position).is_some_and(|kept| kept.settled) {
+                // It was delivered before those in front of it, and its events are counted.
+                continue;
+            }
+            if self.spool.gap.events < events {
+                // Saved a moment ago, and not answered yet: it is in memory still.
+                break;
+            }
             self.spool.gap.take(events, 0);
             self.spool.end = self.spool.end.max(stored.position + events);
-            if let Some(entry) = self.read_back(stored) {
-                self.entries.push_back(entry);
-            }
+            let entry = self.read_back(stored);
+            self.entries.push_back(entry);
         }
         self.spool.gap.take(0, given);
         let nothing = given == 0 && back.damage.is_empty();
@@ -320,7 +336,13 @@ impl Outbox {
 
     /// True while the entry is being saved: what comes of that speaks of it as it is.
     pub(super) fn is_saving(&self, id: u64) -> bool {
-        self.spool.saving.as_ref().is_some_and(|(_, items)| items.iter().any(|item| item.id == id))
+        self.saved_as(id).is_some()
+    }
+
+    /// The numbers under which the entry is being saved, if it is.
+    fn saved_as(&self, id: u64) -> Option<Option<Stamp>> {
+        let (_, items) = self.spool.saving.as_ref()?;
+        items.iter().find(|item| item.id == id).map(|item| item.numbers)
     }
 
     /// When the outbox must look again for the spool's sake.
@@ -390,21 +412,35 @@ impl Outbox {
             }
         }
         let asked = matches!(self.doubt, Doubt::Asked(_));
+        // A question about the head is not forgotten during a pause, or it would be raised anew by every probe.
+        let open_question =
+            self.doubt != Doubt::None || self.entries.front().is_some_and(|head| head.verdict.is_some());
         let crowded = self.is_away(spool, now) && self.entries.len() > READ_AHEAD;
-        let idle = self.spool.reading.is_none() && self.spool.passed.is_none() && !asked;
+        let busy = self.spool.reading.is_some() || self.spool.renumbering.is_some();
+        let idle = !busy && self.spool.passed.is_none() && !asked;
         let least = match self.state {
-            State::Spooling(_) => 0,
+            State::Spooling(_) if !open_question => 0,
+            State::Spooling(_) => READ_AHEAD,
             _ if crowded => READ_AHEAD,
             _ => usize::MAX,
         };
         while idle && self.entries.len() > least && self.behind_is_behind_the_gap() {
-            let leaves = |entry: &Entry| entry.place != Place::Memory && entry.ticket().is_none();
+            // New numbers that are not on disk yet would be forgotten, and leave a hole in their run.
+            let current = self.run.as_ref().map(|run| run.ordinal);
+            let leaves = |entry: &Entry| match entry.place {
+                Place::Memory => false,
+                Place::Disk { numbers, .. } => {
+                    let renumbered = entry.run.is_none()
+                        || entry.run != current
+                        || numbers == Some(entry.batch.stamp())
+                        || !self.settings.idempotent;
+                    entry.ticket().is_none() && renumbered
+                }
+            };
             if !self.entries.back().is_some_and(leaves) {
                 break;
             }
             self.drop_youngest();
-            // Its questions are asked anew when it is read back.
-            self.doubt = Doubt::None;
         }
         if self.state == State::Replaying && !self.has_gap() {
             let on_disk = self.entries.iter().any(|entry| entry.place != Place::Memory);
@@ -448,21 +484,28 @@ impl Outbox {
         }
     }
 
+    /// Whether an earlier process left what lies there.
+    fn is_found(&self, position: u64) -> bool {
+        self.spool.own_from.is_none_or(|own| position < own)
+    }
+
+    pub(super) fn was_found(&self, entry: &Entry) -> bool {
+        entry.position().is_some_and(|position| self.is_found(position))
+    }
+
     /// A batch comes back into memory.
-    fn read_back(&mut self, stored: Stored) -> Option<Entry> {
+    fn read_back(&mut self, stored: Stored) -> Entry {
         let Stored { position, mut batch, numbers } = stored;
         let kept = self.spool.kept.remove(&position);
-        if kept.as_ref().is_some_and(|kept| kept.settled) {
-            // Its events are counted already.
-            return None;
-        }
         let numbers = numbers.filter(|_| self.settings.idempotent);
+        // Without numbers nobody knows whether an earlier process sent it.
+        let unknown = self.is_found(position) && !self.settings.idempotent;
         batch.set_stamp(numbers.as_ref().map_or(Stamp::NONE, |numbers| numbers.stamp));
         let run = numbers.as_ref().map(|numbers| self.run_of(numbers));
         let id = self.next_id();
         let mut entry = Entry {
             place: Place::Disk { position, numbers: numbers.as_ref().map(|numbers| numbers.stamp) },
-            exposure: if run.is_some() { Exposure::Doubtful } else { Exposure::Unwritten },
+            exposure: if run.is_some() || unknown { Exposure::Doubtful } else { Exposure::Unwritten },
             run,
             origin: numbers.map(|numbers| numbers.origin),
             ..Entry::new(id, batch, 0, None)
@@ -475,7 +518,19 @@ impl Outbox {
             entry.restamped = kept.restamped;
             entry.attempts = kept.attempts;
         }
-        Some(entry)
+        #[cfg(test)]
+        {
+            if super::simulator::planted(super::simulator::Mutation::RestampWhatIsRead) {
+                entry.exposure = Exposure::Unwritten;
+            }
+        }
+        if run.is_some_and(|run| self.is_given_up(run)) && entry.exposure == Exposure::Doubtful {
+            // The same as for those of its run that were in memory when the numbers were given up.
+            entry.exposure = Exposure::Unwritten;
+            entry.haunted = true;
+            self.tally.possible_duplicates += entry.events();
+        }
+        entry
     }
 
     fn wants_save(&self, spool: SpoolSettings, now: Time) -> bool {
@@ -551,9 +606,20 @@ impl Outbox {
     /// Whether entry `at` may be sent as far as the disk is concerned: what gets new numbers has them on disk first
     /// (delivery-rules.md 6.6), and with `always` everything is there first.
     pub(super) fn ready(&self, at: usize) -> bool {
+        #[cfg(test)]
+        {
+            if super::simulator::planted(super::simulator::Mutation::SendBeforeRenumbered) {
+                return true;
+            }
+        }
         let (Some(spool), Some(entry)) = (self.settings.spool, self.entries.get(at)) else { return true };
         match entry.place {
-            Place::Memory => spool.mode == SpoolMode::OnFailure || self.spool.failing.is_some(),
+            // What is being saved is sent under the numbers it is saved with, or not yet: a crash would leave it on disk
+            // under none, and nobody would know that it was sent.
+            Place::Memory => match self.saved_as(entry.id) {
+                Some(numbers) => !self.settings.idempotent || numbers == Some(entry.batch.stamp()),
+                None => spool.mode == SpoolMode::OnFailure || self.spool.failing.is_some(),
+            },
             Place::Disk { numbers, .. } => !self.settings.idempotent || numbers == Some(entry.batch.stamp()),
         }
     }
@@ -619,7 +685,12 @@ impl Outbox {
         let letters = self.spool.rejecting.iter().flat_map(|rejecting| &rejecting.letters);
         let gap = Some(self.spool.gap).filter(|gap| gap.events > 0);
         let stretches = gap.into_iter().chain(self.spool.passed).map(|stretch| stretch.first);
-        let entries = self.entries.iter().chain(&self.behind).filter_map(Entry::position);
+        let entries = self.entries.iter().chain(&self.behind);
+        #[cfg(test)]
+        let entries = entries.filter(|entry| {
+            entry.attempts == 0 || !super::simulator::planted(super::simulator::Mutation::SettleWhenSent)
+        });
+        let entries = entries.filter_map(Entry::position);
         letters
             .filter_map(|letter| letter.position)
             .chain(stretches)
@@ -638,6 +709,7 @@ impl Outbox {
             return None;
         }
         self.spool.committed = through;
+        self.spool.kept = self.spool.kept.split_off(&through);
         Some(Action::Commit { through, ticket: None })
     }
 
@@ -646,7 +718,16 @@ impl Outbox {
     /// written.
     pub(super) fn commit_before_new_run(&mut self) -> Option<Action> {
         self.settings.spool?;
+        #[cfg(test)]
+        {
+            if super::simulator::planted(super::simulator::Mutation::ForgetTheEndOfRuns) {
+                return None;
+            }
+        }
         if self.spool.failing.is_some() {
+            // A disk that is bad does not stop deliveries. If this process is killed before it is well again, what was
+            // delivered before the new run is sent again behind it.
+            self.spool.risked |= self.floor() > self.spool.durably_committed;
             return None;
         }
         if self.spool.committing.is_some() {
@@ -794,6 +875,8 @@ impl Outbox {
     /// The search has ended without a proof: what was passed over lies before the gap again.
     pub(super) fn rewind(&mut self) {
         let Some(passed) = self.spool.passed.take() else { return };
+        // What is being read lies further down than what comes next now.
+        self.spool.reading = None;
         while self.entries.back().is_some_and(|entry| entry.place == Place::Memory) {
             if let Some(entry) = self.entries.pop_back() {
                 self.behind.push_front(entry);
@@ -813,15 +896,20 @@ impl Outbox {
         self.tally.delivered += passed.events;
         self.tally.proven += passed.events;
         self.settled_some = true;
-        let floor = self.floor();
-        let rest = self.spool.kept.split_off(&floor);
+        let rest = self.spool.kept.split_off(&passed.end);
         let proven = std::mem::replace(&mut self.spool.kept, rest);
         let spans = proven.into_values().map(|kept| kept.spans).filter(|spans| !spans.is_empty()).collect();
-        self.events.push_back(OutboxEvent::ProvenOnDisk { events: passed.events, spans });
+        let positions = passed.first..passed.end;
+        self.events.push_back(OutboxEvent::ProvenOnDisk { events: passed.events, spans, positions });
     }
 
-    /// A batch was delivered that lies behind others which may be read again, and with them this one.
-    pub(super) fn keep_settled(&mut self, position: u64) {
+    /// This batch was delivered. If others lie before it that may be read again, it would be read with them.
+    pub(super) fn keep_settled(&mut self, entry: &Entry) {
+        let Some(position) = entry.position() else { return };
+        let before = self.entries.front().and_then(Entry::position).is_some_and(|first| first < position);
+        if !before && self.spool.passed.is_none() {
+            return;
+        }
         let kept = Kept {
             spans: Spans::default(),
             opened: None,

@@ -174,6 +174,8 @@ pub enum OutboxEvent {
         events: u64,
         /// Who waits for them.
         spans: Vec<Spans>,
+        /// The positions that they lie between.
+        positions: std::ops::Range<u64>,
     },
     /// The storage gave back less than it was given: so many events are lost.
     Damaged {

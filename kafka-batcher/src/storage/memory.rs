@@ -243,19 +243,21 @@ impl TempStorage for MemoryStorage {
         from: u64,
         max_bytes: usize,
     ) -> BoxFuture<'a, Result<Read, StorageError>> {
-        self.look(partition, |part, _| {
-            let (mut bytes, mut read) = (0, Read { next: from, ..Read::default() });
-            for (position, piece) in part.pieces.range(from.max(part.settled)..) {
-                bytes += piece.batch.encoded_len();
-                if bytes > max_bytes && !read.batches.is_empty() {
-                    break;
-                }
-                read.next = position + u64::from(piece.batch.count());
-                let Piece { batch, numbers } = piece.clone();
-                read.batches.push(Stored { position: *position, batch, numbers });
+        let mut state = self.lock();
+        let topic = state.topics.entry(partition.topic.to_string()).or_default();
+        let part = topic.parts.entry(partition.partition).or_default();
+        part.cut_at(from);
+        let (mut bytes, mut read) = (0, Read { next: from, ..Read::default() });
+        for (position, piece) in part.pieces.range(from.max(part.settled)..) {
+            bytes += piece.batch.encoded_len();
+            if bytes > max_bytes && !read.batches.is_empty() {
+                break;
             }
-            read
-        })
+            read.next = position + u64::from(piece.batch.count());
+            let Piece { batch, numbers } = piece.clone();
+            read.batches.push(Stored { position: *position, batch, numbers });
+        }
+        Box::pin(std::future::ready(Ok(read)))
     }
 
     fn commit<'a>(

@@ -26,6 +26,7 @@ enum Fate {
     Delivered,
     Lost,
     InDoubt,
+    DeadLettered,
 }
 
 #[derive(Clone, Debug)]
@@ -38,13 +39,21 @@ struct Known {
     /// Written by a request whose answer nobody waited for any more.
     straggled: bool,
     number: Option<(i64, i16, i32)>,
+    /// The outbox that lives now accounts for it.
+    mine: bool,
+    /// It was said to be on disk.
+    durable: bool,
+    /// It was in memory only when the process was killed.
+    vanished: bool,
+    /// It was found on disk after a crash. (Its numbers may be those of a run that ended in memory only.)
+    found: bool,
+    /// A process that was killed said so.
+    before: Option<Fate>,
 }
 
 /// The acknowledgement on which pipelining rests.
 #[derive(Clone, Copy, Debug)]
 struct Basis {
-    id: i64,
-    epoch: i16,
     leader: Leader,
     timestamp: i64,
 }
@@ -61,8 +70,12 @@ pub(super) struct Ledger {
     memory: u32,
     duplicates: u64,
     excused: u64,
+    /// A process was killed that had begun a run although the disk, being bad, did not know the end of the one before.
+    risked: bool,
+    /// Possible duplicates that earlier processes admitted.
+    admitted: u64,
     in_flight: HashMap<u64, (i64, i16, i64)>,
-    basis: Option<Basis>,
+    basis: HashMap<(i64, i16), Basis>,
 }
 
 /// A rule that does not hold, in words.
@@ -83,6 +96,11 @@ impl Ledger {
             of_old: false,
             straggled: false,
             number: None,
+            mine: true,
+            durable: false,
+            found: false,
+            vanished: false,
+            before: None,
         });
         self.events.len() as u32 - 1
     }
@@ -99,10 +117,10 @@ impl Ledger {
         hold!(others < 5, "{} batches in flight", others + 1);
         if others > 0 {
             hold!(idempotent, "two in flight without numbers");
-            let same = self.basis.is_some_and(|basis| {
-                (basis.id, basis.epoch, basis.leader) == (batch.id, batch.epoch, leader)
-                    && unix_ms - basis.timestamp < 3_600_000
-            });
+            let same = self
+                .basis
+                .get(&(batch.id, batch.epoch))
+                .is_some_and(|basis| basis.leader == leader && unix_ms - basis.timestamp < 3_600_000);
             hold!(same, "{} in flight, and the run is not established: {:?}", others + 1, self.basis);
         }
         self.in_flight.insert(ticket, (batch.id, batch.epoch, batch.timestamp));
@@ -117,6 +135,7 @@ impl Ledger {
             let before = self.numbers.insert(number, event.number);
             hold!(before.is_none_or(|b| b == event.number), "{number:?} is {before:?} and {}", event.number);
             if before.is_none()
+                && !self.known(event.number)?.found
                 && let Some(hole) = self.holes.get(&(batch.id, batch.epoch))
             {
                 hold!(event.number < *hole, "{number:?} is given behind event {hole}, which failed");
@@ -131,10 +150,12 @@ impl Ledger {
         let Some((id, epoch, timestamp)) = self.in_flight.remove(&ticket) else {
             return Err(format!("ticket {ticket} is answered twice"));
         };
-        self.basis = match (&answer.result, answer.leader) {
-            (ProduceResult::Acked { .. }, Some(leader)) => Some(Basis { id, epoch, leader, timestamp }),
-            _ => None,
-        };
+        match (&answer.result, answer.leader) {
+            (ProduceResult::Acked { .. }, Some(leader)) => {
+                self.basis.insert((id, epoch), Basis { leader, timestamp });
+            }
+            _ => self.basis.clear(),
+        }
         Ok(())
     }
 
@@ -146,14 +167,18 @@ impl Ledger {
     pub(super) fn appear(&mut self, batch: &Received, straggler: bool) -> Result<(), Broken> {
         let memory = self.memory;
         for event in &batch.events {
-            let highest = self.highest;
+            let (highest, risked) = (self.highest, self.risked);
             let known = self.known(event.number)?;
             known.straggled |= straggler;
             known.copies.push(memory);
             if let [.., before, now] = known.copies[..] {
                 self.duplicates += 1;
                 self.excused += u64::from(before != now);
-            } else if !(straggler && known.fate == Fate::InDoubt) {
+            } else if !(straggler && (known.fate == Fate::InDoubt || known.vanished))
+                // (Delivered to an earlier topic of this name, and that was forgotten in a crash.)
+                && !(risked && known.found)
+                && !(known.of_old && known.before == Some(Fate::Delivered))
+            {
                 // (What nobody waits for any more may come in at any time: it was said to be in doubt.)
                 let in_order = highest.is_none_or(|highest| highest < event.number);
                 hold!(in_order, "event {} appears after event {highest:?}", event.number);
@@ -169,7 +194,8 @@ impl Ledger {
             let known = self.known(*number)?;
             let last_two = if let [.., before, now] = known.copies[..] { Some(before != now) } else { None };
             known.copies.pop();
-            let lie = known.fate == Fate::Delivered && known.copies.is_empty() && !known.of_old;
+            let delivered = known.fate == Fate::Delivered || known.before == Some(Fate::Delivered);
+            let lie = delivered && known.copies.is_empty() && !known.of_old;
             hold!(!lie, "event {number} was delivered, and a change of leader took it");
             self.duplicates -= u64::from(last_two.is_some());
             self.excused -= u64::from(last_two == Some(true));
@@ -201,9 +227,16 @@ impl Ledger {
             OutboxEvent::Failed { batch, .. } | OutboxEvent::InDoubt { batch, .. } => {
                 self.settle(batch, Fate::InDoubt)
             }
+            OutboxEvent::DeadLettered { batch, .. } => self.settle(batch, Fate::DeadLettered),
+            OutboxEvent::Durable { batch } => {
+                for number in numbers(batch) {
+                    self.known(number)?.durable = true;
+                }
+                Ok(())
+            }
             _ => Ok(()),
         }?;
-        if let OutboxEvent::Failed { batch, .. } = event {
+        if let OutboxEvent::Failed { batch, .. } | OutboxEvent::DeadLettered { batch, .. } = event {
             for number in numbers(batch) {
                 if let Some((id, epoch, _)) = self.known(number)?.number {
                     self.holes.insert((id, epoch), number);
@@ -217,7 +250,10 @@ impl Ledger {
         let memory = self.memory;
         for number in numbers(batch) {
             let known = self.known(number)?;
+            hold!(known.mine, "event {number} is nobody's, and is {fate:?} now");
             hold!(known.fate == Fate::Open, "event {number} was {:?} and is {fate:?} now", known.fate);
+            let given_up = matches!(fate, Fate::Lost | Fate::InDoubt);
+            hold!(!(given_up && known.durable), "event {number} was durable, and is {fate:?} now");
             known.fate = fate;
             let there = !known.copies.is_empty() || known.of_old;
             match fate {
@@ -229,7 +265,64 @@ impl Ledger {
                     let excuse = known.straggled || known.of_old || forgotten;
                     hold!(!there || excuse, "event {number} is said to be lost, and is in the log");
                 }
-                Fate::Open | Fate::InDoubt => {}
+                Fate::Open | Fate::InDoubt | Fate::DeadLettered => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Batches on disk are proven to be written.
+    pub(super) fn proven(&mut self, batches: &[RecordBatch]) -> Result<(), Broken> {
+        for batch in batches {
+            let open = numbers(batch);
+            let open: Vec<u32> =
+                open.into_iter().filter(|n| self.events[*n as usize].fate == Fate::Open).collect();
+            for number in open {
+                let known = self.known(number)?;
+                known.fate = Fate::Delivered;
+                let there = !known.copies.is_empty() || known.of_old;
+                hold!(there, "event {number} is said to be proven, and is not in the log");
+            }
+        }
+        Ok(())
+    }
+
+    /// Our process was killed; this is what lies on disk.
+    pub(super) fn killed(
+        &mut self,
+        on_disk: &[RecordBatch],
+        dead_letters: &[RecordBatch],
+        tally: &Tally,
+        risked: bool,
+    ) -> Result<(), Broken> {
+        self.risked |= risked;
+        self.admitted += tally.possible_duplicates;
+        self.in_flight.clear();
+        self.basis.clear();
+        let there: std::collections::BTreeSet<u32> = on_disk.iter().flat_map(numbers).collect();
+        // They may have come there without anybody having been told.
+        for number in dead_letters.iter().flat_map(numbers) {
+            self.known(number)?.before.get_or_insert(Fate::DeadLettered);
+        }
+        for (number, known) in (0u32..).zip(&mut self.events) {
+            if known.fate != Fate::Open {
+                known.before = Some(known.fate);
+            }
+            known.mine = there.contains(&number);
+            if known.mine {
+                hold!(
+                    known.before != Some(Fate::Lost) && known.before != Some(Fate::InDoubt),
+                    "event {number} was {:?}, and is on disk",
+                    known.before
+                );
+                known.fate = Fate::Open;
+                known.durable = true;
+                known.found = true;
+            } else if known.fate == Fate::Open && known.before.is_none() {
+                hold!(!known.durable, "event {number} was durable, and is not on disk after the crash");
+                known.vanished = true;
+            } else if let Some(before) = known.before {
+                known.fate = before;
             }
         }
         Ok(())
@@ -237,28 +330,38 @@ impl Ledger {
 
     /// The figures against the truth.
     pub(super) fn check(&self, tally: &Tally) -> Result<(), Broken> {
-        let count = |fate| self.events.iter().filter(|known| known.fate == fate).count() as u64;
-        let told =
-            [tally.accepted, tally.delivered, tally.lost, tally.in_doubt, tally.in_memory + tally.in_flight];
-        let fates = [count(Fate::Delivered), count(Fate::Lost), count(Fate::InDoubt), count(Fate::Open)];
-        let truth = [self.events.len() as u64, fates[0], fates[1], fates[2], fates[3]];
-        hold!(told == truth, "accepted, delivered, lost, in doubt, open: told {told:?}, true {truth:?}");
+        let mine = || self.events.iter().filter(|known| known.mine);
+        let count = |fate| mine().filter(|known| known.fate == fate).count() as u64;
+        let told = [
+            tally.accepted + tally.recovered,
+            tally.delivered,
+            tally.lost,
+            tally.in_doubt,
+            tally.dead_lettered,
+            tally.in_memory + tally.in_flight + tally.spooled,
+        ];
+        let fates = [Fate::Delivered, Fate::Lost, Fate::InDoubt, Fate::DeadLettered, Fate::Open].map(count);
+        let truth = [mine().count() as u64, fates[0], fates[1], fates[2], fates[3], fates[4]];
+        hold!(
+            told == truth,
+            "all, delivered, lost, in doubt, dead letters, open: told {told:?}, true {truth:?}"
+        );
         let sum: u64 = told[1..].iter().sum();
-        hold!(tally.accepted == sum, "accepted {} is not the sum {sum}", tally.accepted);
+        hold!(told[0] == sum, "{} events are not the sum {sum}", told[0]);
         let unadmitted = self.duplicates - self.excused;
         hold!(
-            unadmitted <= tally.possible_duplicates,
+            unadmitted <= self.admitted + tally.possible_duplicates,
             "{unadmitted} duplicates, {} admitted",
-            tally.possible_duplicates
+            self.admitted + tally.possible_duplicates
         );
-        hold!(tally.reorderings == 0, "{} reorderings", tally.reorderings);
+        hold!(tally.reorderings == 0 || self.risked, "{} reorderings", tally.reorderings);
         Ok(())
     }
 
     /// Of all that was accepted, nothing is open.
     pub(super) fn check_settled(&self) -> Result<(), Broken> {
         for (number, known) in self.events.iter().enumerate() {
-            hold!(known.fate != Fate::Open, "event {number} was never settled");
+            hold!(known.fate != Fate::Open || known.vanished, "event {number} was never settled");
             let there = !known.copies.is_empty() || known.of_old;
             hold!(
                 known.fate != Fate::Delivered || there,

@@ -1,5 +1,6 @@
 //! What a seed is about: drawn once, so that faults come in all combinations and also alone.
 
+use crate::outbox::SpoolMode;
 use crate::rng::SplitMix64;
 
 /// How often things happen: a probability in thousandths.
@@ -48,6 +49,18 @@ pub(super) struct Plan {
     pub(super) recreates: bool,
     pub(super) takeovers: bool,
     pub(super) expiry: bool,
+
+    // The spool.
+    pub(super) spool: Option<SpoolMode>,
+    pub(super) spool_after_ms: u64,
+    /// A call of the storage takes so long at most.
+    pub(super) storage_ms: u64,
+    /// A call of the storage fails.
+    pub(super) storage_fails: PerMille,
+    /// Our process is killed, and started again.
+    pub(super) crashes: bool,
+    /// Hints are forgotten in a crash.
+    pub(super) forgets_hints: bool,
 }
 
 impl Plan {
@@ -98,6 +111,16 @@ impl Plan {
             recreates,
             takeovers,
             expiry: very_old,
+            spool: match rng.below(5) {
+                0 | 1 => Some(SpoolMode::Always),
+                2 | 3 => Some(SpoolMode::OnFailure),
+                _ => None,
+            },
+            spool_after_ms: if rng.below(2) == 0 { rng.below(50) } else { rng.below(1_000) },
+            storage_ms: 1 + rng.below(20),
+            storage_fails: if rng.below(3) == 0 { 20 + rng.below(300) } else { 0 },
+            crashes: rng.below(3) > 0,
+            forgets_hints: rng.below(2) == 0,
         }
     }
 }

@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, HashMap};
 use super::ledger::{Broken, Ledger};
 use super::model::{Partition, Received};
 use super::plan::Plan;
+use super::store::{Change, Store};
 use super::{Mutation, PLANTED};
 use crate::buffer_pool::{BufferPool, Share};
 use crate::delivery::{Leader, ProduceAnswer, ProducerIdentity, ProducerState, Refusal};
-use crate::outbox::{Outbox, OutboxSettings};
+use crate::outbox::{Outbox, OutboxSettings, SpoolSettings};
 use crate::rng::SplitMix64;
 use crate::{BackoffSettings, Time};
 
@@ -42,6 +43,11 @@ enum Happening {
     Report(usize, u64, ProduceAnswer),
     Described(usize, ProducerState, Option<Leader>),
     Identified(usize, Result<ProducerIdentity, String>),
+    /// The storage performs a call, or fails it.
+    Store(usize, Option<u64>, Change),
+    StoreRead(usize, u64, u64),
+    /// Our process is killed, and starts again.
+    Crash,
     /// The client learns who leads.
     Learn(usize),
     /// A request whose connection is gone is processed all the same, if the broker still runs that took it in.
@@ -117,6 +123,10 @@ pub(super) struct World {
     nodes: Vec<Node>,
     partitions: Vec<Partition>,
     clients: Vec<Client>,
+    store: Store,
+    settings: OutboxSettings,
+    seed: u64,
+    processes: u64,
     identity: Option<ProducerIdentity>,
     next_id: i64,
     healed: bool,
@@ -162,11 +172,20 @@ impl World {
             max_in_flight: plan.max_in_flight,
             backoff: BackoffSettings::default(),
             first_sequence: plan.first_sequence,
-            spool: None,
+            spool: plan.spool.map(|mode| SpoolSettings {
+                mode,
+                after: std::time::Duration::from_millis(plan.spool_after_ms),
+                other_cluster: false,
+            }),
         };
         let pool = BufferPool::new(1 << 24);
         let client = |partition: usize| Client {
-            outbox: Outbox::new(settings, pool.clone(), Share::new(1 << 24), seed ^ partition as u64),
+            outbox: {
+                let mut outbox =
+                    Outbox::new(settings, pool.clone(), Share::new(1 << 24), seed ^ partition as u64);
+                outbox.on_cluster(crate::spool::ClusterId("cluster".into()));
+                outbox
+            },
             view: None,
             ledger: Ledger::default(),
             to_seal: plan.batches,
@@ -188,6 +207,10 @@ impl World {
             nodes,
             partitions,
             clients,
+            store: Store::new(plan.partitions),
+            settings,
+            seed,
+            processes: 0,
             identity: None,
             next_id: 40,
             healed: false,
@@ -236,7 +259,11 @@ impl World {
     }
 
     fn is_done(&self) -> bool {
-        self.healed && self.clients.iter().all(|c| c.outbox.is_empty() && (c.to_seal == 0 || c.abandoned))
+        // With a spool, another process follows upon one that ended.
+        let spool = self.plan.spool.is_some();
+        let ended =
+            |c: &Client| if spool { c.to_seal == 0 && !c.abandoned } else { c.to_seal == 0 || c.abandoned };
+        self.healed && self.clients.iter().all(|c| c.outbox.is_empty() && ended(c))
     }
 
     fn run(&mut self) -> Result<Sum, Broken> {
@@ -254,8 +281,12 @@ impl World {
                 return Err("too many steps: somebody asks without pause".to_owned());
             }
             self.happen(happening)?;
-            for client in &self.clients {
-                client.ledger.check(&client.outbox.tally())?;
+            for p in 0..self.clients.len() {
+                let client = &self.clients[p];
+                if let Err(broken) = client.ledger.check(&client.outbox.tally()) {
+                    self.note(|w| format!("p{p} is {}", w.clients[p].outbox.describe()));
+                    return Err(broken);
+                }
             }
         }
         let mut sum = Sum { steps, ..Sum::default() };
@@ -283,6 +314,9 @@ impl World {
             Happening::Report(p, ticket, answer) => self.report(p, ticket, answer),
             Happening::Described(p, state, leader) => self.described(p, state, leader),
             Happening::Identified(p, answer) => self.identified(p, answer),
+            Happening::Store(p, ticket, change) => self.store(p, ticket, change),
+            Happening::StoreRead(p, ticket, from) => self.store_read(p, ticket, from),
+            Happening::Crash => self.crash(),
             Happening::Learn(p) => self.learn(p),
             Happening::Straggle(boots, flying) => self.straggle(boots, &flying),
             Happening::Spite(node) => self.spite(node),

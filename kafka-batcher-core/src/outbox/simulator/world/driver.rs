@@ -5,15 +5,16 @@ use super::{Flying, Happening, MAX_ACTIONS, MS, Request, World};
 use crate::batch::encoder::{Encoder, Measured};
 use crate::buffer_pool::Chunk;
 use crate::delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, TopicId};
-use crate::outbox::Action;
 use crate::outbox::simulator::ledger::Broken;
 use crate::outbox::simulator::model::{Kind, Received};
+use crate::outbox::simulator::store::Change;
+use crate::outbox::{Action, OutboxEvent};
 use crate::record::Record;
-use crate::{RecordBatch, Time};
+use crate::{RecordBatch, StorageError, Time};
 
 impl World {
     pub(super) fn seal(&mut self, p: usize) -> Result<(), Broken> {
-        if self.clients[p].abandoned {
+        if self.clients[p].abandoned || self.clients[p].to_seal == 0 {
             return Ok(());
         }
         let batch = self.batch(p);
@@ -36,7 +37,8 @@ impl World {
         for _ in 0..1 + self.rng.below(self.plan.max_events) {
             let number = self.clients[p].ledger.accept();
             let kind = match self.chance(self.plan.poison) {
-                true if self.rng.below(2) == 0 => Kind::Poison,
+                // Of what was read back nobody knows whose time it is, so it would be held.
+                true if self.plan.spool.is_some() || self.rng.below(2) == 0 => Kind::Poison,
                 true => Kind::BadTime,
                 false if self.rng.below(10) == 0 => Kind::GivenTime,
                 false => Kind::Plain,
@@ -83,9 +85,23 @@ impl World {
                     });
                 }
                 (Action::InitProducerId { other_than }, _) => self.init_producer_id(p, other_than),
-                (action @ (Action::Save { .. } | Action::Renumber { .. }), _)
-                | (action @ (Action::Read { .. } | Action::Reject { .. } | Action::Commit { .. }), _)
-                | (action, None) => return Err(format!("{action:?} without a leader")),
+                (Action::Save { ticket, batches }, _) => {
+                    self.ask_store(p, Some(ticket), Change::Save(batches))
+                }
+                (Action::Renumber { ticket, numbers }, _) => {
+                    self.ask_store(p, Some(ticket), Change::Renumber(numbers));
+                }
+                (Action::Reject { ticket, letters }, _) => {
+                    self.ask_store(p, Some(ticket), Change::Reject(letters));
+                }
+                (Action::Commit { through, ticket }, _) => {
+                    let durable = ticket.is_some();
+                    self.ask_store(p, ticket, Change::Commit { through, durable });
+                }
+                (Action::Read { ticket, from, .. }, _) => {
+                    self.after(200, self.plan.storage_ms * MS, Happening::StoreRead(p, ticket, from));
+                }
+                (action, None) => return Err(format!("{action:?} without a leader")),
             }
         }
         Err("an outbox has something to do for ever".to_owned())
@@ -213,9 +229,59 @@ impl World {
         self.poll(p)
     }
 
+    fn ask_store(&mut self, p: usize, ticket: Option<u64>, change: Change) {
+        self.note(|_| {
+            let told = match &change {
+                Change::Save(batches) => format!("{} batches", batches.len()),
+                other => format!("{other:?}").chars().take(160).collect(),
+            };
+            format!("p{p} storage {ticket:?}: {told}")
+        });
+        self.after(200, self.plan.storage_ms * MS, Happening::Store(p, ticket, change));
+    }
+
+    /// The storage has done it, or not.
+    pub(super) fn store(&mut self, p: usize, ticket: Option<u64>, change: Change) -> Result<(), Broken> {
+        let failed = self.chance(self.plan.storage_fails);
+        let error = || Err(StorageError::Failed("the disk is bad".to_owned()));
+        let kind = change.clone();
+        // A hint that fails is a hint that is lost.
+        let positions = if failed { Vec::new() } else { self.store.change(p, change) };
+        self.note(|_| format!("p{p} storage {ticket:?} {}", if failed { "FAILED" } else { "done" }));
+        let Some(ticket) = ticket else { return Ok(()) };
+        let now = self.time();
+        let outbox = &mut self.clients[p].outbox;
+        let result = if failed { error() } else { Ok(()) };
+        match kind {
+            Change::Save(_) => outbox.on_saved(ticket, result.map(|()| positions), now),
+            Change::Renumber(_) => outbox.on_renumbered(ticket, result, now),
+            Change::Reject(_) => outbox.on_rejected(ticket, result, now),
+            Change::Commit { .. } => outbox.on_committed(ticket, result, now),
+        }
+        self.take_events(p)?;
+        self.poll_some_time(p)
+    }
+
+    pub(super) fn store_read(&mut self, p: usize, ticket: u64, from: u64) -> Result<(), Broken> {
+        let failed = self.chance(self.plan.storage_fails);
+        let back = match failed {
+            true => Err(StorageError::Failed("the disk is bad".to_owned())),
+            false => Ok(self.store.read(p, from)),
+        };
+        self.note(|_| format!("p{p} read from {from}: {:?}", back.as_ref().map(|back| back.batches.len())));
+        let now = self.time();
+        self.clients[p].outbox.on_read(ticket, back, now);
+        self.take_events(p)?;
+        self.poll_some_time(p)
+    }
+
     pub(super) fn take_events(&mut self, p: usize) -> Result<(), Broken> {
         while let Some(event) = self.clients[p].outbox.poll_event() {
             self.note(|_| format!("p{p} {event:?}"));
+            if let OutboxEvent::ProvenOnDisk { positions, .. } = &event {
+                let batches = self.store.between(p, positions.clone());
+                self.clients[p].ledger.proven(&batches)?;
+            }
             self.clients[p].ledger.event(&event)?;
         }
         Ok(())

@@ -1,8 +1,11 @@
 //! What goes wrong in between, and how it ends.
 
 use super::{Happening, MS, World};
+use crate::buffer_pool::{BufferPool, Share};
+use crate::outbox::Outbox;
 use crate::outbox::simulator::ledger::Broken;
 use crate::outbox::simulator::model::{Memory, Partition};
+use crate::spool::ClusterId;
 
 impl World {
     pub(super) fn fault(&mut self) -> Result<(), Broken> {
@@ -12,7 +15,8 @@ impl World {
         self.after(MS, self.plan.fault_every_ms * MS, Happening::Fault);
         let node = self.rng.below(self.plan.nodes as u64) as i32;
         let p = self.rng.below(self.plan.partitions as u64) as usize;
-        match self.rng.below(15) {
+        match self.rng.below(17) {
+            15 | 16 if self.plan.crashes => self.crash()?,
             0 | 1 if self.plan.breaks => self.break_connection(node),
             2 | 3 if self.plan.restarts => self.node_down(node)?,
             4 | 5 if self.plan.moves => self.move_leader(p, node)?,
@@ -47,8 +51,69 @@ impl World {
         self.note(|_| format!("p{p} is abandoned"));
         self.clients[p].abandoned = true;
         self.clients[p].outbox.close();
+        if self.plan.spool.is_some() {
+            // The process ends as it should: what is left goes to disk, and a moment later it is over.
+            self.clients[p].outbox.spill();
+            self.after(0, 300 * MS, Happening::Crash);
+            return self.poll(p);
+        }
         self.clients[p].outbox.abandon();
         self.take_events(p)
+    }
+
+    /// Our process is killed and started again: memory is gone, and with it all connections and what was to be told.
+    pub(super) fn crash(&mut self) -> Result<(), Broken> {
+        let ended = self.clients.iter().any(|client| client.abandoned);
+        if self.plan.spool.is_none() || (self.healed && !ended) {
+            return Ok(());
+        }
+        self.note(|_| "our process is killed".to_owned());
+        for node in 0..self.plan.nodes {
+            self.break_connection(node);
+        }
+        let mut unanswered = Vec::new();
+        self.queue.retain(|_, happening| match happening {
+            Happening::Report(..)
+            | Happening::Described(..)
+            | Happening::Identified(..)
+            | Happening::StoreRead(..)
+            | Happening::Answer(..)
+            | Happening::Arrive(..) => false,
+            Happening::Store(p, _, change) => {
+                unanswered.push((*p, change.clone()));
+                false
+            }
+            _ => true,
+        });
+        for (p, change) in unanswered {
+            // Nobody was told, so it may have happened, as a whole, or not.
+            if self.rng.below(2) == 0 {
+                self.store.change(p, change);
+            }
+        }
+        self.store.reopen(self.plan.forgets_hints);
+        self.identity = None;
+        self.processes += 1;
+        for p in 0..self.partitions.len() {
+            let tally = self.clients[p].outbox.tally();
+            let risked = self.clients[p].outbox.spool.risked;
+            let backlog = self.store.backlog(p);
+            let on_disk = self.store.between(p, backlog.first..u64::MAX);
+            self.clients[p].ledger.killed(&on_disk, self.store.dead_letters(p), &tally, risked)?;
+            let seed = self.seed ^ p as u64 ^ (self.processes << 32);
+            let mut outbox = Outbox::new(self.settings, BufferPool::new(1 << 24), Share::new(1 << 24), seed);
+            outbox.on_cluster(ClusterId("cluster".into()));
+            outbox.on_recovered(backlog);
+            let client = &mut self.clients[p];
+            client.outbox = outbox;
+            client.view = None;
+            client.timer = None;
+            if std::mem::take(&mut client.abandoned) && client.to_seal > 0 {
+                self.after(0, 20 * MS, Happening::Seal(p));
+            }
+            self.after(2 * MS, 100 * MS, Happening::Learn(p));
+        }
+        Ok(())
     }
 
     pub(super) fn spite(&mut self, node: i32) -> Result<(), Broken> {
