@@ -101,9 +101,9 @@ mod topic;
 mod walk;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use kafka_batcher_core::{
@@ -117,7 +117,7 @@ use self::place::{SpoolDir, check_topic};
 use self::recovery::recover;
 pub use self::scan::{BatchScan, SegmentScan, Spool, TopicScan};
 pub use self::settings::DiskSettings;
-use self::topic::Topic;
+use self::topic::{State, Topic};
 use self::writer::{Job, Work, Writer};
 use super::{Read, Recovered, TempStorage};
 use crate::producer::BoxFuture;
@@ -131,6 +131,8 @@ pub mod dead_letter_headers {
 pub struct DiskStorage {
     place: Arc<SpoolDir>,
     topics: Mutex<HashMap<String, Arc<Topic>>>,
+    /// Topics that are being recovered.
+    opening: Mutex<HashSet<String>>,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -175,16 +177,16 @@ impl DiskStorage {
             spawn("spool-reader", Box::new(move || reader::run(fs.as_ref(), &reads)))?,
         ];
         let threads = Mutex::new(Some(Threads { writer, reader, handles }));
-        Ok(DiskStorage { place, topics: Mutex::default(), threads })
+        Ok(DiskStorage { place, topics: Mutex::default(), opening: Mutex::default(), threads })
     }
 
     fn with_threads<T>(&self, ask: impl FnOnce(&Threads) -> Option<T>) -> Result<T, StorageError> {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = lock(&self.threads);
         threads.as_ref().and_then(ask).ok_or_else(closed)
     }
 
     fn topic(&self, name: &str) -> Result<Arc<Topic>, StorageError> {
-        let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let topics = lock(&self.topics);
         topics.get(name).cloned().ok_or_else(|| {
             StorageError::Failed(format!(
                 "the topic {name} was not opened in {}",
@@ -203,6 +205,19 @@ impl DiskStorage {
     /// Recovers a topic on a thread of its own: it may take seconds, and other topics go on meanwhile.
     async fn recover(&self, name: &str) -> Result<Recovered, StorageError> {
         check_topic(name)?;
+        // Whoever was restarted asks again: the log is open, and what waits is known.
+        if let Ok(topic) = self.topic(name) {
+            return Ok(found(&topic.state(), Vec::new()));
+        }
+        if !lock(&self.opening).insert(name.to_owned()) {
+            return Err(StorageError::Failed(format!("the topic {name} is being opened already")));
+        }
+        let recovered = self.recover_closed(name).await;
+        lock(&self.opening).remove(name);
+        recovered
+    }
+
+    async fn recover_closed(&self, name: &str) -> Result<Recovered, StorageError> {
         let (place, topic, (done, answer)) = (self.place.clone(), name.to_owned(), oneshot::channel());
         let work = move || {
             let _ = done.send(open_topic(&place, &topic));
@@ -212,30 +227,34 @@ impl DiskStorage {
             .spawn(work)
             .map_err(|error| StorageError::Failed(format!("cannot start a thread: {error}")))?;
         let recovered = answer.await.unwrap_or_else(|_| Err(closed()))?;
-        let state = recovered.state;
-        let backlogs: Vec<(i32, Backlog)> = state
-            .lanes
-            .keys()
-            .map(|partition| (*partition, state.backlog(*partition)))
-            .filter(|(_, backlog)| backlog.events > 0)
-            .collect();
-        let partitions = state.partitions;
-        let topic = Arc::new(Topic::new(name, &self.place.topic_dir(name), state));
+        let damage = recovered.damage.iter().map(Damage::to_string).collect();
+        let found = found(&recovered.state, damage);
+        let topic = Arc::new(Topic::new(name, &self.place.topic_dir(name), recovered.state));
         let adopt = Job::Adopt { topic: topic.clone(), log: recovered.log };
         self.with_threads(|threads| threads.writer.send(adopt).ok())?;
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), topic);
-        let damage = recovered.damage.iter().map(Damage::to_string).collect();
-        Ok(Recovered { backlogs, partitions, damage })
+        lock(&self.topics).insert(name.to_owned(), topic);
+        Ok(found)
     }
 
     fn end(&self) -> Vec<JoinHandle<()>> {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let threads = lock(&self.threads).take();
         threads.map_or_else(Vec::new, |threads| {
             // The writer ends after what was asked of it before, the reader when nobody can ask any more.
             let _ = threads.writer.send(Job::Close);
             threads.handles
         })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is told of a topic when it is opened.
+fn found(state: &State, damage: Vec<String>) -> Recovered {
+    let backlogs = state.lanes.keys().map(|partition| (*partition, state.backlog(*partition)));
+    let backlogs = backlogs.filter(|(_, backlog)| backlog.events > 0).collect();
+    Recovered { backlogs, partitions: state.partitions, damage }
 }
 
 fn open_topic(place: &SpoolDir, name: &str) -> Result<recovery::Recovered, StorageError> {

@@ -272,7 +272,8 @@ impl Loaded {
             state.settle(partition, through.min(state.end));
             settled.insert(partition, through);
         }
-        state.settled = 0;
+        // What recovery finds settled is nobody's news.
+        (state.settled, state.commits) = (0, 0);
         if let Some((through, _)) = state.regrouped {
             let lane: &mut u64 = settled.entry(super::super::UNASSIGNED).or_default();
             *lane = through.max(*lane);

@@ -16,7 +16,7 @@ pub struct DiskSettings {
     /// 5 % of a disk smaller than 20 GiB.
     pub min_free_bytes: Option<u64>,
     /// When a segment has so many bytes, the next begins. A larger value makes fewer files; a smaller one gives room back
-    /// earlier. At most 1 GiB; default: 64 MiB.
+    /// earlier. At most 1 GiB and an eighth of `max_bytes`; default: 64 MiB.
     pub segment_bytes: u64,
     /// Bytes that the dead letters of a topic may hold; beyond it the oldest are dropped, and the log says so. Default:
     /// 64 MiB.
@@ -39,8 +39,9 @@ impl DiskSettings {
         }
     }
 
-    /// The largest segment.
+    /// Bytes of a segment: a part of the bound, since room is given back by segments.
     pub(super) fn segment(&self) -> u64 {
-        self.segment_bytes.clamp(1, 1 << 30)
+        let part = (self.max_bytes / 8).max(4096);
+        self.segment_bytes.min(part).clamp(1, 1 << 30)
     }
 }

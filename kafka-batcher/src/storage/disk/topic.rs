@@ -123,6 +123,7 @@ impl State {
             }
             Fact::Regrouped { through } => {
                 self.regrouped = Some((*through, segment));
+                self.commits += 1;
                 self.settle(super::super::UNASSIGNED, *through);
             }
             Fact::Partitions(count) => self.partitions = Some(*count),

@@ -175,6 +175,7 @@ impl Writer {
                 }
             }
         }
+        self.unsettled |= owned.topic.state().commits > 0;
         self.topics.insert(name.to_owned(), owned);
     }
 

@@ -142,3 +142,53 @@ fn a_name_that_kafka_does_not_allow_is_refused_with_the_rule() {
         wait(storage.open(name)).unwrap();
     }
 }
+
+#[test]
+fn a_topic_that_is_opened_again_goes_on_as_it_is() {
+    let (_, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    let again = wait(storage.open("t")).unwrap();
+    assert_eq!(again.backlogs[0].1.events, 1);
+    save(&storage, 0, vec![fresh(&["b"])]);
+    assert_eq!(waiting(&storage, 0), ["a", "b"]);
+}
+
+#[test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "the lock is the slow disk: nobody on this thread waits for it"
+)]
+fn many_callers_at_once_share_a_group_and_each_gets_its_own_positions() {
+    let (fs, storage, _) = start(Disk::default(), settings());
+    let steps = fs.disk().steps;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let names: Vec<String> = (0..200).map(|i| format!("{i}")).collect();
+    let saved = runtime.block_on(async {
+        let places: Vec<_> = (0..200).map(|i| partition(i % 7)).collect();
+        let asked =
+            places.iter().zip(&names).map(|(place, name)| storage.save_batch(place, vec![fresh(&[name])]));
+        let mut all = std::pin::pin!(futures_util::future::join_all(asked));
+        // While the disk is slow to write the first, all others come.
+        let slow = fs.disk();
+        let once =
+            |cx: &mut std::task::Context<'_>| std::task::Poll::Ready(all.as_mut().poll(cx).is_pending());
+        assert!(std::future::poll_fn(once).await);
+        drop(slow);
+        all.await
+    });
+    let mut positions: Vec<u64> = saved.into_iter().flat_map(Result::unwrap).collect();
+    positions.sort_unstable();
+    positions.dedup();
+    assert_eq!(positions.len(), 200);
+    // A segment takes three steps, a group two: its write and its fsync.
+    let taken = fs.disk().steps - steps;
+    assert!(taken <= 7, "{taken} steps: more than two groups");
+    for of in 0..7 {
+        let expected: Vec<&String> = names.iter().skip(of).step_by(7).collect();
+        assert_eq!(
+            waiting(&storage, of as i32).iter().collect::<Vec<_>>(),
+            expected,
+            "in the order of the calls"
+        );
+    }
+}

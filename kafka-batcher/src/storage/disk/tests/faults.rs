@@ -93,11 +93,9 @@ fn after_crash(disk: Disk, told: &Told, what: &str) {
 #[test]
 fn whatever_step_fails_what_was_answered_ok_is_there_and_what_was_not_never_comes_back() {
     let (ready, steps) = prepared();
-    let opening = {
-        let (fs, _storage, _) = start(ready.clone(), small());
-        let opening = fs.disk().steps;
-        opening
-    };
+    let (fs, storage, _) = start(ready.clone(), small());
+    let opening = fs.disk().steps;
+    drop(storage);
     let kinds = [
         Fault::Clean(ErrorKind::Other),
         Fault::Short(ErrorKind::StorageFull),
