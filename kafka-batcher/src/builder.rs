@@ -1,6 +1,7 @@
 //! `Builder` and `CollectorBuilder`: settings and user code, checked as a whole before anything starts.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::error::BuildError;
 use crate::error_notifier::{ErrorNotifier, LogNotifier};
 use crate::producer::Producer;
 use crate::producer::native::NativeProducer;
-use crate::storage::TempStorage;
+use crate::storage::{DiskSettings, DiskStorage, TempStorage};
 use crate::topic::Topic;
 
 impl Settings {
@@ -61,6 +62,7 @@ pub struct Builder {
     defaults: CollectorSettings,
     producer: Option<Arc<dyn Producer>>,
     storage: Option<Arc<dyn TempStorage>>,
+    disk: Option<DiskSettings>,
     spool: SpoolSettings,
     notifier: Arc<dyn ErrorNotifier>,
 }
@@ -72,6 +74,7 @@ impl Builder {
             defaults: CollectorSettings::default(),
             producer: None,
             storage: None,
+            disk: None,
             spool: SpoolSettings {
                 mode: SpoolMode::OnFailure,
                 after: Duration::from_secs(5),
@@ -105,7 +108,27 @@ impl Builder {
         self
     }
 
-    /// Keeps batches in this storage while Kafka does not take them.
+    /// Keeps events safe in this directory while Kafka does not take them, and delivers them later, in order. What an
+    /// earlier process left there is delivered first. One process at a time may use a directory; put it on a disk of its own,
+    /// not on a network file system.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let batcher = kafka_batcher::KafkaBatcher::builder(["127.0.0.1:9092"]).spool("/var/spool/flights").start().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn spool(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.disk = Some(DiskSettings::new(dir));
+        self
+    }
+
+    /// The same, with bounds of your own.
+    pub fn spool_with(mut self, settings: DiskSettings) -> Self {
+        self.disk = Some(settings);
+        self
+    }
+
+    /// Keeps batches in this storage while Kafka does not take them, in place of a directory.
     pub fn storage(mut self, storage: impl TempStorage) -> Self {
         self.storage = Some(Arc::new(storage));
         self
@@ -133,8 +156,8 @@ impl Builder {
     /// delivered when it is back.
     ///
     /// # Errors
-    /// [`BuildError::BadConfig`] with every mistake at once.
-    // Async although nothing is awaited yet: to recover a spool will take time, and callers must not have to change.
+    /// [`BuildError::BadConfig`] with every mistake at once; [`BuildError::Spool`] if the directory cannot be used.
+    // Async although nothing is awaited yet: callers must not have to change.
     #[allow(clippy::unused_async)]
     pub async fn start(self) -> Result<KafkaBatcher, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
@@ -178,11 +201,18 @@ impl Builder {
                 Arc::new(native)
             }
         };
+        let storage = match (self.storage, self.disk) {
+            (None, Some(disk)) => {
+                let disk = DiskStorage::new(disk).map_err(BuildError::Spool)?;
+                Some(Arc::new(disk) as Arc<dyn TempStorage>)
+            }
+            (storage, _) => storage,
+        };
         Ok(Choices {
             settings: self.settings,
             defaults: self.defaults,
             producer,
-            storage: self.storage,
+            storage,
             spool: self.spool,
             notifier: self.notifier,
             seed: random_seed(),

@@ -118,6 +118,8 @@ pub(crate) struct Dispatcher {
     open_again_at: Option<Time>,
     /// The time to deliver is over: what is left goes to the spool.
     ended: bool,
+    /// Who asked for a report before the storage was open.
+    reports: Vec<oneshot::Sender<Report>>,
     /// Reads that wait for memory.
     reads: VecDeque<PendingRead>,
     /// The partition count that the storage knows.
@@ -157,6 +159,7 @@ impl Dispatcher {
             opened: false,
             open_again_at: None,
             ended: false,
+            reports: Vec::new(),
             reads: VecDeque::new(),
             remembered_partitions: 0,
             cluster: None,
@@ -401,7 +404,12 @@ impl Dispatcher {
             }
             Command::Report(done) => {
                 self.collect();
-                let _ = done.send(self.report());
+                // What an earlier process left is not known before the storage has said it.
+                if self.opened || self.spool_troubled {
+                    let _ = done.send(self.report());
+                } else {
+                    self.reports.push(done);
+                }
             }
             Command::Close { deadline, done } => {
                 self.collect();
@@ -523,6 +531,7 @@ impl Dispatcher {
 
     fn is_done(&self) -> bool {
         self.closing.is_some()
+            && (self.opened || self.ended)
             && self.unassigned.memory.is_empty()
             && (self.ended || self.unassigned.disk.events == 0)
             && !self.unassigned.is_busy()
@@ -540,7 +549,7 @@ impl Dispatcher {
     }
 
     /// What became of every event so far.
-    fn report(&self) -> Report {
+    pub(super) fn report(&self) -> Report {
         let topic = &self.parts.topic;
         let mut report = self.own.clone();
         // Counted once for both sides: callers go on meanwhile.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kafka_batcher_core::flusher::FlushError;
 use kafka_batcher_core::partitioner::PartitionError;
-use kafka_batcher_core::{DeliveryError, RecordError};
+use kafka_batcher_core::{DeliveryError, RecordError, StorageError};
 
 use crate::config::Mistake;
 
@@ -88,6 +88,9 @@ pub enum BuildError {
     /// `start` and `build` need to be called within a tokio runtime.
     #[error("no tokio runtime here; call this from within one, or use `start_blocking`")]
     NoRuntime,
+    /// The spool's directory cannot be used: another process has it, a newer version wrote it, or the disk fails.
+    #[error("the spool cannot be used: {0}")]
+    Spool(#[source] StorageError),
     /// The thread of `start_blocking` could not be started.
     #[error("the batcher's own thread could not be started: {0}")]
     Thread(String),

@@ -76,7 +76,7 @@ pub use kafka_batcher_core::{
 pub use metrics::{Latency, Report};
 pub use producer::Producer;
 pub use receipt::{Delivery, Receipt};
-pub use storage::{Discard, MemoryStorage, TempStorage};
+pub use storage::{Discard, DiskSettings, DiskStorage, MemoryStorage, TempStorage};
 pub use typed::TypedCollector;
 
 /// The README's examples, compiled as tests.

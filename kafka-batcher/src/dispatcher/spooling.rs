@@ -81,6 +81,14 @@ impl Dispatcher {
     }
 
     fn opened(&mut self, result: Result<Recovered, StorageError>) {
+        self.on_opened(result);
+        for asked in std::mem::take(&mut self.reports) {
+            // Who asked may have gone.
+            let _ = asked.send(self.report());
+        }
+    }
+
+    fn on_opened(&mut self, result: Result<Recovered, StorageError>) {
         let recovered = match result {
             Ok(recovered) => recovered,
             Err(error) => {

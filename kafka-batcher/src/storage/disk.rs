@@ -404,6 +404,8 @@ impl TempStorage for DiskStorage {
             if std::thread::Builder::new().spawn(join).is_ok() {
                 let _ = ended.await;
             }
+            // Another process, or another batcher of this one, may have the directory now.
+            self.place.let_go();
         })
     }
 }

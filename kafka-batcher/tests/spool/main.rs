@@ -13,9 +13,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use kafka_batcher::storage::StorageError;
 use kafka_batcher::{
-    Builder, Collector, ErrorNotifier, KafkaBatcher, MemoryStorage, Notification, NotificationKind, Receipt,
-    SpoolMode,
+    BuildError, Builder, Collector, ErrorNotifier, KafkaBatcher, MemoryStorage, Notification,
+    NotificationKind, Receipt, SpoolMode,
 };
 use kafka_batcher_broker::{EmbeddedKafka, ProducerMemory};
 
@@ -40,11 +41,24 @@ impl Told {
     }
 }
 
+/// Where batches are kept.
+enum Kept {
+    Memory(MemoryStorage),
+    Disk(tempfile::TempDir),
+}
+
+/// Both storages, each with both modes.
+fn everywhere() -> impl Iterator<Item = Site> {
+    [SpoolMode::OnFailure, SpoolMode::Always]
+        .into_iter()
+        .flat_map(|mode| [Site::new(mode), Site::on_disk(mode)])
+}
+
 /// A broker, a storage, and the processes that use both, one after the other.
 struct Site {
     kafka: EmbeddedKafka,
     bootstrap: String,
-    storage: MemoryStorage,
+    storage: Kept,
     mode: SpoolMode,
     told: Told,
     /// Events sent so far: key and number.
@@ -60,7 +74,7 @@ impl Site {
         Site {
             kafka,
             bootstrap,
-            storage: MemoryStorage::default(),
+            storage: Kept::Memory(MemoryStorage::default()),
             mode,
             told: Told::default(),
             sent: 0,
@@ -68,8 +82,26 @@ impl Site {
         }
     }
 
+    fn on_disk(mode: SpoolMode) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        Site { storage: Kept::Disk(dir), ..Site::new(mode) }
+    }
+
+    /// The storage of a test that is about the one in memory.
+    fn memory(&self) -> &MemoryStorage {
+        match &self.storage {
+            Kept::Memory(memory) => memory,
+            Kept::Disk(_) => panic!("it is on disk"),
+        }
+    }
+
     fn builder(&self) -> Builder {
-        KafkaBatcher::builder([self.bootstrap.clone()])
+        let builder = KafkaBatcher::builder([self.bootstrap.clone()]);
+        let builder = match &self.storage {
+            Kept::Memory(memory) => builder.storage(memory.clone()),
+            Kept::Disk(dir) => builder.spool(dir.path()),
+        };
+        builder
             .settings(|s| {
                 s.retry_backoff = Duration::from_millis(5);
                 s.retry_backoff_max = Duration::from_millis(50);
@@ -80,13 +112,23 @@ impl Site {
                 c.max_wait_time = Duration::from_millis(1);
             })
             .error_notifier(self.told.clone())
-            .storage(self.storage.clone())
             .spool_mode(self.mode)
             .spool_after(Duration::from_millis(20))
     }
 
     async fn start(&self) -> (KafkaBatcher, Collector) {
-        let batcher = self.builder().start().await.expect("the batcher starts");
+        let batcher = loop {
+            match self.builder().start().await {
+                Ok(batcher) => break batcher,
+                // The tasks of the one before are dropped by the runtime when it comes to them, and the disk with them.
+                Err(BuildError::Spool(StorageError::Failed(message)))
+                    if message.contains("another process") =>
+                {
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
         let collector = batcher.collector(TOPIC).build().expect("the collector starts");
         (batcher, collector)
     }
@@ -126,7 +168,9 @@ impl Site {
         drop((batcher, collector));
         // The tasks of the batcher are dropped by the runtime when it comes to them.
         tokio::task::yield_now().await;
-        self.storage.crash();
+        if let Kept::Memory(memory) = &self.storage {
+            memory.crash();
+        }
     }
 
     /// Everything in the log: by partition, the numbers in order.

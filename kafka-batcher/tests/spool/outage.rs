@@ -3,8 +3,8 @@
 use kafka_batcher::storage::StorageError;
 use kafka_batcher::{FailureReason, NotificationKind, ReceiptError, SpoolMode};
 
-use crate::Site;
 use crate::support::{outcome, ready};
+use crate::{Site, everywhere};
 
 #[tokio::test]
 async fn while_kafka_is_well_nothing_touches_the_disk() {
@@ -14,14 +14,13 @@ async fn while_kafka_is_well_nothing_touches_the_disk() {
     site.durable(&receipts).await;
     let report = batcher.shutdown(crate::LONG).await;
     assert!(report.all_delivered() && report.balances(), "{report:?}");
-    assert_eq!(site.storage.saves(), 0);
+    assert_eq!(site.memory().saves(), 0);
     site.check();
 }
 
 #[tokio::test]
 async fn what_comes_while_kafka_is_away_is_on_disk_and_arrives_once_and_in_order_when_it_is_back() {
-    for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
-        let mut site = Site::new(mode);
+    for mut site in everywhere() {
         let (batcher, collector) = site.start().await;
         ready(&batcher, crate::TOPIC).await;
         let before = site.send(&collector, 100).await;
@@ -68,12 +67,12 @@ async fn a_full_disk_keeps_events_in_memory_and_says_so_once() {
     let mut site = Site::new(SpoolMode::OnFailure);
     let (batcher, collector) = site.start().await;
     ready(&batcher, crate::TOPIC).await;
-    site.storage.fail_with(Some(StorageError::Full("the test's disk".to_owned())));
+    site.memory().fail_with(Some(StorageError::Full("the test's disk".to_owned())));
     site.stop_kafka();
     let receipts = site.send(&collector, 100).await;
     crate::support::until(|| site.told.count(NotificationKind::SpoolError) > 0).await;
     assert!(receipts.iter().all(|(_, receipt)| receipt.try_durable().is_none()), "nothing is durable");
-    site.storage.fail_with(None);
+    site.memory().fail_with(None);
     site.durable(&receipts).await;
     site.start_kafka();
     site.drained(&batcher).await;
@@ -88,13 +87,13 @@ async fn with_write_ahead_a_failing_disk_does_not_stop_deliveries() {
     let mut site = Site::new(SpoolMode::Always);
     let (batcher, collector) = site.start().await;
     ready(&batcher, crate::TOPIC).await;
-    site.storage.fail_with(Some(StorageError::Failed("the test's disk".to_owned())));
+    site.memory().fail_with(Some(StorageError::Failed("the test's disk".to_owned())));
     let receipts = site.send(&collector, 100).await;
     site.durable(&receipts).await;
     for (_, receipt) in &receipts {
         outcome(receipt).await.expect("it is delivered");
     }
-    site.storage.fail_with(None);
+    site.memory().fail_with(None);
     let report = batcher.shutdown(crate::LONG).await;
     assert!(report.all_delivered() && report.balances(), "{report:?}");
     site.check();
@@ -118,7 +117,7 @@ async fn an_event_that_kafka_will_never_take_is_put_aside_and_its_neighbours_arr
         let report = batcher.shutdown(crate::LONG).await;
         assert!(report.balances() && report.lost == 0, "{report:?}");
         assert_eq!((report.dead_lettered, report.delivered), (1, 70), "{report:?}");
-        let letters = site.storage.dead_letters(crate::TOPIC);
+        let letters = site.memory().dead_letters(crate::TOPIC);
         assert_eq!(letters.len(), 1);
         assert_eq!(letters[0].batch.records().unwrap()[0].value.as_ref().map(Vec::len), Some(400));
         assert_eq!(site.told.count(NotificationKind::DeadLettered), 1);

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use kafka_batcher::{FailureReason, ReceiptError, SpoolMode};
 
-use crate::Site;
 use crate::support::{outcome, ready};
+use crate::{Site, everywhere};
 
 #[tokio::test]
 async fn what_is_durable_survives_the_process_and_arrives_once_and_in_order() {
-    for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
-        let mut site = Site::new(mode);
+    for mut site in everywhere() {
         let (batcher, collector) = site.start().await;
         ready(&batcher, crate::TOPIC).await;
         let before = site.send(&collector, 50).await;
@@ -35,25 +34,25 @@ async fn with_write_ahead_a_process_killed_while_kafka_is_well_writes_nothing_tw
     // Acknowledged batches come back from disk, because commits are only hints: the broker recognises them, or proves
     // them by a later one of their run.
     for kills in 1..4 {
-        let mut site = Site::new(SpoolMode::Always);
-        for _ in 0..kills {
-            let (batcher, collector) = site.start().await;
-            let receipts = site.send(&collector, 400).await;
-            site.durable(&receipts).await;
-            site.kill(batcher, collector).await;
+        for mut site in [Site::new(SpoolMode::Always), Site::on_disk(SpoolMode::Always)] {
+            for _ in 0..kills {
+                let (batcher, collector) = site.start().await;
+                let receipts = site.send(&collector, 400).await;
+                site.durable(&receipts).await;
+                site.kill(batcher, collector).await;
+            }
+            let (batcher, _collector) = site.start().await;
+            site.drained(&batcher).await;
+            let report = batcher.shutdown(crate::LONG).await;
+            assert!(report.all_delivered() && report.balances(), "{report:?}");
+            site.check();
         }
-        let (batcher, _collector) = site.start().await;
-        site.drained(&batcher).await;
-        let report = batcher.shutdown(crate::LONG).await;
-        assert!(report.all_delivered() && report.balances(), "{report:?}");
-        site.check();
     }
 }
 
 #[tokio::test]
 async fn shutdown_puts_what_is_left_on_disk_and_the_next_start_delivers_it() {
-    for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
-        let mut site = Site::new(mode);
+    for mut site in everywhere() {
         let (batcher, collector) = site.start().await;
         ready(&batcher, crate::TOPIC).await;
         site.stop_kafka();

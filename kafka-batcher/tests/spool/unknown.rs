@@ -2,14 +2,13 @@
 
 use kafka_batcher::{NotificationKind, Record, SpoolMode};
 
-use crate::Site;
 use crate::support::outcome;
+use crate::{Site, everywhere};
 
 #[tokio::test]
 async fn events_of_an_unknown_topic_go_to_disk_and_keep_the_order_of_their_keys() {
-    for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
-        for kills in 0..3u64 {
-            let mut site = Site::new(mode);
+    for kills in 0..3u64 {
+        for mut site in everywhere() {
             site.stop_kafka();
             let (mut batcher, mut collector) = site.start().await;
             let mut receipts = site.send(&collector, 100).await;
@@ -50,7 +49,7 @@ async fn an_explicit_partition_that_turns_out_not_to_exist_is_a_dead_letter() {
     site.drained(&batcher).await;
     let report = batcher.shutdown(crate::LONG).await;
     assert!(report.balances() && report.dead_lettered == 1 && report.delivered == 10, "{report:?}");
-    assert_eq!(site.storage.dead_letters(crate::TOPIC).len(), 1);
+    assert_eq!(site.memory().dead_letters(crate::TOPIC).len(), 1);
     assert_eq!(site.told.count(NotificationKind::DeadLettered), 1);
     site.check();
 }

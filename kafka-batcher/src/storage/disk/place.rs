@@ -3,8 +3,8 @@
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kafka_batcher_core::StorageError;
 use rustix::fs::FlockOperation;
@@ -28,11 +28,16 @@ pub(super) struct SpoolDir {
     /// Bytes in segments and dead letters.
     used: AtomicU64,
     min_free: u64,
-    /// Held until dropped.
-    _lock: Option<std::fs::File>,
+    /// Held until this is dropped or let go.
+    lock: Mutex<Option<std::fs::File>>,
 }
 
 impl SpoolDir {
+    /// Lets go of the directory; nothing of it is used any more.
+    pub(super) fn let_go(&self) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Makes the directory if it is not there, and takes hold of it.
     pub(super) fn open(fs: Arc<dyn Fs>, settings: DiskSettings, lock: bool) -> Result<Self, StorageError> {
         let dir = settings.dir.clone();
@@ -43,7 +48,7 @@ impl SpoolDir {
         let (_, size) = fs.space(&dir).map_err(|error| failed("look at the room of", &dir, &error))?;
         let min_free = settings.min_free_bytes.unwrap_or((size / 20).min(1 << 30));
         let used = AtomicU64::new(0);
-        let place = SpoolDir { fs, settings, used, min_free, _lock: lock };
+        let place = SpoolDir { fs, settings, used, min_free, lock: Mutex::new(lock) };
         let used = place.count(&topics).map_err(|error| failed("list", &topics, &error))?;
         place.used.store(used, Ordering::Relaxed);
         place.keep_reserve();
