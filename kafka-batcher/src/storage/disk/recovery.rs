@@ -44,7 +44,8 @@ pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Resul
     let empty: Vec<u32> =
         state.segments.iter().filter(|(_, segment)| segment.length == 0).map(|(id, _)| *id).collect();
     for segment in empty.iter().filter_map(|id| state.segments.remove(id)) {
-        fs.remove(&segment.path).map_err(|error| failed("remove", &segment.path, &error))?;
+        remove_if_there(fs.as_ref(), &segment.path)
+            .map_err(|error| failed("remove", &segment.path, &error))?;
     }
     for segment in state.segments.values() {
         segment.file.sync().map_err(|error| failed("fsync", &segment.path, &error))?;

@@ -92,7 +92,8 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
     for id in delete.drain(..) {
         let segment = owned.topic.state().segments.get(&id).cloned();
         if let Some(segment) = segment {
-            place.fs.remove(&segment.path).map_err(|e| Unwritten::new("remove", &segment.path, &e))?;
+            remove_if_there(place.fs.as_ref(), &segment.path)
+                .map_err(|e| Unwritten::new("remove", &segment.path, &e))?;
             place.freed(segment.length);
             owned.topic.state().segments.remove(&id);
         }

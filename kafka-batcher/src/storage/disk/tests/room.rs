@@ -1,11 +1,12 @@
 //! Room: bounds, deletion, cleaning, dead letters.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use kafka_batcher_core::{DeadLetter, DeliveryError, FailureReason, Persisted};
 
 use super::super::scan::Spool;
-use super::sim::Left;
+use super::sim::{Fault, Left};
 use super::*;
 use crate::storage::{Renumbered, StorageError, UNASSIGNED};
 
@@ -111,9 +112,9 @@ fn cleaning_that_dies_at_any_step_loses_nothing() {
     tidied.unwrap();
     let steps = fs.disk().steps;
     assert!(steps - before > 15, "{}", steps - before);
-    for at in before + 1..=steps {
-        let what = format!("step {at} of {before}..{steps}");
-        let fault = super::sim::Fault::Clean(std::io::ErrorKind::Other);
+    let faults = [Fault::Clean(ErrorKind::Other), Fault::Done(ErrorKind::Other)];
+    for (at, fault) in (before + 1..=steps).flat_map(|at| faults.map(|fault| (at, fault))) {
+        let what = format!("step {at} of {before}..{steps}, {fault:?}");
         let (fs, storage, _, _) = run(Some((at, true, fault)));
         assert_eq!(waiting(&storage, 0), expected, "{what}: the same process");
         let disk = fs.disk().clone();
