@@ -103,15 +103,16 @@ fn whatever_step_fails_what_was_answered_ok_is_there_and_what_was_not_never_come
         Fault::Done(ErrorKind::Other),
     ];
     let (mut cases, mut refused) = (0, 0);
-    for fault in kinds {
+    // Two in a row: what failed cannot be cut off either, and only the next segment's name says that it is not there.
+    for (fault, times) in kinds.into_iter().flat_map(|fault| [(fault, 1), (fault, 2)]) {
         for step in opening + 1..=steps + 4 {
-            let what = format!("step {step}, {fault:?}");
+            let what = format!("{times} steps from {step} on, {fault:?}");
             let (fs, storage, _) = start(ready.clone(), small());
-            fs.disk().fault = Some((step, false, fault));
+            fs.disk().fault = Some((step, times, fault));
             let told = scenario(&storage);
             check(&storage, &told, &what);
             let disk = fs.disk().clone();
-            assert!(told.refused <= 1, "{what}: one failure costs one answer");
+            assert!(u64::from(told.refused) <= times, "{what}: one failure costs one answer");
             after_crash(disk.after_kill(), &told, &format!("{what}, killed"));
             for left in [Left::Nothing, Left::Names, Left::Bytes(1), Left::Bytes(200), Left::Bytes(1 << 20)] {
                 after_crash(disk.after_power_loss(left), &told, &format!("{what}, no power, {left:?}"));
@@ -131,7 +132,7 @@ fn when_the_disk_stays_broken_nothing_more_is_called_durable_and_what_was_is_kep
         for step in 1..=steps {
             let what = format!("from step {step} on, {fault:?}");
             let fs = SimFs::new(ready.clone());
-            fs.disk().fault = Some((step, true, fault));
+            fs.disk().fault = Some((step, u64::MAX, fault));
             let Ok(storage) = DiskStorage::with(Arc::new(fs.clone()), small(), false) else { continue };
             if wait(storage.open("t")).is_err() {
                 continue;
@@ -158,7 +159,7 @@ fn an_fsync_that_failed_is_not_asked_again_of_the_same_file() {
     let (fs, storage, _) = start(ready, settings());
     save(&storage, 0, vec![fresh(&["a"])]);
     let next = fs.disk().steps + 2;
-    fs.disk().fault = Some((next, false, Fault::Clean(ErrorKind::Other)));
+    fs.disk().fault = Some((next, 1, Fault::Clean(ErrorKind::Other)));
     let error = wait(storage.save_batch(&partition(0), vec![fresh(&["b"])])).unwrap_err();
     assert!(error.to_string().contains("fsync /spool/topics/t/"), "{error}");
     save(&storage, 0, vec![fresh(&["c"])]);
@@ -214,4 +215,23 @@ fn what_was_being_replaced_when_the_process_died_is_removed() {
     let (fs, _storage, _) = start(disk, small());
     let left = |path: &PathBuf| path.extension().is_some_and(|e| e == "tmp" || e == "cleaned");
     assert!(!fs.disk().paths().iter().any(left));
+}
+
+#[test]
+fn what_recovery_calls_durable_survives_the_next_power_loss() {
+    // The process is killed between its write and its fsync. The next one finds the events and tells its user that they are
+    // safe; then the power goes.
+    let (ready, _) = prepared();
+    let (fs, storage, _) = start(ready, settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    let mut disk = fs.disk().after_kill();
+    drop(storage);
+    let log = disk.paths().into_iter().find(|path| path.extension().is_some_and(|e| e == "log")).unwrap();
+    disk.never_synced(&log);
+    let (fs, storage, recovered) = start(disk, settings());
+    assert_eq!(recovered.backlogs[0].1.events, 1);
+    let disk = fs.disk().after_power_loss(Left::Nothing);
+    drop(storage);
+    let (_, storage, _) = start(disk, settings());
+    assert_eq!(waiting(&storage, 0), ["a"]);
 }

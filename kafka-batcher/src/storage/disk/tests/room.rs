@@ -115,7 +115,7 @@ fn cleaning_that_dies_at_any_step_loses_nothing() {
     let faults = [Fault::Clean(ErrorKind::Other), Fault::Done(ErrorKind::Other)];
     for (at, fault) in (before + 1..=steps).flat_map(|at| faults.map(|fault| (at, fault))) {
         let what = format!("step {at} of {before}..{steps}, {fault:?}");
-        let (fs, storage, _, _) = run(Some((at, true, fault)));
+        let (fs, storage, _, _) = run(Some((at, u64::MAX, fault)));
         assert_eq!(waiting(&storage, 0), expected, "{what}: the same process");
         let disk = fs.disk().clone();
         for disk in

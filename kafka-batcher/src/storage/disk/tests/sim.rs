@@ -34,8 +34,8 @@ pub(super) struct Disk {
     dirs: BTreeSet<PathBuf>,
     /// Steps that change something, so far.
     pub(super) steps: u64,
-    /// The step that fails, whether all after it do, and how.
-    pub(super) fault: Option<(u64, bool, Fault)>,
+    /// The first step that fails, how many do, and how.
+    pub(super) fault: Option<(u64, u64, Fault)>,
     /// Bytes that fit.
     pub(super) capacity: Option<u64>,
 }
@@ -88,11 +88,17 @@ impl Disk {
         &mut self.inodes[inode].bytes
     }
 
+    /// What was written to this file was never fsynced.
+    pub(super) fn never_synced(&mut self, path: &Path) {
+        let inode = self.live[path];
+        self.inodes[inode].durable.clear();
+    }
+
     /// Counts a step; the fault it is to meet.
     fn step(&mut self) -> Option<Fault> {
         self.steps += 1;
-        let (at, on, fault) = self.fault?;
-        (self.steps == at || on && self.steps > at).then_some(fault)
+        let (at, times, fault) = self.fault?;
+        (self.steps >= at && self.steps - at < times).then_some(fault)
     }
 }
 
