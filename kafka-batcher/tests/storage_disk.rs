@@ -264,3 +264,34 @@ fn rates_of_writing_recovering_and_reading_a_gibibyte() {
         spool / sequential
     );
 }
+
+/// Not run by itself: `cargo test --release -p kafka-batcher --test storage_disk -- --ignored --nocapture million`.
+#[test]
+#[ignore = "a measurement: 200 MiB of disk"]
+fn recovery_of_a_million_small_batches() {
+    let base = std::env::var_os("KAFKA_BATCHER_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let dir = tempfile::tempdir_in(base).expect("a directory");
+    let one = batch(&[&[b'x'; 100]], kafka_batcher_core::Stamp::NONE);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let storage = start(settings(dir.path()));
+    for i in 0..1000 {
+        let batches = (0..1000).map(|_| kafka_batcher::storage::ToSave { batch: one.clone(), numbers: None });
+        runtime.block_on(storage.save_batch(&partition(i % 16), batches.collect())).expect("saved");
+    }
+    drop(storage);
+    let resident = || {
+        let pages = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+    };
+    let storage = DiskStorage::new(settings(dir.path())).expect("a spool");
+    let (before, started) = (resident(), Instant::now());
+    let recovered = runtime.block_on(storage.open("flights")).expect("opened");
+    let took = started.elapsed();
+    let batches: u64 = recovered.backlogs.iter().map(|(_, backlog)| backlog.batches).sum();
+    assert_eq!(batches, 1_000_000);
+    let grown = resident().saturating_sub(before);
+    println!(
+        "{batches} batches of {} bytes: {took:.2?}, the process grew by {grown} bytes",
+        one.encoded_len()
+    );
+}

@@ -48,7 +48,13 @@ fn dumped(_: &RealKafka) -> Result<(), Error> {
     }
     let none = kafka_batcher_core::Stamp::NONE;
     wait(storage.regroup("flights", 1, vec![(2, batch(&[b"placed"], none))])).expect("regrouped");
+    // All but one partition are settled: segments are cleaned.
+    let before = Spool::open(dir.path()).expect("a spool").scan("flights").expect("scanned").batches.len();
+    for settled in [0, 2, UNASSIGNED] {
+        wait(storage.commit(&partition(settled), 1 << 40, settled == UNASSIGNED)).expect("committed");
+    }
     let spool = Spool::open(dir.path()).expect("a spool");
+    assert!(spool.scan("flights").expect("scanned").batches.len() < before / 2, "nothing was cleaned");
     let scan = spool.scan("flights").expect("scanned");
     let letters = spool.dead_letters("flights").expect("scanned");
     assert!(scan.segments.len() > 3 && scan.damage.is_empty(), "{:?}", scan.damage);

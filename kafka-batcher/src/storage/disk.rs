@@ -354,6 +354,8 @@ impl TempStorage for DiskStorage {
             let topic = self.topic(&partition.topic)?;
             let wake = {
                 let mut state = topic.state();
+                // What is not saved yet cannot be settled.
+                let through = through.min(state.next);
                 state.settle(partition.partition, through);
                 state.commits += 1;
                 // The writer looks after work by itself; it is woken when it may sleep without knowing of any.

@@ -313,7 +313,8 @@ fn draft_work(owned: &Owned, work: &Work, draft: &mut Draft) -> usize {
         }
         Work::Regroup { through, batches } => {
             draft.batches.extend(batches.iter().map(|(partition, batch)| (*partition, batch.clone(), None)));
-            draft.facts.push(Fact::Regrouped { through: *through });
+            let through = (*through).min(owned.topic.state().next);
+            draft.facts.push(Fact::Regrouped { through });
         }
         Work::Renumber { partition, numbers } => {
             let state = owned.topic.state();

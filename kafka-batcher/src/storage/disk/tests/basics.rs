@@ -192,3 +192,14 @@ fn many_callers_at_once_share_a_group_and_each_gets_its_own_positions() {
         );
     }
 }
+
+#[test]
+fn a_commit_beyond_what_was_saved_does_not_settle_what_comes_later() {
+    let (_, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    wait(storage.commit(&partition(0), u64::MAX, true)).unwrap();
+    wait(storage.regroup("t", u64::MAX, Vec::new())).unwrap();
+    save(&storage, 0, vec![fresh(&["b"])]);
+    save(&storage, UNASSIGNED, vec![fresh(&["u"])]);
+    assert_eq!((waiting(&storage, 0), waiting(&storage, UNASSIGNED)), (vec!["b".into()], vec!["u".into()]));
+}
