@@ -7,6 +7,9 @@ pub(crate) const NOT_ALL: u8 = 1;
 /// The command line or a setting is wrong: nothing was done. Also clap's code.
 pub(crate) const USAGE: u8 = 2;
 
+/// Everything is safe, and some of it is still in the spool.
+pub(crate) const SPOOLED: u8 = 3;
+
 /// An error whose cause is the command line, so that it ends with [`USAGE`].
 #[derive(Debug)]
 pub(crate) struct UsageError(pub(crate) String);

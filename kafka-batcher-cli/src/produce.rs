@@ -20,10 +20,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use kafka_batcher::{BuildError, Collector, KafkaBatcher, Report};
+use kafka_batcher::{BuildError, Collector, DiskSettings, KafkaBatcher, Report, SpoolMode};
 use tokio::sync::oneshot;
 
 pub(crate) use args::{Acks, Args, SummaryForm};
+
+use crate::produce::args::SpoolWhen;
 
 use crate::console::{Console, Shared, Unit, Volume};
 use crate::exit::{self, UsageError};
@@ -93,13 +95,23 @@ fn open(args: &Args) -> anyhow::Result<Input> {
 /// A setting that cannot be is the user's; anything else is the machine's.
 fn usage(error: BuildError) -> anyhow::Error {
     match error {
-        BuildError::BadConfig(_) => UsageError(error.to_string()).into(),
+        BuildError::BadConfig(_) | BuildError::Spool(_) => UsageError(error.to_string()).into(),
         other => other.into(),
     }
 }
 
 async fn start(args: &Args, console: &Arc<Console>) -> anyhow::Result<(KafkaBatcher, Collector)> {
-    let batcher = KafkaBatcher::builder(args.brokers.iter().cloned())
+    let mut builder = KafkaBatcher::builder(args.brokers.iter().cloned());
+    if let Some(dir) = args.spool.as_ref().filter(|_| args.spools()) {
+        let mut disk = DiskSettings::new(dir);
+        disk.max_bytes = args.spool_max_bytes as u64;
+        let mode = match args.spool_mode {
+            SpoolWhen::Always => SpoolMode::Always,
+            SpoolWhen::OnFailure | SpoolWhen::Off => SpoolMode::OnFailure,
+        };
+        builder = builder.spool_with(disk).spool_mode(mode).spool_after(args.spool_after);
+    }
+    let batcher = builder
         .settings(|settings| {
             settings.client_id.clone_from(&args.client_id);
             settings.memory = args.memory;
@@ -141,12 +153,13 @@ async fn produce(args: &Args) -> anyhow::Result<u8> {
     let gate = Arc::new(Gate::default());
     let mut run = Run { args, console: &console, batcher: &batcher, gate: gate.clone(), receipts: None };
     let ready = tokio::select! {
-        ready = wait_until_ready(&batcher, args, &console) => ready.map_err(Why::Stalled),
+        ready = found_in_spool(&batcher, args, &console), if args.spools() => Ok(ready),
+        ready = wait_until_ready(&batcher, args, &console), if !args.spools() => ready.map_err(Why::Stalled),
         signal = signals.next() => Err(Why::Signal(signal)),
     };
     let why = match ready {
         Ok(partitions) => {
-            if let Some(partition) = args.partition
+            if let (Some(partition), Some(partitions)) = (args.partition, partitions)
                 && partition >= partitions
             {
                 let _ = batcher.shutdown(Duration::ZERO).await;
@@ -174,6 +187,16 @@ async fn produce(args: &Args) -> anyhow::Result<u8> {
     };
     let code = run.end(why, &mut signals, began).await;
     Ok(code)
+}
+
+/// Says what an earlier run left in the spool. Nobody waits for Kafka, so how many partitions there are is not known.
+async fn found_in_spool(batcher: &KafkaBatcher, args: &Args, console: &Console) -> Option<i32> {
+    let found = batcher.report().await.recovered;
+    if found > 0 {
+        let events = units::counted(found, "event", "events");
+        console.say(format_args!("the spool holds {events} of topic {:?}: delivered first", args.topic));
+    }
+    None
 }
 
 struct Run<'a> {
@@ -236,7 +259,7 @@ impl Run<'_> {
         tokio::pin!(flushed);
         loop {
             tokio::select! {
-                () = &mut flushed => return why,
+                () = &mut flushed => break,
                 signal = signals.next() => return Why::Signal(signal),
                 () = tokio::time::sleep(stall.tick()) => {
                     let report = self.batcher.report().await;
@@ -247,6 +270,25 @@ impl Run<'_> {
                 }
             }
         }
+        // All is safe. What is in the spool is delivered as long as acknowledgements come; after that for as long as a
+        // shutdown may take.
+        let (mut delivered, mut since) = (0, Instant::now());
+        while self.args.spools() {
+            let report = self.batcher.report().await;
+            self.show(&report);
+            let waiting = report.spooled + report.in_memory + report.in_flight;
+            if report.delivered != delivered {
+                (delivered, since) = (report.delivered, Instant::now());
+            }
+            if waiting == 0 || since.elapsed() >= self.args.shutdown_timeout {
+                break;
+            }
+            tokio::select! {
+                signal = signals.next() => return Why::Signal(signal),
+                () = tokio::time::sleep(stall.tick()) => {}
+            }
+        }
+        why
     }
 
     fn show(&self, report: &Report) {
@@ -254,7 +296,13 @@ impl Run<'_> {
         self.console.progress(counts.bytes, || {
             let (lines, delivered) = (units::grouped(counts.lines), units::grouped(report.delivered));
             let waiting = units::grouped(report.in_memory + report.in_flight);
-            format!("{lines} lines read, {delivered} delivered, {waiting} on their way")
+            match report.spooled {
+                0 => format!("{lines} lines read, {delivered} delivered, {waiting} on their way"),
+                n => format!(
+                    "{lines} lines read, {delivered} delivered, {waiting} on their way, {} in the spool",
+                    units::grouped(n)
+                ),
+            }
         });
     }
 
@@ -262,6 +310,8 @@ impl Run<'_> {
     async fn end(mut self, why: Why, signals: &mut Signals, began: Instant) -> u8 {
         let patience = match &why {
             Why::Stalled(_) => Duration::ZERO,
+            // What could be delivered was, above.
+            Why::EndOfInput if self.args.spools() => Duration::ZERO,
             _ => self.args.shutdown_timeout,
         };
         if let Why::Signal(signal) = &why {
@@ -378,12 +428,16 @@ impl Why {
     }
 }
 
-/// The exit code of counts: 0 only if nothing at all went wrong.
+/// The exit code of counts: 0 only if nothing at all went wrong and nothing is left.
 fn code(report: &Report, counts: &Counts, why: &Why) -> u8 {
-    let whole = report.all_delivered()
-        && report.refused == 0
+    let fine = report.refused == 0
         && counts.skipped == 0
         && counts.too_long == 0
         && matches!(why, Why::EndOfInput | Why::Signal(_));
-    if whole { exit::OK } else { exit::NOT_ALL }
+    let safe = report.delivered + report.spooled == report.accepted + report.recovered;
+    match (fine && safe, report.spooled) {
+        (true, 0) => exit::OK,
+        (true, _) => exit::SPOOLED,
+        (false, _) => exit::NOT_ALL,
+    }
 }

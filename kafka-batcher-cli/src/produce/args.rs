@@ -49,8 +49,20 @@ pub(crate) enum SummaryForm {
 pub(crate) enum ReceiptsAt {
     /// When it is in Kafka, with its place
     Delivered,
-    /// When it survives a crash of this process; without a spool that is when Kafka has acknowledged it
+    /// When it survives a crash of this process: it is in the spool, or Kafka has acknowledged it
     Durable,
+}
+
+/// When lines go to the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SpoolWhen {
+    /// When Kafka has taken nothing for --spool-after
+    #[value(name = "on_failure")]
+    OnFailure,
+    /// Before they are first sent: what is durable survives kill -9 and power loss
+    Always,
+    /// Never; what an earlier run left there stays there
+    Off,
 }
 
 /// A header that every event gets.
@@ -126,8 +138,9 @@ Examples:
         --receipts=delivered
 
 On stdout every line is a JSON object with a \"type\": \"receipt\" or, last, \"summary\". Everything else goes to stderr.
-The first SIGINT or SIGTERM stops reading, delivers what was read and reports; the second stops at once.
-Exit codes: 0 all delivered; 1 something was refused, skipped, lost, or is in doubt; 2 usage; 130, 143 second signal.")]
+The first SIGINT or SIGTERM stops reading, delivers what was read (or leaves it in the spool) and reports; the second stops at once.
+Exit codes: 0 all delivered; 1 something was refused, skipped, put aside, lost, or is in doubt; 2 usage; 3 all is safe,
+some of it still in the spool; 130, 143 second signal.")]
 pub(crate) struct Args {
     /// Addresses to find the cluster by, separated by commas or given several times; any one is enough [port: 9092]
     #[arg(
@@ -226,6 +239,24 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration, help_heading = "Delivery")]
     pub(crate) shutdown_timeout: Duration,
 
+    /// Keep lines safe in this directory while Kafka does not take them, and deliver them later, in order; what an earlier
+    /// run left there goes first. Nothing waits for Kafka then: no --timeout, and exit code 3 if some is still there at
+    /// the end. One process at a time
+    #[arg(long, value_name = "DIR", help_heading = "Spool")]
+    pub(crate) spool: Option<PathBuf>,
+
+    /// When lines go to the spool
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = SpoolWhen::OnFailure, requires = "spool", help_heading = "Spool")]
+    pub(crate) spool_mode: SpoolWhen,
+
+    /// How long Kafka may take nothing of a partition before its lines go to the spool
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::duration, requires = "spool", help_heading = "Spool")]
+    pub(crate) spool_after: Duration,
+
+    /// The most that the spool may hold; when it is full, reading waits
+    #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = units::size, requires = "spool", help_heading = "Spool")]
+    pub(crate) spool_max_bytes: usize,
+
     /// The name by which brokers know this client, in their logs and quotas
     #[arg(long, value_name = "NAME", default_value = "kafka-batcher", help_heading = "Delivery")]
     pub(crate) client_id: String,
@@ -255,12 +286,17 @@ impl Args {
         }
     }
 
+    /// Whether there is a spool.
+    pub(super) fn spools(&self) -> bool {
+        self.spool.is_some() && self.spool_mode != SpoolWhen::Off
+    }
+
     /// What makes an event of a line. Also the place of what no single option can check.
     pub(super) fn extractor(&self) -> Result<Extractor, String> {
         let path = |option: &str, text: &Option<String>| {
             text.as_deref().map(Path::parse).transpose().map_err(|error| format!("{option}: {error}"))
         };
-        if self.receipts == Some(ReceiptsAt::Durable) && self.acks == Acks(0) {
+        if self.receipts == Some(ReceiptsAt::Durable) && self.acks == Acks(0) && !self.spools() {
             let message =
                 "--receipts=durable needs --acks all or 1: with 0 nobody says that an event is safe";
             return Err(message.to_owned());

@@ -12,7 +12,7 @@ use std::thread::{self, Thread};
 
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use kafka_batcher::{Delivery, Persisted, Receipt, ReceiptError};
+use kafka_batcher::{Delivery, FailureReason, Persisted, Receipt, ReceiptError};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::produce::args::ReceiptsAt;
@@ -206,26 +206,30 @@ enum Expecting {
 }
 
 /// Resolves when the fate of a receipt is known.
-async fn known(receipt: Receipt, batch: usize) -> usize {
+async fn known(receipt: Receipt, batch: usize, at: ReceiptsAt) -> usize {
     // What it is, is asked for each line of the batch.
-    let _ = receipt.delivered().await;
+    match at {
+        ReceiptsAt::Delivered => drop(receipt.delivered().await),
+        ReceiptsAt::Durable => drop(receipt.durable().await),
+    }
     batch
 }
 
 impl Writer {
     async fn run(&mut self) -> io::Result<()> {
         let mut waiting = FuturesUnordered::new();
+        let at = self.at;
         while self.expecting == Expecting::Lines || !waiting.is_empty() {
             // First what has been acknowledged: it is what people wait for.
             if let Some(Some(batch)) = waiting.next().now_or_never() {
                 if let Some(first) = self.write_batch(batch)? {
-                    waiting.push(known(first, batch));
+                    waiting.push(known(first, batch, self.at));
                 }
                 continue;
             }
             match self.inbox.try_recv() {
                 Ok(News::Lines(block)) => {
-                    self.file(block, |receipt, batch| waiting.push(known(receipt, batch)));
+                    self.file(block, |receipt, batch| waiting.push(known(receipt, batch, at)));
                     continue;
                 }
                 Ok(News::End) => {
@@ -239,12 +243,12 @@ impl Writer {
             tokio::select! {
                 Some(batch) = waiting.next(), if !waiting.is_empty() => {
                     if let Some(first) = self.write_batch(batch)? {
-                        waiting.push(known(first, batch));
+                        waiting.push(known(first, batch, self.at));
                     }
                 }
                 news = self.inbox.recv(), if self.expecting == Expecting::Lines => match news {
                     Some(News::Lines(block)) => {
-                        self.file(block, |receipt, batch| waiting.push(known(receipt, batch)));
+                        self.file(block, |receipt, batch| waiting.push(known(receipt, batch, at)));
                     }
                     Some(News::End) | None => self.expecting = Expecting::Nothing,
                 }
@@ -291,7 +295,11 @@ impl Writer {
         let mut left = Vec::new();
         let mut written = 0;
         for (line, receipt) in group {
-            match receipt.try_delivered() {
+            let known = match self.at {
+                ReceiptsAt::Delivered => receipt.try_delivered().map(|outcome| outcome.map(Some)),
+                ReceiptsAt::Durable => receipt.try_durable().map(|durable| durable.map(|()| None)),
+            };
+            match known {
                 // Only a part: the batch was split on its way.
                 None => left.push((line, receipt)),
                 Some(outcome) => {
@@ -311,20 +319,24 @@ impl Writer {
         Ok(next)
     }
 
-    fn write(&mut self, line: u64, outcome: &Result<Delivery, ReceiptError>) {
+    /// `Ok(None)`: durable, and that is all there is to say.
+    fn write(&mut self, line: u64, outcome: &Result<Option<Delivery>, ReceiptError>) {
         self.last = line;
+        let out = &mut self.out;
+        // Writing into memory does not fail.
         match outcome {
-            Ok(Delivery { partition, offset }) => {
-                let out = &mut self.out;
-                // Writing into memory does not fail.
+            Ok(None) => {
+                let _ = writeln!(out, r#"{{"type":"receipt","line":{line},"state":"durable"}}"#);
+            }
+            Ok(Some(Delivery { partition, offset })) => {
                 let _ = write!(out, r#"{{"type":"receipt","line":{line},"#);
-                if self.at == ReceiptsAt::Durable {
-                    out.extend_from_slice(br#""state":"durable","#);
-                }
                 let _ = match offset {
                     Some(offset) => writeln!(out, r#""partition":{partition},"offset":{offset}}}"#),
                     None => writeln!(out, r#""partition":{partition},"offset":null}}"#),
                 };
+            }
+            Err(ReceiptError::Failed(error)) if error.reason == FailureReason::Spooled => {
+                let _ = writeln!(out, r#"{{"type":"receipt","line":{line},"state":"spooled"}}"#);
             }
             Err(error) => {
                 let persisted = match error {

@@ -75,7 +75,7 @@ impl Summary {
 
     /// How many of what was accepted are in Kafka.
     pub(super) fn delivered(&self) -> String {
-        let (delivered, accepted) = (self.report.delivered, self.report.accepted);
+        let (delivered, accepted) = (self.report.delivered, self.report.accepted + self.report.recovered);
         let be = if delivered == 1 { "is" } else { "are" };
         format!("{} of {} {be} delivered", grouped(delivered), counted(accepted, "event", "events"))
     }
@@ -92,13 +92,13 @@ impl Summary {
         let mut text = format!(
             "{} of {} {} not delivered",
             grouped(missing),
-            counted(report.accepted, "accepted event", "accepted events"),
+            counted(report.accepted + report.recovered, "accepted event", "accepted events"),
             if missing == 1 { "was" } else { "were" },
         );
         let parts = [
             (report.lost, "lost"),
             (report.in_doubt, "perhaps in Kafka, nobody can know"),
-            (report.dead_lettered, "refused by the broker"),
+            (report.dead_lettered, "refused by the broker and put aside"),
             (report.in_memory, "left in memory"),
             (report.in_flight, "on their way"),
         ];
@@ -113,7 +113,8 @@ impl Summary {
     /// What is not as it should be, in one line; empty if nothing.
     pub(super) fn problems(&self) -> String {
         let mut parts = Vec::new();
-        if !self.report.all_delivered() {
+        let report = &self.report;
+        if report.delivered + report.spooled != report.accepted + report.recovered {
             parts.push(self.undelivered());
         }
         if self.counts.skipped > 0 {
@@ -184,6 +185,16 @@ impl Summary {
             lines.push(format!(
                 "{} sent without a key ({option} was not in them)",
                 counted(self.counts.without_key, "line", "lines")
+            ));
+        }
+        if report.recovered > 0 {
+            let found = counted(report.recovered, "event", "events");
+            lines.push(format!("{found} of an earlier run were in the spool"));
+        }
+        if report.spooled > 0 {
+            let left = counted(report.spooled, "event is", "events are");
+            lines.push(format!(
+                "{left} safe in the spool and not delivered yet: run again with the same --spool"
             ));
         }
         if report.possible_duplicates > 0 {

@@ -31,7 +31,7 @@ pub(super) async fn wait_until_ready(
     batcher: &KafkaBatcher,
     args: &Args,
     console: &Console,
-) -> Result<i32, String> {
+) -> Result<Option<i32>, String> {
     let mut told = Told::Nothing;
     let mut health = batcher.health();
     let deadline = tokio::time::Instant::now() + args.timeout;
@@ -43,7 +43,7 @@ pub(super) async fn wait_until_ready(
             (now.topics.get(&args.topic).cloned(), unreachable)
         };
         match state {
-            Some(TopicHealth::Ready { partitions }) => return Ok(partitions),
+            Some(TopicHealth::Ready { partitions }) => return Ok(Some(partitions)),
             Some(TopicHealth::Unavailable { .. }) => {
                 missing_since.get_or_insert_with(tokio::time::Instant::now);
             }
@@ -89,6 +89,8 @@ pub(super) struct Stall {
     timeout: Duration,
     patience: Duration,
     topic: String,
+    /// With a spool there is no hurry.
+    safe: bool,
     settled: u64,
     since: Instant,
 }
@@ -100,6 +102,7 @@ impl Stall {
             // An open batch waits for others by order of the user.
             patience: args.timeout + args.max_wait_time,
             topic: args.topic.clone(),
+            safe: args.spools(),
             settled: 0,
             since: Instant::now(),
         }
@@ -112,6 +115,9 @@ impl Stall {
 
     /// The reason to end, if it is time to.
     pub(super) fn over(&mut self, report: &Report, health: &Health) -> Option<String> {
+        if self.safe {
+            return None;
+        }
         let settled = report.delivered + report.dead_lettered + report.lost + report.in_doubt;
         let waiting = report.in_memory + report.in_flight;
         if settled != self.settled || waiting == 0 {

@@ -78,6 +78,7 @@ struct Kept {
     haunted: bool,
     restamped: bool,
     attempts: u32,
+    contradictions: u8,
     /// It was delivered while those before it were not; it is not sent again.
     settled: bool,
 }
@@ -468,8 +469,11 @@ impl Outbox {
     fn keep(&mut self, entry: &Entry, position: u64) {
         let numbered = matches!(entry.place, Place::Disk { numbers: Some(_), .. });
         let says = if numbered { Exposure::Doubtful } else { Exposure::Unwritten };
-        let plain =
-            entry.batch.spans().is_empty() && entry.exposure == says && !entry.haunted && !entry.restamped;
+        let plain = entry.batch.spans().is_empty()
+            && entry.exposure == says
+            && !entry.haunted
+            && !entry.restamped
+            && entry.contradictions == 0;
         if !plain {
             let kept = Kept {
                 spans: entry.batch.spans().clone(),
@@ -478,6 +482,7 @@ impl Outbox {
                 haunted: entry.haunted,
                 restamped: entry.restamped,
                 attempts: entry.attempts,
+                contradictions: entry.contradictions,
                 settled: false,
             };
             self.spool.kept.insert(position, kept);
@@ -517,6 +522,7 @@ impl Outbox {
             entry.haunted = kept.haunted;
             entry.restamped = kept.restamped;
             entry.attempts = kept.attempts;
+            entry.contradictions = kept.contradictions;
         }
         #[cfg(test)]
         {
@@ -917,6 +923,7 @@ impl Outbox {
             haunted: false,
             restamped: false,
             attempts: 0,
+            contradictions: 0,
             settled: true,
         };
         self.spool.kept.insert(position, kept);
