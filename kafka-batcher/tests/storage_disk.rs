@@ -204,6 +204,53 @@ fn what_this_version_writes_is_what_the_fixture_holds() {
     check(dir.path());
 }
 
+/// A disk of a few MiB that is really full: `KAFKA_BATCHER_SMALL_DISK` names a directory on one (`mount -t tmpfs -o size=4m
+/// tmpfs DIR`).
+#[test]
+#[ignore = "needs a disk of a few MiB, see KAFKA_BATCHER_SMALL_DISK"]
+fn a_disk_that_is_really_full_is_drained_and_filled_again_and_nothing_is_lost() {
+    let base =
+        std::env::var_os("KAFKA_BATCHER_SMALL_DISK").expect("KAFKA_BATCHER_SMALL_DISK names a directory");
+    let dir = tempfile::tempdir_in(base).expect("a directory");
+    let mut settings = settings(dir.path());
+    settings.reserve_bytes = 256 << 10;
+    let padding = "x".repeat(10_000);
+    let fill = |storage: &DiskStorage, from: usize| {
+        let (mut accepted, mut positions) = (Vec::new(), Vec::new());
+        loop {
+            let value = format!("{} {padding}", from + accepted.len());
+            match wait(storage.save_batch(&partition(0), vec![sent(&[&value], numbers(0, None))])) {
+                Ok(saved) => {
+                    positions.extend(saved);
+                    accepted.push(value);
+                }
+                Err(error) => return (accepted, positions, error.to_string()),
+            }
+        }
+    };
+    let storage = start(settings.clone());
+    let (mut accepted, positions, error) = fill(&storage, 0);
+    assert!(error.contains("the storage is full") && error.contains("free some room"), "{error}");
+    assert_eq!(waiting(&storage, 0), accepted);
+    // Killed on a full disk, started on a full disk.
+    drop(storage);
+    let storage = start(settings);
+    assert_eq!(waiting(&storage, 0), accepted);
+    let renumbered =
+        positions.iter().map(|p| Renumbered { position: *p, count: 1, numbers: numbers(7, Some("new")) });
+    wait(storage.renumber(&partition(0), renumbered.collect())).expect("the reserve is for this");
+    let half = positions.len() / 2;
+    wait(storage.commit(&partition(0), positions[half], true)).expect("committed");
+    accepted.drain(..half);
+    let (more, _, _) = fill(&storage, 1_000_000);
+    println!("{} events filled the disk; half of them drained, {} more came", positions.len(), more.len());
+    assert!(more.len() > half / 2, "what was settled makes room: {} of {half}", more.len());
+    accepted.extend(more);
+    assert_eq!(waiting(&storage, 0), accepted);
+    drop(storage);
+    assert_eq!(waiting(&start(self::settings(dir.path())), 0), accepted);
+}
+
 /// Not run by itself: `cargo test --release -p kafka-batcher --test storage_disk -- --ignored --nocapture rates`.
 #[test]
 #[ignore = "a measurement: 1 GiB of disk"]

@@ -77,7 +77,7 @@
 //! - What is kept is fsynced before it is called durable.
 //!
 //! **Deletion and cleaning.** A segment of which nothing waits is deleted; the last one only when nothing of the topic waits.
-//! One of which less than half waits is cleaned once replay has passed it, or the bound is half used: the live batches at
+//! One of which less than half waits is cleaned once replay has passed it, or room is short: the live batches at
 //! their positions and a control batch in the place of the segment's last one, in `.cleaned`, fsync, rename, fsync of the
 //! directory. What control batches of such segments say of events that are still there is written again first.
 
@@ -271,7 +271,7 @@ fn open_topic(place: &SpoolDir, name: &str) -> Result<recovery::Recovered, Stora
         }
         fs.sync_dir(topics).map_err(|error| failed("fsync", topics, &error))?;
     }
-    recover(fs, &dir, place.settings.segment())
+    recover(fs, &dir, place.segment_bytes)
 }
 
 fn closed() -> StorageError {

@@ -41,7 +41,7 @@ impl DeadLetters {
         let dir = place.topic_dir(topic).join(DIR);
         place.fs.create_dir(&dir).map_err(|error| super::fs::failed("create", &dir, &error))?;
         // An eighth, so that dropping the oldest does not drop all.
-        let segment_bytes = place.settings.segment().min(place.settings.dead_letter_bytes / 8).max(1);
+        let segment_bytes = place.segment_bytes.min(place.settings.dead_letter_bytes / 8).max(1);
         let recovered = recover(&place.fs, &dir, segment_bytes)?;
         for damage in &recovered.damage {
             tracing::error!(topic, %damage, "damaged dead letters");

@@ -28,6 +28,8 @@ pub(super) struct SpoolDir {
     /// Bytes in segments and dead letters.
     used: AtomicU64,
     min_free: u64,
+    /// Bytes of a segment: a part of the bound and of the disk, since room is given back by segments.
+    pub(super) segment_bytes: u64,
     /// Held until this is dropped or let go.
     lock: Mutex<Option<std::fs::File>>,
 }
@@ -47,8 +49,9 @@ impl SpoolDir {
         check_format(fs.as_ref(), &dir, true)?;
         let (_, size) = fs.space(&dir).map_err(|error| failed("look at the room of", &dir, &error))?;
         let min_free = settings.min_free_bytes.unwrap_or((size / 20).min(1 << 30));
+        let segment_bytes = settings.segment().min((size / 16).max(64 << 10));
         let used = AtomicU64::new(0);
-        let place = SpoolDir { fs, settings, used, min_free, lock: Mutex::new(lock) };
+        let place = SpoolDir { fs, settings, used, min_free, segment_bytes, lock: Mutex::new(lock) };
         let used = place.count(&topics).map_err(|error| failed("list", &topics, &error))?;
         place.used.store(used, Ordering::Relaxed);
         place.keep_reserve();
@@ -86,9 +89,11 @@ impl SpoolDir {
         let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Whether the bound is half used up: then room is worth some work.
+    /// Whether the bound is half used up, or the disk nearly full: then room is worth some work.
     pub(super) fn is_tight(&self) -> bool {
+        let (free, _) = self.fs.space(&self.settings.dir).unwrap_or((u64::MAX, 0));
         self.used.load(Ordering::Relaxed) >= self.settings.max_bytes / 2
+            || free.saturating_sub(self.min_free) < self.segment_bytes.saturating_mul(4)
     }
 
     /// Whether so many bytes of batches may be written.
