@@ -111,7 +111,6 @@ impl Outbox {
                 self.prove_passed();
             }
         }
-        self.keep_settled(&entry);
         self.deliver(entry, base_offset);
         self.doubt = Doubt::None;
         self.stumbles = 0;
@@ -294,6 +293,7 @@ impl Outbox {
     }
 
     fn deliver(&mut self, entry: Entry, base_offset: Option<i64>) {
+        self.keep_settled(&entry);
         self.tally.delivered += entry.events();
         self.settled_some = true;
         self.events.push_back(OutboxEvent::Delivered {

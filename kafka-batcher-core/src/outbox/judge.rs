@@ -275,14 +275,18 @@ impl Outbox {
                 }
             }
             ProducerState::Known { epoch, last_sequence }
-                if epoch == stamp.epoch && doubtful && distance(last_sequence, stamp.first_sequence) >= 0 =>
+                if epoch == stamp.epoch && distance(last_sequence, stamp.first_sequence) >= 0 =>
             {
                 // It ends within this batch, which was sent in pieces before it came back from disk in one. The piece that
                 // ends there proves itself; the rest is not written.
                 let written = distance(last_sequence, stamp.first_sequence) + 1;
-                match u32::try_from(written).is_ok_and(|events| self.halve(at, events)) {
-                    true => self.doubt = Doubt::Proving { leader, run, last_sequence },
-                    false => self.give_up_numbers(run),
+                let halved = doubtful && u32::try_from(written).is_ok_and(|events| self.halve(at, events));
+                if halved {
+                    self.doubt = Doubt::Proving { leader, run, last_sequence };
+                } else {
+                    self.count_held(run, last_sequence);
+                    self.give_up_numbers(run);
+                    self.forget_identity(stamp.producer_id);
                 }
             }
             ProducerState::Known { epoch, last_sequence } => {

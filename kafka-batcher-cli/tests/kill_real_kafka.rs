@@ -1,0 +1,181 @@
+//! The command killed with SIGKILL again and again, against a real Kafka that is up, down, or killed as well: every line
+//! that was reported durable is in Kafka at the end, once, and each key in order; read back by Kafka's Java consumer.
+//!
+//! `KAFKA_BATCHER_KILLS` says how often (10 each unless set; `.ci/full` takes 500 in all).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+
+use kafka_batcher_testkit::{Error, Isolation, Options, RealKafka, Signal, Suite};
+use serde_json::Value;
+
+const KEYS: u32 = 7;
+/// Lines that a process is fed at most before it is killed: enough for it to live until Kafka answers.
+const FED: u32 = 30_000;
+
+fn main() -> ExitCode {
+    Suite::new(Options::one_broker())
+        .test_alone("killed while kafka is well", |kafka| killed(kafka, Kafka::Up))
+        .test_alone("killed while kafka is down", |kafka| killed(kafka, Kafka::Down))
+        .test_alone("killed while kafka is killed as well", |kafka| killed(kafka, Kafka::Flapping))
+        .run()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kafka {
+    Up,
+    Down,
+    Flapping,
+}
+
+fn kills() -> u32 {
+    std::env::var("KAFKA_BATCHER_KILLS").map_or(10, |n| n.parse().expect("KAFKA_BATCHER_KILLS is a number"))
+}
+
+/// The same numbers at each run (splitmix64): where a process is killed is drawn, not waited for.
+struct Drawn(u64);
+
+impl Drawn {
+    fn below(&mut self, n: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % u64::from(n)) as u32
+    }
+}
+
+fn produce(kafka: &RealKafka, topic: &str, spool: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_kafka-batcher"))
+        .args(["produce", "-b", kafka.bootstrap(), "--topic", topic, "--key-separator", "|"])
+        .args(["--spool-mode", "always", "--spool-after", "500ms", "--receipts=durable", "--summary", "json"])
+        .arg("--spool")
+        .arg(spool)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the command starts")
+}
+
+/// Feeds lines from number `first` on, kills the process after so many receipts, and answers the numbers that it had
+/// reported durable by then.
+fn one_life(mut child: Child, first: u32, receipts: u32) -> Vec<u32> {
+    let mut stdin = child.stdin.take().expect("stdin");
+    let (over, hold) = mpsc::channel::<()>();
+    let feeder = std::thread::spawn(move || {
+        for number in first..first + FED {
+            if writeln!(stdin, "key-{}|{number}", number % KEYS).is_err() {
+                return;
+            }
+        }
+        let _ = stdin.flush();
+        // The pipe stays open: it must not come to an end by itself.
+        let _ = hold.recv();
+    });
+    let mut durable = Vec::new();
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+    let mut killed = false;
+    loop {
+        if !killed && durable.len() >= receipts as usize {
+            child.kill().expect("it lives");
+            killed = true;
+        }
+        // What it had written before it died counts; a line that it had begun does not.
+        let Some(Ok(line)) = lines.next() else { break };
+        let Ok(object) = serde_json::from_str::<Value>(&line) else { break };
+        assert_eq!(
+            (object["type"].as_str(), object["state"].as_str()),
+            (Some("receipt"), Some("durable")),
+            "{line}"
+        );
+        let line = object["line"].as_u64().expect("a line number") as u32;
+        durable.push(first + line - 1);
+    }
+    assert!(killed, "it ended by itself, after {} receipts", durable.len());
+    child.wait().expect("it is dead");
+    drop(over);
+    feeder.join().expect("the feeder ends");
+    durable
+}
+
+/// Runs without input until nothing is left in the spool.
+fn drain(kafka: &RealKafka, topic: &str, spool: &Path) -> Value {
+    for _ in 0..10 {
+        let mut child = produce(kafka, topic, spool);
+        drop(child.stdin.take());
+        let output = child.wait_with_output().expect("it ends");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let summary: Value = serde_json::from_str(text.lines().last().expect("a summary")).expect("JSON");
+        match output.status.code() {
+            Some(0) => return summary,
+            Some(3) => {}
+            code => panic!("exit code {code:?}: {summary}"),
+        }
+    }
+    panic!("the spool is never empty");
+}
+
+fn killed(kafka: &RealKafka, how: Kafka) -> Result<(), Error> {
+    let topic = kafka.fresh_topic("killed", 4, &[])?;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut drawn = Drawn(u64::from(kills()));
+    let (mut next, mut durable) = (0, BTreeSet::new());
+    if how != Kafka::Up && !kafka.is_ours() {
+        return Ok(());
+    }
+    if how == Kafka::Down {
+        kafka.kill(1, Signal::Kill)?;
+    }
+    for life in 0..kills() {
+        if how == Kafka::Flapping && life % 2 == 1 {
+            kafka.kill(1, Signal::Kill)?;
+        }
+        let child = produce(kafka, &topic, dir.path());
+        // Now and then before it says anything.
+        let receipts = if drawn.below(8) == 0 { 0 } else { 1 + drawn.below(FED - 1) };
+        durable.extend(one_life(child, next, receipts));
+        next += FED;
+        if how == Kafka::Flapping && life % 2 == 1 {
+            kafka.restart(1)?;
+        }
+    }
+    if how == Kafka::Down {
+        kafka.restart(1)?;
+    }
+    let summary = drain(kafka, &topic, dir.path());
+    let drained = summary["delivered"].as_u64().unwrap_or_default();
+
+    let read = kafka.consume(&topic, Isolation::Committed)?;
+    let mut times: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut last: BTreeMap<u32, (i32, u32)> = BTreeMap::new();
+    let mut reordered = 0;
+    for record in &read {
+        let value = String::from_utf8(record.value.clone().expect("a value")).expect("UTF-8");
+        let number: u32 = value.parse().expect("a number");
+        *times.entry(number).or_default() += 1;
+        let (partition, before) = *last.get(&(number % KEYS)).unwrap_or(&(record.partition, 0));
+        assert_eq!(partition, record.partition, "a key has one partition");
+        reordered += u32::from(number < before);
+        last.insert(number % KEYS, (partition, number.max(before)));
+    }
+    let lost: Vec<&u32> = durable.iter().filter(|number| !times.contains_key(number)).collect();
+    let twice = times.values().filter(|times| **times > 1).count();
+    println!(
+        "{how:?}: {} kills, {} lines reported durable, {} in kafka, {drained} of them delivered only at the end; \
+         {} lost, {twice} twice, {reordered} out of order",
+        kills(),
+        durable.len(),
+        times.len(),
+        lost.len(),
+    );
+    // Otherwise it was never killed while batches were on their way.
+    assert!(how != Kafka::Up || drained < times.len() as u64, "nothing was delivered before the end");
+    assert!(durable.len() > 100, "hardly anything was durable: {}", durable.len());
+    assert!(lost.is_empty(), "{} durable lines are not in kafka, first {:?}", lost.len(), lost.first());
+    assert_eq!((twice, reordered), (0, 0));
+    Ok(())
+}
