@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{bench, broker, demo, produce};
+use crate::{bench, broker, demo, produce, spool};
 
 /// Styles of the help: bold headings, as cargo's.
 fn styles() -> clap::builder::Styles {
@@ -21,12 +21,14 @@ fn styles() -> clap::builder::Styles {
 Examples:
   kafka-batcher demo
   kafka-batcher produce -b 127.0.0.1:9092 --topic flights --key-field origin data/flights.ndjson
-  tail -F app.log | kafka-batcher produce -b kafka-1:9092,kafka-2:9092 --topic logs
+  tail -F app.log | kafka-batcher produce -b kafka-1:9092,kafka-2:9092 --topic logs --spool /var/spool/logs
+  kafka-batcher spool ls /var/spool/logs
 
 Exit codes:
   0  everything was delivered
-  1  something was refused, skipped, lost, or is in doubt: the summary says how much of what
+  1  something was refused, skipped, put aside, lost, or is in doubt: the summary says how much of what
   2  the command line or a setting is wrong; nothing was done
+  3  everything is safe, and some of it is still in the spool
   130, 143  stopped at once by the second SIGINT or SIGTERM; the first one flushes and reports")]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -37,6 +39,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Produce(Box<produce::Args>),
+    Spool(spool::Args),
     Demo(demo::Args),
     Broker(broker::Args),
     Bench(bench::Args),

@@ -1,7 +1,7 @@
 //! The `kafka-batcher` command.
 //!
 //! - `cli`: the command line; `exit`: the exit codes, the same everywhere;
-//! - `produce`: lines to a topic; `demo`: sees it work; `broker`: the embedded broker as a process; `bench`: figures;
+//! - `produce`: lines to a topic; `spool`: what lies in a spool; `demo`: sees it work; `broker`: the embedded broker as a process; `bench`: figures;
 //! - `lines`, `json`: reading; `console`, `signals`, `units`, `usage`: what all of them share.
 //!
 //! What goes to stdout is for machines, and each line of it says its type; what goes to stderr is for people.
@@ -18,6 +18,7 @@ mod json;
 mod lines;
 mod produce;
 mod signals;
+mod spool;
 mod units;
 mod usage;
 mod wire;
@@ -36,6 +37,7 @@ fn main() {
 
     let ended = match cli.command {
         Command::Produce(args) => produce::run(&args),
+        Command::Spool(args) => spool::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Broker(args) => broker::run(&args),
         Command::Bench(args) => bench::run(&args),

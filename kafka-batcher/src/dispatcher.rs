@@ -540,6 +540,7 @@ impl Dispatcher {
 
     fn finish(mut self) {
         self.settle_barriers();
+        self.leave_unassigned();
         let report = self.final_report();
         self.parts.topic.keep_final_report(report.clone());
         for done in self.closing.take().map(|closing| closing.done).unwrap_or_default() {
@@ -585,6 +586,7 @@ impl Drop for Dispatcher {
         self.parts.topic.close();
         self.collect();
         self.abandon(self.parts.topic.clock.now());
+        self.leave_unassigned();
         self.tell_losses();
         self.parts.topic.keep_final_report(self.final_report());
     }

@@ -21,6 +21,11 @@ pub(super) fn distance(a: i32, b: i32) -> i64 {
     if d >= 1 << 30 { d - (1 << 31) } else { d }
 }
 
+/// The broker may have forgotten the id that these events were sent under.
+fn is_old(entry: &Entry, unix_ms: i64) -> bool {
+    unix_ms.saturating_sub(entry.batch.max_timestamp()) >= FORGOTTEN_AFTER_MS
+}
+
 /// What is asked about: the batch at `at`, by its numbers.
 struct Subject {
     at: usize,
@@ -231,7 +236,10 @@ impl Outbox {
         let Subject { at, run, stamp, last, doubtful, judged, out_of_order } = subject;
         match answer {
             ProducerState::Failed { .. } => self.doubt = Doubt::Ask,
-            ProducerState::Unanswerable if at == 0 && (out_of_order || !judged) => {
+            // Of events so old that the broker forgets their id at any moment, one that is taken proves nothing.
+            ProducerState::Unanswerable
+                if at == 0 && (out_of_order || !judged) && !self.is_old(at, unix_ms) =>
+            {
                 // One that was called out of order just now need not be tried again.
                 self.doubt = Doubt::Stepping { leader, run, next: usize::from(out_of_order) };
             }
@@ -327,12 +335,16 @@ impl Outbox {
         self.doubtful_in(run).for_each(|entry| entry.exposure = Exposure::Unwritten);
     }
 
+    fn is_old(&self, at: usize, unix_ms: i64) -> bool {
+        self.entries.get(at).is_some_and(|entry| is_old(entry, unix_ms))
+    }
+
     /// What of `run` is so old that the broker may have forgotten that it wrote it, and then taken a part of it again: that
     /// it does not hold the rest under these numbers says nothing.
     fn count_forgotten(&mut self, run: u64, unix_ms: i64) {
         let mut events = 0;
         for entry in self.doubtful_in(run) {
-            if unix_ms.saturating_sub(entry.batch.max_timestamp()) >= FORGOTTEN_AFTER_MS {
+            if is_old(entry, unix_ms) {
                 entry.haunted = true;
                 events += entry.events();
             }

@@ -72,6 +72,8 @@ impl Stretch {
 /// What is remembered of a batch whose bytes are on disk only, where it differs from what its bytes say.
 #[derive(Debug)]
 struct Kept {
+    /// How many events it has.
+    count: u32,
     spans: Spans,
     opened: Option<Time>,
     exposure: Exposure,
@@ -476,6 +478,7 @@ impl Outbox {
             && entry.contradictions == 0;
         if !plain {
             let kept = Kept {
+                count: entry.batch.count(),
                 spans: entry.batch.spans().clone(),
                 opened: entry.opened,
                 exposure: entry.exposure,
@@ -498,10 +501,50 @@ impl Outbox {
         entry.position().is_some_and(|position| self.is_found(position))
     }
 
+    /// What is remembered of these events. They may have left memory in pieces and come back in one: then it is put together,
+    /// and whether all of them were certainly not written is not known any more.
+    fn take_kept(&mut self, position: u64, count: u32, says: Exposure) -> Option<Kept> {
+        let end = position + u64::from(count);
+        let mut pieces = self.spool.kept.split_off(&position);
+        self.spool.kept.append(&mut pieces.split_off(&end));
+        if pieces.get(&position).is_some_and(|kept| kept.count == count) {
+            return pieces.remove(&position);
+        }
+        let mut whole: Option<Kept> = None;
+        let mut covered = 0;
+        for (first, piece) in pieces {
+            let at = (first - position) as u32;
+            let whole = whole.get_or_insert(Kept {
+                count,
+                spans: Spans::default(),
+                opened: None,
+                exposure: says,
+                haunted: false,
+                restamped: false,
+                attempts: 0,
+                contradictions: 0,
+                settled: false,
+            });
+            if at > covered {
+                whole.spans.append(covered, Spans::default(), at - covered);
+            }
+            whole.spans.append(at, piece.spans, piece.count);
+            covered = at + piece.count;
+            if piece.exposure == Exposure::Doubtful {
+                whole.exposure = Exposure::Doubtful;
+            }
+            whole.haunted |= piece.haunted;
+            whole.attempts = whole.attempts.max(piece.attempts);
+        }
+        if let Some(whole) = whole.as_mut().filter(|_| count > covered) {
+            whole.spans.append(covered, Spans::default(), count - covered);
+        }
+        whole
+    }
+
     /// A batch comes back into memory.
     fn read_back(&mut self, stored: Stored) -> Entry {
         let Stored { position, mut batch, numbers } = stored;
-        let kept = self.spool.kept.remove(&position);
         let numbers = numbers.filter(|_| self.settings.idempotent);
         // Without numbers nobody knows whether an earlier process sent it.
         let unknown = self.is_found(position) && !self.settings.idempotent;
@@ -515,7 +558,7 @@ impl Outbox {
             origin: numbers.map(|numbers| numbers.origin),
             ..Entry::new(id, batch, 0, None)
         };
-        if let Some(kept) = kept {
+        if let Some(kept) = self.take_kept(position, entry.batch.count(), entry.exposure) {
             entry.batch.set_spans(kept.spans);
             entry.opened = kept.opened;
             entry.exposure = kept.exposure;
@@ -917,6 +960,7 @@ impl Outbox {
             return;
         }
         let kept = Kept {
+            count: entry.batch.count(),
             spans: Spans::default(),
             opened: None,
             exposure: Exposure::Unwritten,

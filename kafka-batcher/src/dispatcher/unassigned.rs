@@ -5,6 +5,7 @@
 //! regrouped batches to their partitions and settles the lane's part; then what is in memory; then slots appear.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -14,6 +15,7 @@ use kafka_batcher_core::{
     SpoolMode, StorageError, Time, ToSave, TopicPartition,
 };
 
+use super::outcomes::error_of;
 use super::spooling::{Stored, guarded};
 use super::{Dispatcher, Done};
 use crate::error_notifier::NotificationKind;
@@ -162,6 +164,12 @@ impl Dispatcher {
             batch.spans().durable();
             self.parts.topic.settled(batch.count());
         }
+    }
+
+    /// The end: whoever waits for the delivery of what is on disk is told that it is safe there.
+    pub(super) fn leave_unassigned(&mut self) {
+        let error = Arc::new(error_of(FailureReason::Spooled, Persisted::No, String::new()));
+        std::mem::take(&mut self.unassigned.claims).values().for_each(|spans| spans.failed(&error));
     }
 
     fn lane_failed(&mut self, error: &StorageError, now: Time) {

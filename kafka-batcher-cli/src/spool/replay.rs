@@ -1,0 +1,112 @@
+//! `spool replay`: a batcher that takes no events, and delivers what it finds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use kafka_batcher::storage::disk::Spool;
+use kafka_batcher::{BuildError, KafkaBatcher};
+
+use crate::console::{Console, Shared, Unit, Volume};
+use crate::exit::{self, UsageError};
+use crate::signals::Signals;
+use crate::units::{self, counted, grouped, seconds};
+
+/// How often it is looked at how far it has come.
+const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The spool's directory; nobody else may be using it
+    dir: PathBuf,
+
+    /// Addresses to find the cluster by, separated by commas or given several times; any one is enough [port: 9092]
+    #[arg(
+        short = 'b',
+        long = "brokers",
+        visible_alias = "bootstrap-server",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        required = true
+    )]
+    brokers: Vec<String>,
+
+    /// End when nothing was acknowledged for so long; what is left stays in the spool
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
+    timeout: Duration,
+
+    /// Send what was meant for another cluster to this one
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?;
+    runtime.block_on(replay(args))
+}
+
+async fn replay(args: &Args) -> anyhow::Result<u8> {
+    let usage = |error: BuildError| match error {
+        BuildError::BadConfig(_) | BuildError::Spool(_) => UsageError(error.to_string()).into(),
+        other => anyhow::Error::from(other),
+    };
+    let topics = Spool::open(&args.dir).and_then(|spool| spool.topics());
+    let topics = topics.map_err(|error| UsageError(error.to_string()))?;
+    let console = Arc::new(Console::new(Volume::Normal, None, Unit::Bytes));
+    let mut signals = Signals::listen().context("signals cannot be listened to")?;
+    let batcher = KafkaBatcher::builder(args.brokers.iter().cloned())
+        .error_notifier(Shared(console.clone()))
+        .spool(&args.dir)
+        .replay_to_other_cluster(args.force)
+        .start()
+        .await
+        .map_err(usage)?;
+    let mut collectors = Vec::new();
+    for topic in topics {
+        collectors.push(batcher.collector(topic).build().map_err(usage)?);
+    }
+    let began = Instant::now();
+    let (mut delivered, mut since) = (0, Instant::now());
+    loop {
+        let report = batcher.report().await;
+        let waiting = report.spooled + report.in_flight + report.in_memory;
+        console.progress(0, || {
+            format!("{} of {} delivered", grouped(report.delivered), grouped(report.recovered))
+        });
+        if report.delivered != delivered {
+            (delivered, since) = (report.delivered, Instant::now());
+        }
+        if waiting == 0 || since.elapsed() >= args.timeout {
+            break;
+        }
+        tokio::select! {
+            signal = signals.next() => {
+                console.say(format_args!("{}: what is left stays in the spool", signal.name()));
+                break;
+            }
+            () = tokio::time::sleep(TICK) => {}
+        }
+    }
+    let report = batcher.shutdown(Duration::ZERO).await;
+    console.done();
+    console.say(format_args!(
+        "{} of {} delivered in {}",
+        grouped(report.delivered),
+        counted(report.recovered, "event", "events"),
+        seconds(began.elapsed())
+    ));
+    if report.spooled > 0 {
+        console
+            .error(format_args!("{} left in the spool", counted(report.spooled, "event is", "events are")));
+    }
+    if report.dead_lettered + report.lost + report.in_doubt > 0 {
+        let (dead, lost) = (report.dead_lettered, report.lost + report.in_doubt);
+        console.error(format_args!("{} put aside, {} lost or in doubt", grouped(dead), grouped(lost)));
+        return Ok(exit::NOT_ALL);
+    }
+    Ok(if report.spooled > 0 { exit::SPOOLED } else { exit::OK })
+}
