@@ -40,8 +40,6 @@ pub(super) enum Mutation {
     SendBeforeRenumbered,
     /// A batch that comes in is sent although older ones are on disk.
     OvertakeTheSpool,
-    /// A run begins before the end of the one before is durable.
-    ForgetTheEndOfRuns,
     /// What comes back from disk with numbers gets new ones without a question.
     RestampWhatIsRead,
     /// A proof may be made of the answers of two leaders, or of one before and after its restart (2.3).
@@ -49,11 +47,10 @@ pub(super) enum Mutation {
 }
 
 impl Mutation {
-    const ALL: [Mutation; 12] = [
+    const ALL: [Mutation; 11] = [
         Mutation::SettleWhenSent,
         Mutation::SendBeforeRenumbered,
         Mutation::OvertakeTheSpool,
-        Mutation::ForgetTheEndOfRuns,
         Mutation::RestampWhatIsRead,
         Mutation::PipelineBeforeEstablished,
         Mutation::ResendWithNewNumbers,

@@ -767,12 +767,6 @@ impl Outbox {
     /// written.
     pub(super) fn commit_before_new_run(&mut self) -> Option<Action> {
         self.settings.spool?;
-        #[cfg(test)]
-        {
-            if super::simulator::planted(super::simulator::Mutation::ForgetTheEndOfRuns) {
-                return None;
-            }
-        }
         if self.spool.failing.is_some() {
             // A disk that is bad does not stop deliveries. If this process is killed before it is well again, what was
             // delivered before the new run is sent again behind it.

@@ -7,6 +7,7 @@ mod doubt;
 mod identity;
 mod order;
 mod refusals;
+mod spooling;
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 //! A process that is killed is a batcher dropped without shutdown, on a storage that outlives it; real processes and a real
 //! Kafka have tests of their own. Nothing here waits for a clock but `spool_after`, which is some milliseconds.
 
+mod elsewhere;
 mod outage;
 mod restart;
 #[path = "../support/mod.rs"]

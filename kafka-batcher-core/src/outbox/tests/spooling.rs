@@ -1,0 +1,288 @@
+//! The spool's rules one by one: the test plays broker and storage by hand.
+
+use super::*;
+use crate::spool::{Backlog, ClusterId, Numbers, Origin, ReadBack, Stored, ToSave};
+use crate::{SpoolMode, SpoolSettings, StorageError};
+
+const AFTER: Duration = Duration::from_secs(5);
+
+/// An outbox with a spool, and what it asked for.
+struct Desk {
+    bench: Bench,
+    next_position: u64,
+}
+
+/// What one round of polling led to; the storage has not answered.
+#[derive(Debug, Default)]
+struct Asked {
+    sent: Vec<Sent>,
+    saves: Vec<(u64, Vec<ToSave>)>,
+    renumbers: Vec<(u64, Vec<crate::Renumbered>)>,
+    reads: Vec<(u64, u64)>,
+    rejects: Vec<(u64, usize)>,
+    commits: Vec<(u64, Option<u64>)>,
+    identities: usize,
+}
+
+impl Desk {
+    fn new(mode: SpoolMode) -> Self {
+        let spool = Some(SpoolSettings { mode, after: AFTER, other_cluster: false });
+        let mut bench = Bench::with(OutboxSettings { spool, ..settings() });
+        bench.outbox.on_cluster(cluster());
+        Desk { bench, next_position: 0 }
+    }
+
+    /// With so many batches of two events on disk, left by an earlier process under its numbers, or under none.
+    fn with_backlog(batches: u64) -> Self {
+        let mut desk = Desk::new(SpoolMode::OnFailure);
+        desk.bench.outbox.on_recovered(Backlog { events: 2 * batches, batches, bytes: 0, first: 10 });
+        desk
+    }
+
+    fn poll(&mut self) -> Asked {
+        let mut asked = Asked::default();
+        let Bench { outbox, now, unix_ms, leader, next_id, .. } = &mut self.bench;
+        for _ in 0..50 {
+            match outbox.poll_action(Some(*leader), *now, *unix_ms) {
+                Action::Produce { ticket, batch, .. } => asked.sent.push(Sent { ticket, batch }),
+                Action::InitProducerId { .. } => {
+                    asked.identities += 1;
+                    outbox.on_identity(ProducerIdentity { id: *next_id, epoch: 0 });
+                    *next_id += 1;
+                }
+                Action::Save { ticket, batches } => asked.saves.push((ticket, batches)),
+                Action::Renumber { ticket, numbers } => asked.renumbers.push((ticket, numbers)),
+                Action::Read { ticket, from, .. } => asked.reads.push((ticket, from)),
+                Action::Reject { ticket, letters } => asked.rejects.push((ticket, letters.len())),
+                Action::Commit { through, ticket } => asked.commits.push((through, ticket)),
+                Action::Describe { .. } => {}
+                Action::Wait { .. } => return asked,
+            }
+        }
+        panic!("it spins: {asked:?}");
+    }
+
+    /// The storage has saved what it was asked to.
+    fn saved(&mut self, asked: &Asked) {
+        for (ticket, batches) in &asked.saves {
+            let mut positions = Vec::new();
+            for saved in batches {
+                positions.push(self.next_position);
+                self.next_position += u64::from(saved.batch.count());
+            }
+            self.bench.outbox.on_saved(*ticket, Ok(positions), self.bench.now);
+        }
+    }
+
+    fn renumbered(&mut self, asked: &Asked) {
+        for (ticket, _) in &asked.renumbers {
+            self.bench.outbox.on_renumbered(*ticket, Ok(()), self.bench.now);
+        }
+    }
+
+    /// Answers a read with batches of two events from there on.
+    fn read(&mut self, asked: &Asked, batches: u64, numbers: Option<(i64, i16, i32)>) {
+        let [(ticket, from)] = asked.reads[..] else { panic!("one read: {asked:?}") };
+        let stored = (0..batches).map(|n| Stored {
+            position: from + 2 * n,
+            batch: batch(2, self.bench.unix_ms),
+            numbers: numbers.map(|(producer_id, epoch, first)| Numbers {
+                stamp: Stamp { producer_id, epoch, first_sequence: first + 2 * n as i32 },
+                origin: Origin { cluster: Some(cluster()), topic: self.bench.leader.topic_id },
+            }),
+        });
+        let back = ReadBack { batches: stored.collect(), next: from + 2 * batches, damage: Vec::new() };
+        self.bench.outbox.on_read(ticket, Ok(back), self.bench.now);
+    }
+
+    fn tally(&self) -> Tally {
+        self.bench.outbox.tally()
+    }
+}
+
+fn cluster() -> ClusterId {
+    ClusterId("here".into())
+}
+
+#[test]
+fn a_batch_that_comes_in_would_overtake_what_is_on_disk() {
+    let mut desk = Desk::new(SpoolMode::OnFailure);
+    desk.bench.seal(2);
+    let first = desk.poll();
+    assert!(first.saves.is_empty() && first.sent.len() == 1, "{first:?}");
+    desk.bench.lose(&first.sent[0]);
+    assert!(desk.poll().saves.is_empty(), "a moment of trouble is no reason to spill");
+    desk.bench.now = desk.bench.now + AFTER;
+    let away = desk.poll();
+    assert_eq!(away.saves.len(), 1);
+    desk.saved(&away);
+    desk.bench.lose(&away.sent[0]);
+    desk.poll();
+    assert_eq!((desk.tally().spooled, desk.tally().in_memory), (2, 0));
+    for _ in 0..9 {
+        desk.bench.seal(1);
+        let newer = desk.poll();
+        assert!(newer.sent.is_empty(), "{newer:?}");
+        desk.saved(&newer);
+    }
+    desk.bench.sleep();
+    let probe = desk.poll();
+    assert_eq!(probe.reads.len(), 1, "{probe:?}");
+    assert!(probe.sent.is_empty());
+}
+
+#[test]
+fn a_late_acknowledgement_of_what_was_saved_meanwhile_is_a_delivery_and_a_commit() {
+    let mut desk = Desk::new(SpoolMode::OnFailure);
+    desk.bench.seal(3);
+    let first = desk.poll();
+    desk.bench.now = desk.bench.now + AFTER;
+    let away = desk.poll();
+    desk.saved(&away);
+    assert_eq!(desk.tally().in_flight, 3, "its request is not answered yet");
+    desk.bench.ack(&first.sent[0], 0);
+    let after = desk.poll();
+    assert_eq!((after.commits, desk.tally().delivered), (vec![(3, None)], 3));
+}
+
+#[test]
+fn new_numbers_that_only_memory_knew_would_be_given_to_other_events_after_a_crash() {
+    let mut desk = Desk::with_backlog(2);
+    let asked = desk.poll();
+    desk.read(&asked, 2, None);
+    let asked = desk.poll();
+    assert!(asked.sent.is_empty(), "{asked:?}");
+    let [(_, numbers)] = &asked.renumbers[..] else { panic!("{asked:?}") };
+    assert_eq!(
+        numbers.iter().map(|n| (n.position, n.numbers.stamp.first_sequence)).collect::<Vec<_>>(),
+        [(10, 0), (12, 2)]
+    );
+    desk.renumbered(&asked);
+    assert_eq!(desk.poll().sent.len(), 1, "one, until the run is established");
+}
+
+#[test]
+fn late_requests_of_a_killed_process_would_be_written_twice_if_its_numbers_changed() {
+    let mut desk = Desk::with_backlog(3);
+    let asked = desk.poll();
+    desk.read(&asked, 3, Some((7, 2, 40)));
+    let asked = desk.poll();
+    assert_eq!((asked.identities, asked.renumbers.len()), (0, 0));
+    assert_eq!(asked.sent[0].numbers(), (7, 2, 40, 2));
+    desk.bench.ack(&asked.sent[0], 0);
+    let rest: Vec<_> = desk.poll().sent.iter().map(Sent::numbers).collect();
+    assert_eq!(rest, [(7, 2, 42, 2), (7, 2, 44, 2)]);
+}
+
+#[test]
+fn an_event_of_ours_in_a_run_of_another_process_would_share_its_numbers_with_a_copied_spool() {
+    let mut desk = Desk::with_backlog(1);
+    let asked = desk.poll();
+    desk.read(&asked, 1, Some((7, 2, 40)));
+    let asked = desk.poll();
+    desk.bench.seal(1);
+    desk.bench.ack(&asked.sent[0], 0);
+    let asked = desk.poll();
+    // The end of that run is durable first: sent again behind ours, it could only be refused.
+    let Some((12, Some(ticket))) = asked.commits.last().copied() else { panic!("{asked:?}") };
+    assert!(asked.sent.is_empty() && asked.identities == 0);
+    desk.bench.outbox.on_committed(ticket, Ok(()), desk.bench.now);
+    let asked = desk.poll();
+    assert_eq!((asked.identities, asked.sent[0].numbers()), (1, (100, 0, 0, 1)));
+}
+
+#[test]
+fn a_batch_whose_proof_lies_further_down_the_disk_would_be_in_doubt_for_ever() {
+    let mut desk = Desk::with_backlog(20);
+    let asked = desk.poll();
+    desk.read(&asked, 10, Some((7, 0, 0)));
+    let asked = desk.poll();
+    // All of it was delivered, and the commits were lost: the broker knows only the last batch.
+    desk.bench.refuse(&asked.sent[0], 45);
+    desk.poll();
+    desk.bench.knows(0, 39);
+    let asked = desk.poll();
+    desk.read(&asked, 10, Some((7, 0, 20)));
+    let asked = desk.poll();
+    assert_eq!(asked.sent[0].numbers(), (7, 0, 38, 2), "the batch that ends there proves all before it");
+    desk.bench.ack(&asked.sent[0], 38);
+    desk.poll();
+    let tally = desk.tally();
+    assert_eq!((tally.delivered, tally.proven, tally.possible_duplicates, tally.spooled), (40, 38, 0, 0));
+}
+
+#[test]
+fn with_write_ahead_a_batch_sent_before_it_is_on_disk_would_be_lost_or_doubled_by_a_kill() {
+    let mut desk = Desk::new(SpoolMode::Always);
+    desk.bench.seal(2);
+    let asked = desk.poll();
+    assert!(asked.sent.is_empty() && asked.saves.len() == 1, "{asked:?}");
+    desk.saved(&asked);
+    let asked = desk.poll();
+    desk.renumbered(&asked);
+    let asked = desk.poll();
+    desk.bench.ack(&asked.sent[0], 0);
+    // From the first acknowledgement on numbers are given before it is saved: one write, not two.
+    desk.bench.seal(2);
+    let asked = desk.poll();
+    assert!(asked.saves[0].1[0].numbers.is_some() && asked.renumbers.is_empty(), "{asked:?}");
+}
+
+#[test]
+fn with_write_ahead_a_disk_that_fails_does_not_stop_deliveries() {
+    let mut desk = Desk::new(SpoolMode::Always);
+    desk.bench.seal(2);
+    let asked = desk.poll();
+    let error = StorageError::Failed("the disk is bad".to_owned());
+    desk.bench.outbox.on_saved(asked.saves[0].0, Err(error), desk.bench.now);
+    let asked = desk.poll();
+    assert_eq!(asked.sent.len(), 1);
+    let told = desk.bench.events();
+    assert!(matches!(told[..], [OutboxEvent::SpoolTroubled { .. }]), "{told:?}");
+}
+
+#[test]
+fn what_follows_a_poisoned_event_would_be_sent_again_before_it_if_the_hole_were_forgotten() {
+    let mut desk = Desk::new(SpoolMode::OnFailure);
+    desk.bench.seal(1);
+    let asked = desk.poll();
+    desk.bench.refuse_records(&asked.sent[0], 87, &[0]);
+    desk.bench.seal(1);
+    let asked = desk.poll();
+    assert!(asked.sent.is_empty(), "{asked:?}");
+    let [(ticket, 1)] = asked.rejects[..] else { panic!("{asked:?}") };
+    assert_eq!(desk.tally().dead_lettered, 0, "not before it is durable");
+    desk.bench.outbox.on_rejected(ticket, Ok(()), desk.bench.now);
+    assert_eq!(desk.poll().sent[0].numbers(), (100, 1, 0, 1), "a new run behind the hole");
+    assert_eq!((desk.tally().dead_lettered, desk.tally().lost), (1, 0));
+}
+
+#[test]
+fn numbers_of_another_cluster_would_be_somebody_elses_here() {
+    let mut desk = Desk::with_backlog(1);
+    let asked = desk.poll();
+    desk.bench.outbox.on_cluster(ClusterId("elsewhere".into()));
+    desk.read(&asked, 1, Some((7, 2, 40)));
+    let asked = desk.poll();
+    assert!(asked.sent.is_empty() && asked.renumbers.is_empty(), "{asked:?}");
+    assert!(matches!(desk.bench.troubles()[..], [Trouble::OtherCluster { .. }]));
+}
+
+#[test]
+fn at_the_end_everything_goes_to_disk_what_is_in_flight_too() {
+    let mut desk = Desk::new(SpoolMode::OnFailure);
+    desk.bench.seal(2);
+    desk.bench.seal(3);
+    let flying = desk.poll();
+    assert_eq!(flying.sent.len(), 1);
+    desk.bench.outbox.close();
+    desk.bench.outbox.spill();
+    let asked = desk.poll();
+    let [(_, batches)] = &asked.saves[..] else { panic!("{asked:?}") };
+    assert!(batches[0].numbers.is_some() && batches[1].numbers.is_none());
+    assert!(!desk.bench.outbox.is_empty());
+    desk.saved(&asked);
+    desk.poll();
+    assert!(desk.bench.outbox.is_empty());
+    assert_eq!((desk.tally().spooled, desk.tally().in_flight, desk.tally().lost), (5, 0, 0));
+}
