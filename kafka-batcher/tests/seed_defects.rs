@@ -164,6 +164,51 @@ async fn a_partition_without_a_leader_stops_neither_the_intake_nor_its_neighbour
     assert!(batcher.shutdown(LONG).await.all_delivered());
 }
 
+// ---- 4, 6 --------------------------------------------------------------------------------------------------------------
+
+/// 4. There, the final flush ran after the client had been stopped, and an exit signal flushed twice.
+#[tokio::test]
+async fn what_is_open_at_shutdown_is_delivered_once_with_the_client_still_up() {
+    let kafka = kafka(1);
+    let batcher = batcher_with(&kafka.bootstrap(), |_, d| d.max_wait_time = LONG).await;
+    let flights = batcher.collector("flights").build().unwrap();
+    ready(&batcher, "flights").await;
+    for event in ["a", "b", "c"] {
+        flights.add_event(event).await.unwrap();
+    }
+    // Two signals at once, and one more.
+    let (first, second) = tokio::join!(batcher.shutdown(LONG), batcher.shutdown(LONG));
+    assert!(first.all_delivered() && second.all_delivered(), "{first:?} {second:?}");
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+    assert_eq!(values(&kafka, 0), ["a", "b", "c"]);
+}
+
+/// 6. There, nobody drained the storage, and batches that came after a failed one overtook it.
+#[tokio::test]
+async fn a_batch_that_went_to_the_storage_is_replayed_and_never_overtaken() {
+    let kafka = kafka(1);
+    let batcher = kafka_batcher::KafkaBatcher::builder([kafka.bootstrap()])
+        .settings(|s| s.retry_backoff = Duration::from_millis(5))
+        .collector_defaults(|c| c.batch_size = 1)
+        .storage(kafka_batcher::MemoryStorage::default())
+        .spool_after(Duration::from_millis(10))
+        .start()
+        .await
+        .unwrap();
+    let flights = batcher.collector("flights").build().unwrap();
+    ready(&batcher, "flights").await;
+    kafka.stop_broker(1).unwrap();
+    let stored = flights.send("stored").await.unwrap();
+    stored.durable().await.unwrap();
+    assert_eq!(batcher.report().await.spooled, 1);
+    let later = flights.send("later").await.unwrap();
+    kafka.restart_broker(1, kafka_batcher_broker::ProducerMemory::LastBatch).unwrap();
+    outcome(&later).await.unwrap();
+    outcome(&stored).await.unwrap();
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+    assert_eq!(values(&kafka, 0), ["stored", "later"]);
+}
+
 // ---- 7, 8 ---------------------------------------------------------------------------------------------------------------
 
 /// 7. There, when one partition of a batch failed, the partitions already acknowledged were stored and sent again.
