@@ -28,7 +28,7 @@ use crate::topic::Topic;
 /// Accumulates events per partition and delivers them in batches. Cheap to clone; all clones are the same batcher.
 ///
 /// Call [`KafkaBatcher::shutdown`] before the process ends: it delivers what is left and says what became of it.
-/// Dropping the last clone without it loses what is still in memory, and says so in the log.
+/// Dropping the last clone without it loses what is still in memory and not in the spool, and says so in the log.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -273,8 +273,8 @@ impl KafkaBatcher {
             .collect()
     }
 
-    /// Accepts no more events, delivers what is left for at most `timeout` (`None`: the setting `shutdown_timeout`), gives up on the rest, disconnects, and says
-    /// what became of every event. Called again, also while the first call is waiting, it answers the same; of several
+    /// Accepts no more events, delivers what is left for at most `timeout` (`None`: the setting `shutdown_timeout`), leaves
+    /// the rest in the spool (without one: gives up on it), disconnects, and says what became of every event. Called again, also while the first call is waiting, it answers the same; of several
     /// calls the earliest deadline holds.
     ///
     /// Not cancel-safe: a dropped call has stopped the intake, and the rest may not have happened.

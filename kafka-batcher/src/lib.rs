@@ -3,7 +3,7 @@
 //! Applications emit events one at a time; Kafka is fast only with batches. A [`Collector`] takes events one at a time
 //! and copies each once, into its place in the batch that goes on the wire; a batch is sent when it has enough events
 //! or bytes, when its oldest event has waited long enough, or when somebody says so; and while Kafka is down, slow or
-//! refuses, events wait in memory, in order, up to a bound.
+//! refuses, events wait in order: on disk, where a directory is given, else in memory up to a bound.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,10 +25,14 @@
 //!
 //! # What is promised
 //!
+//! *Accepted* is in memory, in order, to be delivered or accounted for; it dies with the process. *Durable* does not:
+//! acknowledged by Kafka, or on disk in the spool ([`Builder::spool`]), where events go while Kafka takes none, and from where
+//! they are delivered later, before anything newer.
+//!
 //! At-least-once and ordered per partition, always. Written once (into the log) with the native producer and
-//! `required_acks = -1`, to the same cluster and topic, as long as this process lives, with event times younger than
-//! the broker's `producer.id.expiration.ms` and without unclean leader election. *Accepted* is not *durable*: what is
-//! in memory dies with the process.
+//! `required_acks = -1`, to the same cluster and topic, with event times younger than the broker's
+//! `producer.id.expiration.ms` (or LogAppendTime) and without unclean leader election; through restarts of this process, too,
+//! for what was durable. What may have been written twice is counted.
 //!
 //! # The map
 //!
