@@ -12,7 +12,10 @@ fn the_demo_finds_every_event_where_it_should_be() {
         "mean fill",
         "flushed because of",
         "latency p99",
+        "dropped without mercy",
+        "found on disk after the drop",
         "read back",
+        "all 10 000 events",
         "produce --brokers",
     ]);
 }
