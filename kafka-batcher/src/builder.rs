@@ -75,11 +75,7 @@ impl Builder {
             producer: None,
             storage: None,
             disk: None,
-            spool: SpoolSettings {
-                mode: SpoolMode::OnFailure,
-                after: Duration::from_secs(5),
-                other_cluster: false,
-            },
+            spool: spool_defaults(),
             notifier: Arc::new(LogNotifier),
         }
     }
@@ -224,6 +220,11 @@ impl Builder {
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// How a spool is used unless somebody says otherwise.
+pub(crate) fn spool_defaults() -> SpoolSettings {
+    SpoolSettings { mode: SpoolMode::OnFailure, after: Duration::from_secs(5), other_cluster: false }
 }
 
 impl fmt::Debug for Builder {

@@ -30,6 +30,7 @@ impl Shown for Duration {
 impl Shown for usize {
     fn shown(&self) -> String {
         match *self {
+            n if n >= 1 << 30 && n % (1 << 30) == 0 => format!("{} GiB", n >> 30),
             n if n >= 1 << 20 && n % (1 << 20) == 0 => format!("{} MiB", n >> 20),
             n => n.to_string(),
         }
@@ -293,6 +294,65 @@ fn topic_name_mistake(topic: &str) -> Option<String> {
     }
 }
 
+/// The spool's rows: its settings are the builder's and the disk's, the defaults are taken from there.
+fn spool_rows() -> Vec<SettingRow> {
+    let disk = crate::storage::DiskSettings::new("");
+    let spool = crate::builder::spool_defaults();
+    let row =
+        |name, default: String, unit, text: &str| SettingRow { name, default, unit, text: text.to_owned() };
+    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).shown();
+    vec![
+        row(
+            "dir",
+            "unset".to_owned(),
+            "",
+            "Where events are kept while Kafka does not take them; unset: there is no spool. One process at a time; a local disk with room. `spool(dir)`.",
+        ),
+        row(
+            "mode",
+            "on_failure".to_owned(),
+            "",
+            "`on_failure`: events go to disk when Kafka has taken nothing of their partition for `spool_after`. `always`: before they are sent, so that whatever is durable survives kill -9 and power loss, for one fsync a group of batches. `spool_mode(..)`.",
+        ),
+        row(
+            "spool_after",
+            spool.after.shown(),
+            "ms",
+            "How long nothing may be acknowledged, although something waits, until Kafka counts as away. Shorter: less is in memory when the process dies; longer: short outages never touch the disk. `spool_after(..)`.",
+        ),
+        row(
+            "max_bytes",
+            bytes(disk.max_bytes),
+            "bytes",
+            "What all segments and dead letters may hold. When it is reached events stay in memory, and callers wait when that is full.",
+        ),
+        row(
+            "min_free_bytes",
+            disk.min_free_bytes.map_or("1 GiB, or 5 % of a small disk".to_owned(), bytes),
+            "bytes",
+            "What is left of the disk to others; below it the spool counts as full.",
+        ),
+        row(
+            "segment_bytes",
+            bytes(disk.segment_bytes),
+            "bytes",
+            "When a segment has so many bytes the next begins. Smaller: room comes back earlier; larger: fewer files.",
+        ),
+        row(
+            "dead_letter_bytes",
+            bytes(disk.dead_letter_bytes),
+            "bytes",
+            "What the dead letters of a topic may hold; beyond it the oldest go.",
+        ),
+        row(
+            "reserve_bytes",
+            bytes(disk.reserve_bytes),
+            "bytes",
+            "Kept back on the disk, so that a spool on a full disk can drain.",
+        ),
+    ]
+}
+
 /// The text of CONFIGURATION.md.
 pub fn reference() -> String {
     let mut out = String::from(
@@ -307,6 +367,7 @@ pub fn reference() -> String {
             "`batcher.collector(..).settings(|s| ..)`; application-wide with `collector_defaults`",
             CollectorSettings::rows(),
         ),
+        ("Spool", "the builder, as named in each row; bounds with `spool_with(DiskSettings)`", spool_rows()),
     ];
     for (title, how, rows) in sections {
         out += &format!(

@@ -55,8 +55,8 @@ pub(super) struct Step {
     through: u64,
     /// Batches with their partitions and positions, and whether they were found at the start.
     placed: Vec<(i32, u64, RecordBatch, bool)>,
-    /// Events that have no partition, put aside.
-    rejected: Vec<(RecordBatch, DeliveryError)>,
+    /// Events that have no partition, put aside, and whether they were found at the start.
+    rejected: Vec<(RecordBatch, DeliveryError, bool)>,
     events: u64,
     recovered: u64,
     damage: Vec<(u64, String)>,
@@ -232,7 +232,7 @@ impl Dispatcher {
                         message: reason,
                     };
                     letters.push(DeadLetter { batch: batch.clone(), position: None, error: error.clone() });
-                    step.rejected.push((batch, error));
+                    step.rejected.push((batch, error, found));
                 }
             }
             if !letters.is_empty() {
@@ -279,9 +279,11 @@ impl Dispatcher {
             let message = format!("{events} events of the spool are lost: {message}");
             self.tell(NotificationKind::EventsLost, None, message);
         }
-        for (batch, error) in step.rejected {
-            self.own.dead_lettered += u64::from(batch.count());
-            self.lane_dead_lettered += u64::from(batch.count());
+        for (batch, error, found) in step.rejected {
+            let events = u64::from(batch.count());
+            self.own.dead_lettered += events;
+            self.lane_dead_lettered += events;
+            self.own.recovered += if found { events } else { 0 };
             self.dead_lettered(&batch, error, None, true);
         }
         for (partition, position, batch, found) in step.placed {
