@@ -3,6 +3,7 @@
 //! A storage keeps batches in order and knows nothing of delivery: when to save, read, renumber, commit and reject is
 //! decided by the outbox alone. [`Discard`] keeps nothing.
 
+pub mod conformance;
 mod discard;
 pub mod disk;
 mod memory;

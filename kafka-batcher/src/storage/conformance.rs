@@ -1,0 +1,306 @@
+//! What every storage must do, as code: run it against yours.
+//!
+//! ```
+//! use kafka_batcher::MemoryStorage;
+//! use kafka_batcher::storage::TempStorage;
+//! use kafka_batcher::storage::conformance::{CASES, Medium};
+//!
+//! struct Mine(MemoryStorage);
+//! impl Medium for Mine {
+//!     fn open(&self) -> Box<dyn TempStorage> {
+//!         self.0.crash(); // what was only hinted at is gone
+//!         Box::new(self.0.clone())
+//!     }
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! for (name, case) in CASES {
+//!     println!("{name}");
+//!     case(&Mine(MemoryStorage::default())).await;
+//! }
+//! # });
+//! ```
+//!
+//! A case panics with what is wrong. It takes about a page of memory and a few calls; none of them waits for a clock.
+
+use kafka_batcher_core::{
+    Accumulator, AccumulatorSettings, BufferPool, ClusterId, DeadLetter, DeliveryError, FailureReason,
+    FlushReason, Numbers, Offer, Origin, Persisted, PushError, Record, RecordBatch, Renumbered, Share, Stamp,
+    Time, ToSave, TopicId, TopicPartition,
+};
+
+use super::{TempStorage, UNASSIGNED};
+use crate::producer::BoxFuture;
+
+/// What outlives a process: opened again, it holds everything that was resolved.
+pub trait Medium: Sync {
+    /// A storage on it, as a new process gets it. The one before was dropped, or its process killed; commits that were
+    /// not asked to be durable may have been forgotten.
+    fn open(&self) -> Box<dyn TempStorage>;
+}
+
+/// A case: given an empty medium, it panics with what is wrong.
+pub type Case = for<'a> fn(&'a dyn Medium) -> BoxFuture<'a, ()>;
+
+/// All cases, by what they show.
+pub const CASES: &[(&str, Case)] = &[
+    ("what is saved is read back in order, with its bytes and numbers", |m| Box::pin(in_order(m))),
+    ("a read gives at least one batch and no more than fits", |m| Box::pin(bounded_reads(m))),
+    ("a read from the middle of a batch gives the rest of it", |m| Box::pin(middle(m))),
+    ("what is saved survives the process, and no position is given twice", |m| Box::pin(survives(m))),
+    ("what is committed is not read again, also in the middle of a batch", |m| Box::pin(commits(m))),
+    ("a durable commit survives the process", |m| Box::pin(durable_commit(m))),
+    ("new numbers hold, for a part of a batch, the latest of them, and for good", |m| Box::pin(renumbers(m))),
+    ("a rejected event leaves a hole and its neighbours", |m| Box::pin(rejects(m))),
+    ("regrouping settles the lane and fills the partitions in one step", |m| Box::pin(regroups(m))),
+    ("partitions and topics do not see each other", |m| Box::pin(apart(m))),
+    ("the number of partitions is remembered", |m| Box::pin(partitions(m))),
+];
+
+const TOPIC: &str = "flights";
+
+fn place(partition: i32) -> TopicPartition {
+    TopicPartition::new(TOPIC, partition)
+}
+
+/// A batch of these values, with a key, a null and a header among them.
+fn batch(values: &[&str]) -> RecordBatch {
+    let settings = AccumulatorSettings {
+        batch_size: u32::MAX,
+        max_batch_bytesize: 1 << 20,
+        max_wait_time: std::time::Duration::from_secs(1),
+        min_delay: std::time::Duration::ZERO,
+    };
+    let (pool, share) = (BufferPool::new(1 << 20), Share::new(1 << 20));
+    let mut accumulator = Accumulator::new(settings, 0);
+    let mut spare = None;
+    for (n, value) in values.iter().enumerate() {
+        let key = (n % 2 == 1).then_some(b"key".as_slice());
+        let headers = [kafka_batcher_core::Header { name: "h", value: None }];
+        let record = Record { key, headers: &headers[..n % 2], ..Record::value(*value) };
+        let offer =
+            Offer { lane: 0, record: &record, timestamp: 1_000, flush_after: false, want_receipt: false };
+        loop {
+            match accumulator.push(offer, &mut spare, || Time::from_millis(1)) {
+                Ok(_) => break,
+                Err(PushError::NeedsChunk { size, .. }) => spare = Some(pool.acquire_reserve(&share, size)),
+                Err(error) => panic!("the suite's own event: {error}"),
+            }
+        }
+    }
+    accumulator.seal(FlushReason::Flush, Time::from_millis(1));
+    accumulator.poll_sealed().map(|sealed| sealed.batch).unwrap_or_else(|| panic!("the suite's own batch"))
+}
+
+fn numbers(first_sequence: i32) -> Numbers {
+    Numbers {
+        stamp: Stamp { producer_id: 7, epoch: 2, first_sequence },
+        origin: Origin { cluster: Some(ClusterId("here".into())), topic: TopicId([3; 16]) },
+    }
+}
+
+/// The batch with these numbers in its bytes.
+fn stamped(values: &[&str], first_sequence: i32) -> ToSave {
+    let numbers = numbers(first_sequence);
+    let mut bytes = batch(values).to_bytes();
+    bytes[43..51].copy_from_slice(&numbers.stamp.producer_id.to_be_bytes());
+    bytes[51..53].copy_from_slice(&numbers.stamp.epoch.to_be_bytes());
+    bytes[53..57].copy_from_slice(&first_sequence.to_be_bytes());
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    let batch =
+        RecordBatch::decode(&bytes).unwrap_or_else(|error| panic!("the suite's own batch: {error}")).0;
+    ToSave { batch, numbers: Some(numbers) }
+}
+
+fn plain(values: &[&str]) -> ToSave {
+    ToSave { batch: batch(values), numbers: None }
+}
+
+async fn opened(medium: &dyn Medium) -> Box<dyn TempStorage> {
+    let storage = medium.open();
+    storage.open(TOPIC).await.unwrap_or_else(|error| panic!("it opens: {error}"));
+    storage
+}
+
+async fn save(storage: &dyn TempStorage, partition: i32, batches: Vec<ToSave>) -> Vec<u64> {
+    storage.save_batch(&place(partition), batches).await.unwrap_or_else(|error| panic!("it saves: {error}"))
+}
+
+/// Position, value and sequence of every event that is read from there on.
+async fn all(storage: &dyn TempStorage, partition: i32, from: u64) -> Vec<(u64, String, Option<i32>)> {
+    let (mut out, mut from) = (Vec::new(), from);
+    loop {
+        let read = storage.read(&place(partition), from, 1).await;
+        let read = read.unwrap_or_else(|error| panic!("it reads: {error}"));
+        assert!(read.damage.is_empty(), "nothing is damaged: {:?}", read.damage);
+        if read.batches.is_empty() {
+            return out;
+        }
+        for stored in read.batches {
+            let records = stored.batch.records().unwrap_or_else(|error| panic!("a valid batch: {error}"));
+            for (n, record) in (0..).zip(records) {
+                let value = String::from_utf8_lossy(&record.value.unwrap_or_default()).into_owned();
+                let sequence = stored.numbers.as_ref().map(|numbers| numbers.stamp.first_sequence + n as i32);
+                out.push((stored.position + n, value, sequence));
+            }
+            from = stored.position + u64::from(stored.batch.count());
+        }
+        assert_eq!(read.next, from, "it says where to read on");
+    }
+}
+
+fn values(read: &[(u64, String, Option<i32>)]) -> Vec<&str> {
+    read.iter().map(|(_, value, _)| value.as_str()).collect()
+}
+
+async fn in_order(medium: &dyn Medium) {
+    let storage = opened(medium).await;
+    let first = save(&*storage, 0, vec![plain(&["a", "b"]), stamped(&["c"], 5)]).await;
+    let second = save(&*storage, 0, vec![stamped(&["d", "e"], 6)]).await;
+    assert!(first[0] + 2 <= first[1] && first[1] < second[0], "positions ascend: {first:?} {second:?}");
+    let read = storage.read(&place(0), 0, 1 << 20).await.unwrap_or_else(|error| panic!("it reads: {error}"));
+    let saved = [plain(&["a", "b"]), stamped(&["c"], 5), stamped(&["d", "e"], 6)];
+    assert_eq!(read.batches.len(), saved.len(), "all of them fit");
+    for (stored, saved) in read.batches.iter().zip(&saved) {
+        assert_eq!(stored.batch.to_bytes(), saved.batch.to_bytes(), "the bytes, headers, nulls and all");
+        assert_eq!(stored.numbers, saved.numbers, "the numbers, and where they mean something");
+    }
+}
+
+async fn bounded_reads(medium: &dyn Medium) {
+    let storage = opened(medium).await;
+    save(&*storage, 0, vec![plain(&["a"]), plain(&["b"]), plain(&["c"])]).await;
+    let one = batch(&["a"]).encoded_len();
+    for (max_bytes, batches) in [(0, 1), (one, 1), (2 * one, 2), (1 << 20, 3)] {
+        let read = storage.read(&place(0), 0, max_bytes).await;
+        let read = read.unwrap_or_else(|error| panic!("it reads: {error}"));
+        assert_eq!(read.batches.len(), batches, "of {max_bytes} bytes");
+    }
+}
+
+async fn middle(medium: &dyn Medium) {
+    let storage = opened(medium).await;
+    let at = save(&*storage, 0, vec![stamped(&["a", "b", "c"], 5)]).await[0];
+    let rest = all(&*storage, 0, at + 1).await;
+    assert_eq!(rest, [(at + 1, "b".to_owned(), Some(6)), (at + 2, "c".to_owned(), Some(7))]);
+}
+
+async fn survives(medium: &dyn Medium) {
+    let storage = opened(medium).await;
+    let before = save(&*storage, 0, vec![stamped(&["a", "b"], 5)]).await[0];
+    drop(storage);
+    let storage = medium.open();
+    let found = storage.open(TOPIC).await.unwrap_or_else(|error| panic!("it opens: {error}"));
+    let [(0, backlog)] = found.backlogs[..] else { panic!("one partition waits: {found:?}") };
+    assert_eq!((backlog.events, backlog.first), (2, before), "{backlog:?}");
+    let after = save(&*storage, 0, vec![plain(&["c"])]).await[0];
+    assert!(after >= before + 2, "positions are used once: {before}, then {after}");
+    assert_eq!(values(&all(&*storage, 0, 0).await), ["a", "b", "c"]);
+}
+
+async fn commits(medium: &dyn Medium) {
+    let storage = opened(medium).await;
+    let at = save(&*storage, 0, vec![plain(&["a", "b"]), plain(&["c"])]).await;
+    for (through, left) in [(at[0] + 1, vec!["b", "c"]), (at[1], vec!["c"]), (at[1] + 1, vec![])] {
+        storage.commit(&place(0), through, false).await.unwrap_or_else(|error| panic!("it commits: {error}"));
+        assert_eq!(values(&all(&*storage, 0, 0).await), left, "below {through}");
+        let backlog = storage.backlog(&place(0)).await.unwrap_or_else(|error| panic!("it counts: {error}"));
+        assert_eq!(backlog.events, left.len() as u64);
+        let empty = storage.is_empty(&place(0)).await.unwrap_or_else(|error| panic!("it says: {error}"));
+        assert_eq!(empty, left.is_empty());
+    }
+}
+
+async fn durable_commit(medium: &dyn Medium) {
+    let storage = opened(medium).await;
+    let at = save(&*storage, 0, vec![plain(&["a", "b"]), plain(&["c"])]).await;
+    storage.commit(&place(0), at[1], true).await.unwrap_or_else(|error| panic!("it commits: {error}"));
+    drop(storage);
+    let storage = opened(medium).await;
+    assert_eq!(values(&all(&*storage, 0, 0).await), ["c"]);
+}
+
+async fn renumbers(medium: &dyn Medium) {
+    let storage = opened(medium).await;
+    let at = save(&*storage, 0, vec![plain(&["a", "b", "c", "d"])]).await[0];
+    for (first, count, sequence) in [(0, 4, 10), (1, 2, 50), (2, 1, 90)] {
+        let new = Renumbered { position: at + first, count, numbers: numbers(sequence) };
+        storage.renumber(&place(0), vec![new]).await.unwrap_or_else(|error| panic!("it renumbers: {error}"));
+    }
+    let expected = [Some(10), Some(50), Some(90), Some(13)];
+    let sequences =
+        |read: Vec<(u64, String, Option<i32>)>| read.into_iter().map(|(.., s)| s).collect::<Vec<_>>();
+    assert_eq!(sequences(all(&*storage, 0, 0).await), expected);
+    drop(storage);
+    let storage = opened(medium).await;
+    assert_eq!(sequences(all(&*storage, 0, 0).await), expected, "after a crash, too");
+}
+
+async fn rejects(medium: &dyn Medium) {
+    let storage = opened(medium).await;
+    let at = save(&*storage, 0, vec![stamped(&["a", "bad", "c"], 5)]).await[0];
+    let error = DeliveryError {
+        reason: FailureReason::Rejected,
+        persisted: Persisted::No,
+        code: Some(87),
+        message: "no".to_owned(),
+    };
+    let letter = |position| DeadLetter { batch: batch(&["bad"]), position, error: error.clone() };
+    let letters = vec![letter(Some(at + 1)), letter(None)];
+    storage.reject(&place(0), letters).await.unwrap_or_else(|error| panic!("it rejects: {error}"));
+    let expected = [(at, "a".to_owned(), Some(5)), (at + 2, "c".to_owned(), Some(7))];
+    assert_eq!(all(&*storage, 0, 0).await, expected);
+    drop(storage);
+    let storage = opened(medium).await;
+    assert_eq!(all(&*storage, 0, 0).await, expected, "after a crash, too");
+}
+
+async fn regroups(medium: &dyn Medium) {
+    let storage = opened(medium).await;
+    save(&*storage, 1, vec![plain(&["old"])]).await;
+    let lane = save(&*storage, UNASSIGNED, vec![plain(&["a", "b"]), plain(&["late"])]).await;
+    let batches = vec![(0, batch(&["a"])), (1, batch(&["b"]))];
+    let at = storage.regroup(TOPIC, lane[1], batches).await;
+    let at = at.unwrap_or_else(|error| panic!("it regroups: {error}"));
+    assert!(at.len() == 2 && lane[1] < at[0] && at[0] < at[1], "{lane:?} {at:?}");
+    drop(storage);
+    let storage = opened(medium).await;
+    assert_eq!(values(&all(&*storage, UNASSIGNED, 0).await), ["late"]);
+    assert_eq!(values(&all(&*storage, 0, 0).await), ["a"]);
+    assert_eq!(values(&all(&*storage, 1, 0).await), ["old", "b"], "behind what is older");
+}
+
+async fn apart(medium: &dyn Medium) {
+    let storage = opened(medium).await;
+    storage.open("another").await.unwrap_or_else(|error| panic!("it opens: {error}"));
+    for n in ["1", "2", "3"] {
+        save(&*storage, 0, vec![plain(&[n])]).await;
+        save(&*storage, 1, vec![plain(&[n, n])]).await;
+        let other = TopicPartition::new("another", 0);
+        storage
+            .save_batch(&other, vec![plain(&["x"])])
+            .await
+            .unwrap_or_else(|error| panic!("it saves: {error}"));
+    }
+    storage
+        .commit(&place(1), u64::MAX >> 1, false)
+        .await
+        .unwrap_or_else(|error| panic!("it commits: {error}"));
+    assert_eq!(values(&all(&*storage, 0, 0).await), ["1", "2", "3"]);
+    assert_eq!(values(&all(&*storage, 1, 0).await), [""; 0]);
+    let backlog = storage.backlog(&TopicPartition::new("another", 0)).await;
+    assert_eq!(backlog.map(|backlog| backlog.events), Ok(3));
+}
+
+async fn partitions(medium: &dyn Medium) {
+    let storage = medium.open();
+    let found = storage.open(TOPIC).await.unwrap_or_else(|error| panic!("it opens: {error}"));
+    assert_eq!(found.partitions, None);
+    for count in [3, 5] {
+        storage.keep_partitions(TOPIC, count).await.unwrap_or_else(|error| panic!("it keeps: {error}"));
+    }
+    drop(storage);
+    let found = medium.open().open(TOPIC).await.unwrap_or_else(|error| panic!("it opens: {error}"));
+    assert_eq!(found.partitions, Some(5));
+}
