@@ -1,0 +1,224 @@
+//! The spool against a real Kafka that was stopped, killed, or given a new topic between two of our processes; read back
+//! by Kafka's Java consumer. (Processes killed with SIGKILL: the command's tests.)
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kafka_batcher::storage::StorageError;
+use kafka_batcher::{BuildError, Collector, KafkaBatcher, Receipt, Record, Report, SpoolMode};
+use kafka_batcher_testkit::{Error, Isolation, Options, RealKafka, Signal, Suite};
+
+const LONG: Duration = Duration::from_secs(120);
+const PARTITIONS: u32 = 3;
+const KEYS: u32 = 7;
+
+fn main() -> ExitCode {
+    Suite::new(Options::one_broker())
+        .test_alone("a kafka stopped while events flow gets them after both were started again", |kafka| {
+            restarted(kafka, Signal::Term)
+        })
+        .test_alone("a kafka killed while events flow gets them after both were started again", |kafka| {
+            restarted(kafka, Signal::Kill)
+        })
+        .test_alone("a topic created anew gets what waited in the spool", recreated)
+        .test_alone(
+            "events older than a broker remembers arrive, and what may be there twice is counted",
+            old,
+        )
+        .run()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+async fn start(kafka: &RealKafka, topic: &str, dir: &Path, mode: SpoolMode) -> (KafkaBatcher, Collector) {
+    let batcher = loop {
+        let started = KafkaBatcher::builder(kafka.addresses())
+            .settings(|s| {
+                s.retry_backoff = Duration::from_millis(20);
+                s.retry_backoff_max = Duration::from_millis(250);
+                s.request_timeout = Duration::from_secs(2);
+            })
+            .collector_defaults(|c| c.batch_size = 50)
+            .spool(dir)
+            .spool_mode(mode)
+            .spool_after(Duration::from_millis(200))
+            .start()
+            .await;
+        match started {
+            Ok(batcher) => break batcher,
+            // The one before lets go of the directory when the runtime drops its tasks.
+            Err(BuildError::Spool(StorageError::Failed(_))) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let collector = batcher.collector(topic).build().expect("a collector");
+    (batcher, collector)
+}
+
+/// Sends these numbers, of seven keys in turn, with this time or now.
+async fn send(collector: &Collector, numbers: std::ops::Range<u32>, time: Option<i64>) -> Vec<Receipt> {
+    let mut receipts = Vec::new();
+    for number in numbers {
+        let (key, value) = (format!("key-{}", number % KEYS), number.to_string());
+        let record = Record { timestamp: time, ..Record::keyed(&key, &value) };
+        receipts.push(collector.send(record).await.expect("accepted"));
+    }
+    receipts
+}
+
+async fn durable(receipts: &[Receipt]) {
+    for receipt in receipts {
+        let durable = tokio::time::timeout(LONG, receipt.durable()).await;
+        durable.expect("it becomes durable").expect("it is durable");
+    }
+}
+
+async fn drained(batcher: &KafkaBatcher) -> Report {
+    let drained = async {
+        loop {
+            let report = batcher.report().await;
+            if report.spooled + report.in_memory + report.in_flight == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, drained).await.expect("the spool is drained");
+    batcher.shutdown(LONG).await
+}
+
+/// Lost, surplus copies, out of order for their key: by Java's eyes.
+fn compare(kafka: &RealKafka, topic: &str, expected: u32) -> Result<(usize, u32, usize), Error> {
+    let mut times: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut latest: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut reordered = 0;
+    for record in kafka.consume(topic, Isolation::Committed)? {
+        let text = String::from_utf8(record.value.expect("a value")).expect("text");
+        let number: u32 = text.parse().expect("a number");
+        let first = times.get(&number).is_none();
+        *times.entry(number).or_default() += 1;
+        let before = latest.entry(number % KEYS).or_default();
+        reordered += usize::from(first && number < *before);
+        *before = number.max(*before);
+    }
+    let lost = (0..expected).filter(|number| !times.contains_key(number)).count();
+    let surplus = times.values().map(|times| times - 1).sum();
+    Ok((lost, surplus, reordered))
+}
+
+fn restarted(kafka: &RealKafka, signal: Signal) -> Result<(), Error> {
+    if !kafka.is_ours() {
+        return Ok(());
+    }
+    for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
+        let topic = kafka.fresh_topic("spooled", PARTITIONS, &[])?;
+        let dir = tempfile::tempdir().expect("a directory");
+        let runtime = runtime();
+        let (batcher, collector) = runtime.block_on(start(kafka, &topic, dir.path(), mode));
+        let before = runtime.block_on(send(&collector, 0..3_000, None));
+        kafka.kill(1, signal)?;
+        runtime.block_on(async {
+            let during = send(&collector, 3_000..6_000, None).await;
+            durable(&before).await;
+            durable(&during).await;
+        });
+        // No shutdown: the process is gone, and so is what it had in memory.
+        drop((batcher, collector, before));
+        drop(runtime);
+        kafka.restart(1)?;
+        let runtime = self::runtime();
+        let report = runtime.block_on(async {
+            let (batcher, collector) = start(kafka, &topic, dir.path(), mode).await;
+            let after = send(&collector, 6_000..7_000, None).await;
+            durable(&after).await;
+            drained(&batcher).await
+        });
+        assert!(report.balances() && report.all_delivered(), "{report:?}");
+        let found = compare(kafka, &topic, 7_000)?;
+        println!(
+            "{signal:?} {mode:?}: {} found on disk; {} lost, {} surplus, {} reordered; {} possible duplicates told",
+            report.recovered, found.0, found.1, found.2, report.possible_duplicates
+        );
+        assert!(report.recovered > 0);
+        assert_eq!(found, (0, 0, 0));
+    }
+    Ok(())
+}
+
+fn recreated(kafka: &RealKafka) -> Result<(), Error> {
+    if !kafka.is_ours() {
+        return Ok(());
+    }
+    let topic = kafka.fresh_topic("anew", PARTITIONS, &[])?;
+    let dir = tempfile::tempdir().expect("a directory");
+    let runtime = runtime();
+    let (batcher, collector) = runtime.block_on(start(kafka, &topic, dir.path(), SpoolMode::Always));
+    // Written, so that the old topic knows the run.
+    runtime.block_on(async {
+        for receipt in send(&collector, 0..100, None).await {
+            receipt.delivered().await.expect("delivered to the old topic");
+        }
+    });
+    kafka.kill(1, Signal::Kill)?;
+    let report = runtime.block_on(async {
+        durable(&send(&collector, 100..2_000, None).await).await;
+        batcher.shutdown(Duration::ZERO).await
+    });
+    assert!(report.spooled > 0 && report.lost == 0, "{report:?}");
+    kafka.restart(1)?;
+    kafka.delete_topic(&topic)?;
+    kafka.create_topic(&topic, PARTITIONS, 1, &[])?;
+    let report = runtime.block_on(async {
+        let (batcher, _collector) = start(kafka, &topic, dir.path(), SpoolMode::Always).await;
+        drained(&batcher).await
+    });
+    assert!(report.balances() && report.all_delivered(), "{report:?}");
+    let (lost, surplus, reordered) = compare(kafka, &topic, 2_000)?;
+    println!(
+        "anew: {} found on disk; {lost} not there, {surplus} surplus, {reordered} reordered",
+        report.recovered
+    );
+    // The hundred went with the old topic.
+    assert_eq!((lost, surplus, reordered), (100, 0, 0));
+    Ok(())
+}
+
+fn old(kafka: &RealKafka) -> Result<(), Error> {
+    if !kafka.is_ours() {
+        return Ok(());
+    }
+    let topic = kafka.fresh_topic("old", PARTITIONS, &[])?;
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64;
+    let yesterday = Some(now - 30 * 3_600_000);
+    let runtime = runtime();
+    let (batcher, collector) = runtime.block_on(start(kafka, &topic, dir.path(), SpoolMode::Always));
+    let first = runtime.block_on(send(&collector, 0..1_000, yesterday));
+    kafka.kill(1, Signal::Kill)?;
+    runtime.block_on(async {
+        let rest = send(&collector, 1_000..2_000, yesterday).await;
+        durable(&first).await;
+        durable(&rest).await;
+    });
+    drop((batcher, collector, first));
+    drop(runtime);
+    kafka.restart(1)?;
+    let runtime = self::runtime();
+    let report = runtime.block_on(async {
+        let (batcher, _collector) = start(kafka, &topic, dir.path(), SpoolMode::Always).await;
+        drained(&batcher).await
+    });
+    assert!(report.balances() && report.all_delivered(), "{report:?}");
+    let (lost, surplus, reordered) = compare(kafka, &topic, 2_000)?;
+    println!(
+        "old: {lost} lost, {surplus} surplus, {reordered} reordered; {} possible duplicates told",
+        report.possible_duplicates
+    );
+    assert_eq!((lost, reordered), (0, 0));
+    assert!(u64::from(surplus) <= report.possible_duplicates);
+    Ok(())
+}
