@@ -99,7 +99,7 @@ fn compare(kafka: &RealKafka, topic: &str, expected: u32) -> Result<(usize, u32,
     for record in kafka.consume(topic, Isolation::Committed)? {
         let text = String::from_utf8(record.value.expect("a value")).expect("text");
         let number: u32 = text.parse().expect("a number");
-        let first = times.get(&number).is_none();
+        let first = !times.contains_key(&number);
         *times.entry(number).or_default() += 1;
         let before = latest.entry(number % KEYS).or_default();
         reordered += usize::from(first && number < *before);
