@@ -175,6 +175,27 @@ fn killed(kafka: &RealKafka, how: Kafka) -> Result<(), Error> {
     // Otherwise it was never killed while batches were on their way.
     assert!(how != Kafka::Up || drained < times.len() as u64, "nothing was delivered before the end");
     assert!(durable.len() > 100, "hardly anything was durable: {}", durable.len());
+    let mut runs: Vec<(u32, u32, i32)> = Vec::new();
+    for record in &read {
+        let value = String::from_utf8(record.value.clone().expect("a value")).expect("UTF-8");
+        let number: u32 = value.parse().expect("a number");
+        if times[&number] > 1 {
+            match runs.last_mut() {
+                Some((_, last, partition))
+                    if *partition == record.partition && number > *last && number - *last < 50 =>
+                {
+                    *last = number
+                }
+                _ => runs.push((number, number, record.partition)),
+            }
+        }
+    }
+    if !runs.is_empty() {
+        println!("twice, as they lie there (first, last, partition): {runs:?}");
+        for batch in kafka.dump_log(&topic)?.partition(runs[0].2) {
+            println!("{batch:?}");
+        }
+    }
     assert!(lost.is_empty(), "{} durable lines are not in kafka, first {:?}", lost.len(), lost.first());
     assert_eq!((twice, reordered), (0, 0));
     Ok(())

@@ -125,6 +125,8 @@ pub(super) struct Spool {
     committed: u64,
     durably_committed: u64,
     saving: Option<(u64, Vec<Saving>)>,
+    /// How often a save is halved before it is tried: a nearly full disk has room for a small one.
+    halvings: u32,
     renumbering: Option<(u64, Vec<(u64, Stamp)>)>,
     reading: Option<u64>,
     committing: Option<(u64, u64)>,
@@ -297,6 +299,9 @@ impl Outbox {
 
     fn storage_failed(&mut self, error: &StorageError, now: Time) {
         self.spool.failing = Some(now + STORAGE_PAUSE);
+        if let StorageError::Full(_) = error {
+            self.spool.halvings = (self.spool.halvings + 1).min(SAVE_BYTES.ilog2());
+        }
         if !std::mem::replace(&mut self.spool.told, true) {
             self.events.push_back(OutboxEvent::SpoolTroubled { message: error.to_string() });
         }
@@ -304,6 +309,7 @@ impl Outbox {
 
     fn storage_works(&mut self) {
         self.spool.failing = None;
+        self.spool.halvings = self.spool.halvings.saturating_sub(1);
         if std::mem::take(&mut self.spool.told) {
             self.events.push_back(OutboxEvent::SpoolRecovered);
         }
@@ -609,7 +615,7 @@ impl Outbox {
                 continue;
             }
             bytes += entry.batch.encoded_len();
-            if bytes > SAVE_BYTES && !batches.is_empty() {
+            if bytes > SAVE_BYTES >> self.spool.halvings && !batches.is_empty() {
                 break;
             }
             // Numbers under which it certainly was not written and will not be sent are nobody's.
@@ -665,9 +671,13 @@ impl Outbox {
         match entry.place {
             // What is being saved is sent under the numbers it is saved with, or not yet: a crash would leave it on disk
             // under none, and nobody would know that it was sent.
+            // Until it is answered nobody knows whether it is on disk.
+            Place::Memory if spool.mode == SpoolMode::Always => {
+                self.spool.failing.is_some() && !self.is_saving(entry.id)
+            }
             Place::Memory => match self.saved_as(entry.id) {
                 Some(numbers) => !self.settings.idempotent || numbers == Some(entry.batch.stamp()),
-                None => spool.mode == SpoolMode::OnFailure || self.spool.failing.is_some(),
+                None => true,
             },
             Place::Disk { numbers, .. } => !self.settings.idempotent || numbers == Some(entry.batch.stamp()),
         }

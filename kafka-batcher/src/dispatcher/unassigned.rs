@@ -22,7 +22,7 @@ use crate::error_notifier::NotificationKind;
 use crate::storage::UNASSIGNED;
 use crate::topic::PLACEMENT_HEADER;
 
-/// Bytes of the lane that are regrouped in one step.
+/// Bytes of the lane that are saved, or regrouped, in one step; less where the disk has no room for so many.
 const STEP_BYTES: usize = 4 << 20;
 /// How long a storage that failed is left alone.
 const STORAGE_PAUSE: Duration = Duration::from_secs(1);
@@ -43,6 +43,9 @@ pub(super) struct Unassigned {
     saving: Option<usize>,
     /// A step is under way.
     regrouping: bool,
+    /// How often a step is halved before it is tried: a nearly full disk has room for a small one, and a step that is done
+    /// gives room back.
+    halvings: u32,
     /// Since when something waits.
     pub(super) since: Option<Time>,
     /// The storage failed, and is left alone until then.
@@ -67,6 +70,10 @@ impl Unassigned {
         self.disk = backlog;
         self.recovered = backlog.events;
         self.recovered_below = u64::MAX;
+    }
+
+    fn step_bytes(&self) -> usize {
+        STEP_BYTES >> self.halvings
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -124,10 +131,17 @@ impl Dispatcher {
 
     fn save_lane(&mut self) {
         let Some(storage) = self.storage() else { return };
+        let (mut bytes, step_bytes) = (0, self.unassigned.step_bytes());
+        // A disk that has not room for all of it may have room for some.
         let batches: Vec<ToSave> = self
             .unassigned
             .memory
             .iter()
+            .take_while(|sealed| {
+                let first = bytes == 0;
+                bytes += sealed.batch.encoded_len();
+                first || bytes <= step_bytes
+            })
             .map(|sealed| ToSave { batch: sealed.batch.clone(), numbers: None })
             .collect();
         self.unassigned.saving = Some(batches.len());
@@ -174,11 +188,15 @@ impl Dispatcher {
 
     fn lane_failed(&mut self, error: &StorageError, now: Time) {
         self.unassigned.failing = Some(now + STORAGE_PAUSE);
+        if let StorageError::Full(_) = error {
+            self.unassigned.halvings = (self.unassigned.halvings + 1).min(STEP_BYTES.ilog2());
+        }
         self.spool_failed(&error.to_string());
     }
 
     fn lane_works(&mut self) {
         self.unassigned.failing = None;
+        self.unassigned.halvings = self.unassigned.halvings.saturating_sub(1);
         self.spool_works();
     }
 
@@ -191,10 +209,11 @@ impl Dispatcher {
         self.add_lanes(partitions);
         let lane = TopicPartition::new(&*topic.name, UNASSIGNED);
         let from = self.unassigned.disk.first;
+        let step_bytes = self.unassigned.step_bytes();
         let recovered_below = self.unassigned.recovered_below;
         let claims = self.unassigned.claims.clone();
         let step = async move {
-            let ReadBack { batches, next, damage } = storage.read(&lane, from, STEP_BYTES).await?;
+            let ReadBack { batches, next, damage } = storage.read(&lane, from, step_bytes).await?;
             let mut step = Step {
                 through: next,
                 placed: Vec::new(),
