@@ -67,7 +67,7 @@ impl Plan {
     pub(super) fn draw(rng: &mut SplitMix64) -> Plan {
         let mut one_in = |n: u64| rng.below(n) == 0;
         let idempotent = !one_in(8);
-        let (unanswerable, names_culprits, shuffled_reports) = (one_in(3), !one_in(3), one_in(2));
+        let (unanswerable, names_culprits, shuffled_reports) = (one_in(2), !one_in(3), one_in(2));
         let (wrap, worn, close, abandon) = (one_in(4), one_in(10), one_in(3), one_in(8));
         let old = one_in(10);
         let very_old = old && one_in(2);
@@ -104,16 +104,16 @@ impl Plan {
             identity_fails: if shy { 300 } else { 0 },
             breaks,
             restarts,
-            amnesia: if forgetting { 500 } else { 0 },
+            amnesia: if forgetting { 800 } else { 0 },
             moves,
             size_limit,
             clock,
             recreates,
             takeovers,
             expiry: very_old,
-            spool: match rng.below(5) {
-                0 | 1 => Some(SpoolMode::Always),
-                2 | 3 => Some(SpoolMode::OnFailure),
+            spool: match rng.below(4) {
+                0 => Some(SpoolMode::Always),
+                1 => Some(SpoolMode::OnFailure),
                 _ => None,
             },
             spool_after_ms: if rng.below(2) == 0 { rng.below(50) } else { rng.below(1_000) },

@@ -45,7 +45,7 @@ impl World {
             Answered::Refused(refusal) => refusal.code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
             Answered::Ok { .. } => false,
         };
-        if telling && self.plan.restarts && self.chance(500) {
+        if telling && self.plan.restarts && self.chance(800) {
             // Out of spite: what the client learned just now is not true any more when it acts upon it.
             self.after(3 * MS, 10 * MS, Happening::Spite(node));
         }
