@@ -14,9 +14,12 @@ use super::dead_letters::DeadLetters;
 use super::log::{Draft, Log, Unwritten, Written};
 use super::place::SpoolDir;
 use super::topic::{Segment, Topic};
+use crate::storage::UNASSIGNED;
 
 /// Bytes that are drained into one group at the most, so that who comes late does not wait for everybody's bytes.
 const GROUP_BYTES: usize = 8 << 20;
+/// Room that is left, when batches without a partition are saved, for giving them one: a batch and what goes with it.
+const REGROUP_BYTES: u64 = 2 << 20;
 /// After so long without work, what was settled is written down.
 const IDLE: Duration = Duration::from_secs(1);
 /// After so many commits, or so many settled bytes, it is written down in the midst of work.
@@ -185,9 +188,12 @@ impl Writer {
         let (mut works, mut waiting, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (work, done) in group {
             let admitted = match &work {
-                Work::Save { .. } => {
+                Work::Save { partition, .. } => {
                     let own = work.bytes() as u64;
-                    let room = self.place.room_for(bytes + own);
+                    // What has no partition yet is written once more when it gets one, before the room it takes comes
+                    // back: a disk filled to the brim with it could never be drained.
+                    let again = if *partition == UNASSIGNED { own + REGROUP_BYTES } else { 0 };
+                    let room = self.place.room_for(bytes + own + again);
                     if room.is_ok() {
                         bytes += own;
                     }
