@@ -1,0 +1,60 @@
+//! What leaves for good: to the dead letters, or, at the end, to the next process.
+
+use super::super::entry::{Doubt, Place};
+use super::super::{Outbox, OutboxEvent};
+use super::Rejecting;
+use crate::batch::RecordBatch;
+use crate::error::{DeliveryError, FailureReason, Persisted};
+use crate::spool::DeadLetter;
+
+impl Outbox {
+    /// True if a batch must go to the dead letters rather than be lost.
+    pub(in super::super) fn put_aside(
+        &mut self,
+        batch: RecordBatch,
+        position: Option<u64>,
+        error: DeliveryError,
+    ) -> bool {
+        if self.settings.spool.is_none() || matches!(error.reason, FailureReason::Shutdown) {
+            return false;
+        }
+        let letter = DeadLetter { batch, position, error };
+        let rejecting = self.spool.rejecting.get_or_insert(Rejecting { ticket: None, letters: Vec::new() });
+        rejecting.letters.push(letter);
+        true
+    }
+
+    /// Everything that is left is on disk: whoever waits is told, and nothing is in memory any more.
+    pub(in super::super) fn leave(&mut self) {
+        self.in_flight = 0;
+        self.doubt = Doubt::None;
+        self.rewind();
+        while self.entries.back().is_some_and(|entry| entry.place != Place::Memory) {
+            self.drop_youngest();
+        }
+        for kept in std::mem::take(&mut self.spool.kept).into_values() {
+            if !kept.spans.is_empty() {
+                self.events.push_back(OutboxEvent::LeftInSpool { spans: kept.spans });
+            }
+        }
+    }
+
+    /// Dead letters that could not be put aside in time.
+    pub(in super::super) fn give_up_letters(&mut self) {
+        let Some(rejecting) = self.spool.rejecting.take() else { return };
+        for DeadLetter { batch, position, error } in rejecting.letters {
+            let events = u64::from(batch.count());
+            if let Some(position) = position {
+                // It is on disk still, and the next start will find out again.
+                self.spool.gap.put_before(position, events);
+                self.events.push_back(OutboxEvent::LeftInSpool { spans: batch.spans().clone() });
+            } else {
+                match error.persisted {
+                    Persisted::No => self.tally.lost += events,
+                    Persisted::Maybe => self.tally.in_doubt += events,
+                }
+                self.events.push_back(OutboxEvent::Failed { batch, error, durable: false });
+            }
+        }
+    }
+}

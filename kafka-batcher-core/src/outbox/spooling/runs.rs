@@ -1,0 +1,123 @@
+//! Runs that came from disk: numbers that an earlier process gave, perhaps for another topic or cluster.
+
+use super::super::entry::{Exposure, Run};
+use super::super::{Action, Outbox, OutboxEvent, Trouble};
+use crate::batch::Stamp;
+use crate::delivery::{ProducerIdentity, TopicId};
+use crate::spool::Numbers;
+use crate::time::Time;
+
+/// A run that the outbox has seen.
+#[derive(Debug)]
+pub(super) struct KnownRun {
+    producer_id: i64,
+    epoch: i16,
+    topic: TopicId,
+    ordinal: u64,
+    foreign: bool,
+    /// Its numbers lead nowhere.
+    given_up: bool,
+}
+
+impl Outbox {
+    /// The run that these numbers belong to.
+    pub(super) fn run_of(&mut self, numbers: &Numbers) -> u64 {
+        let Stamp { producer_id, epoch, .. } = numbers.stamp;
+        let topic = numbers.origin.topic;
+        let known =
+            |run: &&KnownRun| run.producer_id == producer_id && run.epoch == epoch && run.topic == topic;
+        if let Some(run) = self.spool.runs.iter().find(known) {
+            return run.ordinal;
+        }
+        let ordinal = self.next_run;
+        self.next_run += 1;
+        let run = KnownRun { producer_id, epoch, topic, ordinal, foreign: true, given_up: false };
+        self.spool.runs.push(run);
+        ordinal
+    }
+
+    /// A run of our own has begun: what of it comes back from disk is known again.
+    pub(in super::super) fn remember_run(&mut self, ordinal: u64, producer_id: i64, epoch: i16) {
+        if self.settings.spool.is_some() {
+            let topic = self.origin.topic;
+            let run = KnownRun { producer_id, epoch, topic, ordinal, foreign: false, given_up: false };
+            self.spool.runs.push(run);
+        }
+    }
+
+    pub(in super::super) fn mark_given_up(&mut self, run: u64) {
+        self.spool
+            .runs
+            .iter_mut()
+            .filter(|known| known.ordinal == run)
+            .for_each(|known| known.given_up = true);
+    }
+
+    pub(in super::super) fn is_given_up(&self, run: u64) -> bool {
+        self.spool.runs.iter().any(|known| known.ordinal == run && known.given_up)
+    }
+
+    /// The head has numbers that an earlier process gave it: they stay, and its run goes on as the current one, one batch
+    /// at a time until it is established, so that late requests of that process are recognised.
+    pub(in super::super) fn adopt(&mut self) -> Option<Action> {
+        let head = self.entries.front()?;
+        let ordinal = head.run.filter(|run| Some(*run) != self.run.as_ref().map(|run| run.ordinal))?;
+        let Stamp { producer_id: id, epoch, .. } = head.batch.stamp();
+        let known = |run: &KnownRun| run.ordinal == ordinal && run.foreign && !run.given_up;
+        if head.exposure != Exposure::Doubtful || head.verdict.is_some() || !self.spool.runs.iter().any(known)
+        {
+            return None;
+        }
+        if let Some(action) = self.commit_before_new_run() {
+            return Some(action);
+        }
+        self.end_run();
+        self.run = Some(Run {
+            ordinal,
+            identity: ProducerIdentity { id, epoch },
+            next_sequence: 0,
+            established: None,
+            acked_through: None,
+            foreign: true,
+        });
+        None
+    }
+
+    /// What was stamped for another topic or cluster gets new numbers here (delivery-rules.md 1.7).
+    pub(in super::super) fn check_origins(&mut self, now: Time) -> Option<Action> {
+        let consent = self.settings.spool.is_some_and(|spool| spool.other_cluster);
+        let mut foreign = false;
+        let mut possible = 0;
+        for entry in &mut self.entries {
+            let Some(origin) = &entry.origin else { continue };
+            let topic_differs = origin.topic != self.origin.topic
+                && origin.topic != TopicId::default()
+                && self.origin.topic != TopicId::default();
+            match (&origin.cluster, &self.origin.cluster) {
+                (Some(theirs), Some(ours)) if theirs != ours && !consent => {
+                    let of = theirs.0.to_string();
+                    self.back_off(Trouble::OtherCluster { of }, None, now);
+                    return Some(Action::Wait { until: self.state.pause().map(|pause| pause.until) });
+                }
+                (Some(theirs), Some(ours)) if theirs == ours && !topic_differs => continue,
+                (Some(_), Some(_)) => {}
+                // Of a cluster that nobody knows it may be this one.
+                _ if !topic_differs => {
+                    entry.haunted = true;
+                    possible += entry.events();
+                }
+                _ => {}
+            }
+            foreign = true;
+            entry.origin = None;
+            entry.run = None;
+            entry.exposure = Exposure::Unwritten;
+            entry.verdict = None;
+        }
+        self.tally.possible_duplicates += possible;
+        if foreign && !std::mem::replace(&mut self.spool.foreign_told, true) {
+            self.events.push_back(OutboxEvent::ForeignNumbers);
+        }
+        None
+    }
+}
