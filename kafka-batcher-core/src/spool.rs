@@ -62,6 +62,9 @@ pub struct Stored {
     /// The latest numbers that it was saved with or renumbered to; the batch's own stamp may be older. `None`: never
     /// sent.
     pub numbers: Option<Numbers>,
+    /// When it was handed to the storage, in milliseconds since the Unix epoch; a storage may round down to a tenth of a
+    /// second. 0: not known.
+    pub saved_ms: i64,
 }
 
 /// What was read back.
@@ -97,6 +100,8 @@ pub struct Backlog {
     pub bytes: u64,
     /// Position of the oldest of them; where nothing waits, the next to be given.
     pub first: u64,
+    /// When the oldest of them was saved: see [`Stored::saved_ms`]. 0: not known, or nothing waits.
+    pub oldest_ms: i64,
 }
 
 /// Why a storage could not do what it was asked. Nothing of what was asked happened then.

@@ -138,6 +138,20 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
         letters: Vec<DeadLetter>,
     ) -> BoxFuture<'a, Result<(), StorageError>>;
 
+    /// Everything of the partition in `from..through` that waits is given up, undelivered: a hole as [`TempStorage::reject`]
+    /// leaves one, but nothing is kept aside. Resolves when that is durable. It must work when the storage is full, and
+    /// make room then: that is what it is for. What is not saved yet cannot be given up; damage in the range is nobody's
+    /// news afterwards.
+    ///
+    /// # Errors
+    /// [`StorageError`]; nothing has changed then.
+    fn drop_events<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        from: u64,
+        through: u64,
+    ) -> BoxFuture<'a, Result<(), StorageError>>;
+
     /// In one durable step: `batches` (never sent) are appended, each to its partition's tail, and everything of the
     /// unassigned lane below `through` is settled. Resolves with the position of each batch. After a crash either all of
     /// it has happened or nothing (delivery-rules.md section 5).

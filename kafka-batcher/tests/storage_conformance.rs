@@ -53,6 +53,13 @@ enum Wrong {
     ForgetsHoles,
     ForgetsTheLane,
     OldPositions,
+    DropsNothing,
+    DropsWholeBatches,
+    DropsAllBelow,
+    DropsAllBehind,
+    DropsForAWhile,
+    ForgetsTimes,
+    SavedWhenRead,
 }
 
 #[derive(Debug)]
@@ -103,7 +110,18 @@ impl TempStorage for Broken {
         self.0.backlog(place)
     }
     fn read<'a>(&'a self, place: &'a TopicPartition, from: u64, max_bytes: usize) -> Answer<'a, Read> {
-        self.0.read(place, from, max_bytes)
+        let (wrong, found) = (self.1, self.0.read(place, from, max_bytes));
+        Box::pin(async move {
+            let mut read = found.await?;
+            for stored in &mut read.batches {
+                match wrong {
+                    Wrong::ForgetsTimes => stored.saved_ms = 0,
+                    Wrong::SavedWhenRead => stored.saved_ms += 500,
+                    _ => {}
+                }
+            }
+            Ok(read)
+        })
     }
     fn commit<'a>(&'a self, place: &'a TopicPartition, through: u64, durable: bool) -> Answer<'a, ()> {
         self.0.commit(place, through, durable)
@@ -116,6 +134,16 @@ impl TempStorage for Broken {
         match self.1 {
             Wrong::ForgetsHoles => Box::pin(std::future::ready(Ok(()))),
             _ => self.0.reject(place, letters),
+        }
+    }
+    fn drop_events<'a>(&'a self, place: &'a TopicPartition, from: u64, through: u64) -> Answer<'a, ()> {
+        match self.1 {
+            Wrong::DropsNothing => Box::pin(std::future::ready(Ok(()))),
+            Wrong::DropsWholeBatches => self.0.drop_events(place, from.saturating_sub(1), through),
+            Wrong::DropsAllBelow => self.0.drop_events(place, 0, through),
+            Wrong::DropsAllBehind => self.0.drop_events(place, from, u64::MAX),
+            Wrong::DropsForAWhile => self.0.commit(place, through, false),
+            _ => self.0.drop_events(place, from, through),
         }
     }
     fn regroup<'a>(
@@ -141,6 +169,13 @@ fn a_storage_that_is_wrong_on_purpose_is_found_out() {
         Wrong::ForgetsHoles,
         Wrong::ForgetsTheLane,
         Wrong::OldPositions,
+        Wrong::DropsNothing,
+        Wrong::DropsWholeBatches,
+        Wrong::DropsAllBelow,
+        Wrong::DropsAllBehind,
+        Wrong::DropsForAWhile,
+        Wrong::ForgetsTimes,
+        Wrong::SavedWhenRead,
     ] {
         let found = CASES.iter().find(|(_, case)| {
             let medium = BrokenMedium(MemoryStorage::default(), wrong);

@@ -92,6 +92,15 @@ impl TempStorage for Discard {
         now(())
     }
 
+    fn drop_events<'a>(
+        &'a self,
+        _: &'a TopicPartition,
+        _: u64,
+        _: u64,
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
+        now(())
+    }
+
     fn regroup<'a>(
         &'a self,
         _: &'a str,

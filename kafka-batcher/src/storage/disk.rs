@@ -46,10 +46,20 @@
 //! | 3 hole | 0 | 20 | as in 2: these events are dead letters |
 //! | 4 regrouped | 0 | 8 | everything of the unassigned lane below this position is settled |
 //! | 5 partitions | 0 | 4 | how many partitions the topic has |
+//! | 6 settled | 0 | 4 | partition |
+//! | | 4 | 8 | everything of it below this position is settled |
+//! | 7 dropped | 0 | 4 | partition |
+//! | | 4 | 8 | what of it lies from this position |
+//! | | 12 | 8 | up to this one was given up, undelivered |
 //!
 //! The numbers that a batch was saved with are its own stamp with the origin of the group's table; later control batches win.
 //! A control batch names the place where it stands, so that a copy of one in an event's payload vouches for nothing. A group
 //! without its valid control batch was never acknowledged to anybody: so many batches, or a regrouping, are one step.
+//!
+//! A control batch's time is when its batches were saved (told to the tenth of a second, rounded down). Of a segment that was
+//! cleaned, where batches of many groups share one control batch, its first record has a header `saved`: n times position 8
+//! and milliseconds since the Unix epoch 8, each for what lies there and behind it. Where a control batch is damaged, nobody
+//! knows when its batches were saved.
 //!
 //! **The checkpoint**: `kbspoolc`, version 4 (1), next position 8, end of the log 8, partitions 4 (-1: not known), n 4, n times
 //! partition 4 and position 8, CRC-32C of all that 4. Replaced whole: `.tmp`, fsync, rename, fsync of the directory. Written
@@ -77,9 +87,10 @@
 //! - What is kept is fsynced before it is called durable.
 //!
 //! **Deletion and cleaning.** A segment of which nothing waits is deleted; the last one only when nothing of the topic waits.
-//! One of which less than half waits is cleaned once replay has passed it, or room is short: the live batches at
-//! their positions and a control batch in the place of the segment's last one, in `.cleaned`, fsync, rename, fsync of the
-//! directory. What control batches of such segments say of events that are still there is written again first.
+//! One of which less than half waits is cleaned once replay has passed it; where room is short, one of which a quarter does
+//! not wait: the live batches at their positions and a control batch in the place of the segment's last one, in `.cleaned`,
+//! fsync, rename, fsync of the directory. What control batches of such segments say of events that are still there is written
+//! again first. Giving events up begins a new segment where room is short, so that the one that was being written can go too.
 
 mod bytes;
 mod checkpoint;
@@ -97,6 +108,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod tidy;
+mod times;
 mod topic;
 mod walk;
 mod writer;
@@ -380,6 +392,18 @@ impl TempStorage for DiskStorage {
     ) -> BoxFuture<'a, Result<(), StorageError>> {
         Box::pin(async move {
             let work = Work::Reject { partition: partition.partition, letters };
+            self.write(&partition.topic, work).await.map(drop)
+        })
+    }
+
+    fn drop_events<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        from: u64,
+        through: u64,
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
+        Box::pin(async move {
+            let work = Work::Drop { partition: partition.partition, from, through };
             self.write(&partition.topic, work).await.map(drop)
         })
     }

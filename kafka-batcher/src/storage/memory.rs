@@ -9,6 +9,7 @@ use kafka_batcher_core::{
 };
 
 use super::{Read, Recovered, TempStorage, UNASSIGNED};
+use crate::clock::Clock;
 use crate::producer::BoxFuture;
 
 /// Keeps batches in memory, exactly as a disk would. Clones share what they hold: drop a batcher and start another on a
@@ -35,6 +36,8 @@ struct State {
     topics: BTreeMap<String, Topic>,
     fault: Option<StorageError>,
     saves: u64,
+    /// What the wall clock is said to show.
+    unix_ms: Option<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +64,7 @@ struct Part {
 struct Piece {
     batch: RecordBatch,
     numbers: Option<Numbers>,
+    saved_ms: i64,
 }
 
 impl Part {
@@ -72,13 +76,13 @@ impl Part {
             _ => return,
         };
         let Ok((left, right)) = piece.batch.split(at, &mut Chunk::unpooled) else { return };
-        let numbers = piece.numbers.clone();
+        let (numbers, saved_ms) = (piece.numbers.clone(), piece.saved_ms);
         let behind = numbers.clone().map(|mut numbers| {
             numbers.stamp.first_sequence = sequence_add(numbers.stamp.first_sequence, at);
             numbers
         });
-        self.pieces.insert(first, Piece { batch: left, numbers });
-        self.pieces.insert(position, Piece { batch: right, numbers: behind });
+        self.pieces.insert(first, Piece { batch: left, numbers, saved_ms });
+        self.pieces.insert(position, Piece { batch: right, numbers: behind, saved_ms });
     }
 
     fn waiting(&self) -> impl Iterator<Item = (u64, &Piece)> {
@@ -97,7 +101,9 @@ impl Part {
     fn backlog(&self, next: u64) -> Backlog {
         let mut backlog = Backlog { first: next, ..Backlog::default() };
         for (position, piece) in self.waiting() {
-            backlog.first = backlog.first.min(position);
+            if backlog.events == 0 {
+                (backlog.first, backlog.oldest_ms) = (position, piece.saved_ms);
+            }
             backlog.events += u64::from(piece.batch.count());
             backlog.batches += 1;
             backlog.bytes += piece.batch.encoded_len() as u64;
@@ -107,13 +113,20 @@ impl Part {
 }
 
 impl Topic {
-    fn append(&mut self, partition: i32, batch: &RecordBatch, numbers: Option<Numbers>) -> u64 {
+    fn append(
+        &mut self,
+        partition: i32,
+        batch: &RecordBatch,
+        numbers: Option<Numbers>,
+        saved_ms: i64,
+    ) -> u64 {
         let position = self.next;
         self.next += u64::from(batch.count());
         // Read back, it must be what a disk would give: without receipts.
         let mut batch = batch.clone();
         batch.set_spans(kafka_batcher_core::Spans::default());
-        self.parts.entry(partition).or_default().pieces.insert(position, Piece { batch, numbers });
+        let piece = Piece { batch, numbers, saved_ms };
+        self.parts.entry(partition).or_default().pieces.insert(position, piece);
         position
     }
 }
@@ -126,6 +139,16 @@ impl MemoryStorage {
     /// From now on every call that writes fails with this error; `None`: it works again.
     pub fn fail_with(&self, error: Option<StorageError>) {
         self.lock().fault = error;
+    }
+
+    /// What is saved from now on counts as saved at this time, in milliseconds since the Unix epoch; `None`: at the time
+    /// that it is.
+    pub fn pretend_time(&self, unix_ms: Option<i64>) {
+        self.lock().unix_ms = unix_ms;
+    }
+
+    fn unix_ms(&self) -> i64 {
+        self.lock().unix_ms.unwrap_or_else(|| Clock::start().unix_ms())
     }
 
     /// What a crash does: commits that were hints only are forgotten.
@@ -202,8 +225,9 @@ impl TempStorage for MemoryStorage {
         batches: Vec<ToSave>,
     ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>> {
         self.lock().saves += 1;
+        let now = self.unix_ms();
         self.write(&partition.topic, |topic| {
-            let save = |saved: ToSave| topic.append(partition.partition, &saved.batch, saved.numbers);
+            let save = |saved: ToSave| topic.append(partition.partition, &saved.batch, saved.numbers, now);
             batches.into_iter().map(save).collect()
         })
     }
@@ -254,8 +278,8 @@ impl TempStorage for MemoryStorage {
                 break;
             }
             read.next = position + u64::from(piece.batch.count());
-            let Piece { batch, numbers } = piece.clone();
-            read.batches.push(Stored { position: *position, batch, numbers });
+            let Piece { batch, numbers, saved_ms } = piece.clone();
+            read.batches.push(Stored { position: *position, batch, numbers, saved_ms });
         }
         Box::pin(std::future::ready(Ok(read)))
     }
@@ -289,15 +313,33 @@ impl TempStorage for MemoryStorage {
         })
     }
 
+    fn drop_events<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        from: u64,
+        through: u64,
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
+        self.write(&partition.topic, |topic| {
+            let through = through.min(topic.next);
+            let part = topic.parts.entry(partition.partition).or_default();
+            if from < through {
+                part.cut_at(from);
+                part.cut_at(through);
+                part.pieces.retain(|position, _| !(from..through).contains(position));
+            }
+        })
+    }
+
     fn regroup<'a>(
         &'a self,
         topic: &'a str,
         through: u64,
         batches: Vec<(i32, RecordBatch)>,
     ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>> {
+        let now = self.unix_ms();
         self.write(topic, |topic| {
             topic.parts.entry(UNASSIGNED).or_default().settle(through, true);
-            batches.iter().map(|(partition, batch)| topic.append(*partition, batch, None)).collect()
+            batches.iter().map(|(partition, batch)| topic.append(*partition, batch, None, now)).collect()
         })
     }
 

@@ -91,7 +91,7 @@ impl Store {
         for (position, piece) in part.pieces.range(from.max(part.settled)..).take(4) {
             back.next = position + u64::from(piece.batch.count());
             let Piece { batch, numbers } = piece.clone();
-            back.batches.push(Stored { position: *position, batch, numbers });
+            back.batches.push(Stored { position: *position, batch, numbers, saved_ms: 0 });
         }
         back
     }

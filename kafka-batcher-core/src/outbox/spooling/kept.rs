@@ -110,7 +110,7 @@ impl Outbox {
 
     /// A batch comes back into memory.
     pub(super) fn read_back(&mut self, stored: Stored) -> Entry {
-        let Stored { position, mut batch, numbers } = stored;
+        let Stored { position, mut batch, numbers, .. } = stored;
         let numbers = numbers.filter(|_| self.settings.idempotent);
         // Without numbers nobody knows whether an earlier process sent it.
         let unknown = self.is_found(position) && !self.settings.idempotent;

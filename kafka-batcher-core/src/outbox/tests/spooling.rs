@@ -35,7 +35,12 @@ impl Desk {
     /// With so many batches of two events on disk, left by an earlier process under its numbers, or under none.
     fn with_backlog(batches: u64) -> Self {
         let mut desk = Desk::new(SpoolMode::OnFailure);
-        desk.bench.outbox.on_recovered(Backlog { events: 2 * batches, batches, bytes: 0, first: 10 });
+        desk.bench.outbox.on_recovered(Backlog {
+            events: 2 * batches,
+            batches,
+            first: 10,
+            ..Backlog::default()
+        });
         desk
     }
 
@@ -90,6 +95,7 @@ impl Desk {
                 stamp: Stamp { producer_id, epoch, first_sequence: first + 2 * n as i32 },
                 origin: Origin { cluster: Some(cluster()), topic: self.bench.leader.topic_id },
             }),
+            saved_ms: 0,
         });
         let back = ReadBack { batches: stored.collect(), next: from + 2 * batches, damage: Vec::new() };
         self.bench.outbox.on_read(ticket, Ok(back), self.bench.now);

@@ -12,8 +12,12 @@ const NUMBERS: u8 = 2;
 const HOLE: u8 = 3;
 const REGROUPED: u8 = 4;
 const PARTITIONS: u8 = 5;
+const SETTLED: u8 = 6;
+const DROPPED: u8 = 7;
 /// The version of every record so far.
 const VERSION: u8 = 1;
+/// The header of a group's record that tells when what it lists was saved, where that is not its own time.
+const SAVED: &str = "saved";
 /// No origin: never sent.
 const NONE: u16 = u16::MAX;
 
@@ -39,6 +43,10 @@ pub(super) enum Fact {
     Regrouped { through: u64 },
     /// How many partitions the topic has.
     Partitions(i32),
+    /// Everything of the partition below is settled.
+    Settled { partition: i32, through: u64 },
+    /// What of the partition lies in there was given up, undelivered.
+    Dropped { partition: i32, from: u64, through: u64 },
 }
 
 /// Events within one saved batch, bound to its bytes.
@@ -66,6 +74,10 @@ pub(super) struct Control {
     pub(super) facts: Vec<Fact>,
     /// Records that this version does not know.
     pub(super) unknown: u32,
+    /// When it was written, in milliseconds since the Unix epoch: with what it lists, unless `saved` knows better.
+    pub(super) time: i64,
+    /// From which position on which time holds: in a segment that was cleaned.
+    pub(super) saved: Vec<(u64, i64)>,
 }
 
 impl Control {
@@ -80,7 +92,7 @@ impl Control {
     }
 
     /// Its bytes.
-    pub(super) fn encode(&self, unix_ms: i64) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut origins: Vec<&Origin> = Vec::new();
         let mut group = Vec::with_capacity(36 + 26 * self.members.len());
         for field in [self.base, self.offset, self.position, self.from] {
@@ -113,12 +125,21 @@ impl Control {
         }
         let head = [GROUP, VERSION];
         let plain = |key, value| Plain {
-            timestamp: unix_ms,
+            timestamp: self.time,
             key: Some(key),
             value: Some(value),
             headers: Vec::new(),
         };
-        let mut records = vec![plain(&head, &group)];
+        let mut first = plain(&head, &group);
+        let mut saved = Vec::with_capacity(16 * self.saved.len());
+        for (from, unix_ms) in &self.saved {
+            saved.extend_from_slice(&from.to_be_bytes());
+            saved.extend_from_slice(&unix_ms.to_be_bytes());
+        }
+        if !saved.is_empty() {
+            first.headers.push((SAVED, Some(&saved)));
+        }
+        let mut records = vec![first];
         records.extend(facts.iter().map(|(key, value)| plain(key, value)));
         encode(Place { position: self.position, partition: CONTROL_PARTITION }, true, &records)
     }
@@ -127,6 +148,7 @@ impl Control {
     pub(super) fn decode(bytes: &[u8]) -> Result<Control, String> {
         let (batch, _) = RecordBatch::decode(bytes).map_err(|error| error.to_string())?;
         let records = batch.records().map_err(|error| error.to_string())?;
+        let (time, saved) = records.first().map(times).unwrap_or_default();
         let mut records = records
             .iter()
             .map(|r| (r.key.as_deref().unwrap_or_default(), Cursor(r.value.as_deref().unwrap_or_default())));
@@ -136,10 +158,11 @@ impl Control {
             }
             _ => return Err("it does not begin with the list of its group's batches".to_owned()),
         };
+        (control.time, control.saved) = (time, saved);
         for (key, cursor) in records {
             match (key, decode_fact(key, cursor, &origins)) {
                 (_, Some(fact)) => control.facts.push(fact),
-                ([NUMBERS..=PARTITIONS, VERSION], None) => {
+                ([NUMBERS..=DROPPED, VERSION], None) => {
                     return Err("one of its records is cut off".to_owned());
                 }
                 (_, None) => control.unknown += 1,
@@ -147,6 +170,17 @@ impl Control {
         }
         Ok(control)
     }
+}
+
+/// When a group was written, and when what it lists was saved where that is another time.
+fn times(group: &kafka_batcher_core::OwnedRecord) -> (i64, Vec<(u64, i64)>) {
+    let header = group.headers.iter().find(|header| header.name == SAVED);
+    let mut cursor = Cursor(header.and_then(|header| header.value.as_deref()).unwrap_or_default());
+    let mut saved = Vec::new();
+    while let (Some(from), Some(unix_ms)) = (cursor.u64(), cursor.u64()) {
+        saved.push((from, unix_ms as i64));
+    }
+    (group.timestamp, saved)
 }
 
 fn index_of<'a>(origins: &mut Vec<&'a Origin>, origin: &'a Origin) -> u16 {
@@ -186,6 +220,17 @@ fn encode_fact<'a>(fact: &'a Fact, origins: &mut Vec<&'a Origin>) -> ([u8; 2], V
         Fact::Partitions(count) => {
             out.extend_from_slice(&count.to_be_bytes());
             PARTITIONS
+        }
+        Fact::Settled { partition, through } => {
+            out.extend_from_slice(&partition.to_be_bytes());
+            out.extend_from_slice(&through.to_be_bytes());
+            SETTLED
+        }
+        Fact::Dropped { partition, from, through } => {
+            out.extend_from_slice(&partition.to_be_bytes());
+            out.extend_from_slice(&from.to_be_bytes());
+            out.extend_from_slice(&through.to_be_bytes());
+            DROPPED
         }
     };
     ([kind, VERSION], out)
@@ -234,6 +279,10 @@ fn decode_fact(key: &[u8], mut cursor: Cursor<'_>, origins: &[Origin]) -> Option
         [HOLE, VERSION] => Fact::Hole { at: cursor.events()? },
         [REGROUPED, VERSION] => Fact::Regrouped { through: cursor.u64()? },
         [PARTITIONS, VERSION] => Fact::Partitions(cursor.i32()?),
+        [SETTLED, VERSION] => Fact::Settled { partition: cursor.i32()?, through: cursor.u64()? },
+        [DROPPED, VERSION] => {
+            Fact::Dropped { partition: cursor.i32()?, from: cursor.u64()?, through: cursor.u64()? }
+        }
         _ => return None,
     };
     cursor.0.is_empty().then_some(fact)

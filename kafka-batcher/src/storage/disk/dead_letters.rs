@@ -11,7 +11,6 @@ use super::bytes::{Place, Plain, encode};
 use super::log::{Draft, Log, Unwritten};
 use super::place::SpoolDir;
 use super::recovery::recover;
-use crate::clock::Clock;
 
 /// The directory within the topic's.
 pub(super) const DIR: &str = "dead-letters";
@@ -52,7 +51,7 @@ impl DeadLetters {
 
     /// Keeps the letters; they are durable then.
     pub(super) fn keep(&mut self, partition: i32, letters: &[DeadLetter]) -> Result<(), Unwritten> {
-        let now = Clock::start().unix_ms();
+        let now = self.place.fs.unix_ms();
         let mut draft = Draft::default();
         for letter in letters {
             let batch = with_reason(letter, now).map_err(|error| Unwritten {

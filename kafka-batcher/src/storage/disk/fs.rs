@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use kafka_batcher_core::StorageError;
 
+use crate::clock::Clock;
+
 /// A file system.
 pub(super) trait Fs: fmt::Debug + Send + Sync {
     /// A new, empty file for reading and writing, mode 0600; it must not exist.
@@ -26,6 +28,8 @@ pub(super) trait Fs: fmt::Debug + Send + Sync {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Bytes that may still be written to the disk that holds `path`, and its size.
     fn space(&self, path: &Path) -> io::Result<(u64, u64)>;
+    /// Milliseconds since the Unix epoch.
+    fn unix_ms(&self) -> i64;
 }
 
 /// An open file.
@@ -129,6 +133,10 @@ impl Fs for RealFs {
     fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
         let disk = rustix::fs::statvfs(path)?;
         Ok((disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)))
+    }
+
+    fn unix_ms(&self) -> i64 {
+        Clock::start().unix_ms()
     }
 }
 

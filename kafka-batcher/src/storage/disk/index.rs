@@ -1,6 +1,7 @@
 //! What waits, in memory: 32 bytes a batch, in order, by partition; and the rare events that were renumbered or cut out.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use kafka_batcher_core::{Backlog, Stamp, sequence_add};
 
@@ -49,6 +50,12 @@ struct Changes {
     list: Vec<Change>,
 }
 
+impl Changes {
+    fn stand_in(&self, segments: &[u32]) -> bool {
+        self.list.iter().any(|change| segments.contains(&change.segment))
+    }
+}
+
 /// Events of a batch that wait and have the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -64,6 +71,8 @@ pub(super) struct Lane {
     entries: VecDeque<Entry>,
     /// By the position of their batch, also of batches that have no event left: until they are settled.
     changes: BTreeMap<u64, Changes>,
+    /// What was given up behind `through`, and the id of the segment whose control batch says so.
+    dropped: Vec<(Range<u64>, u32)>,
     through: u64,
     events: u64,
     bytes: u64,
@@ -116,6 +125,7 @@ impl Lane {
             batches: self.entries.len() as u64,
             bytes: self.bytes,
             first: first.unwrap_or(next),
+            oldest_ms: 0,
         }
     }
 
@@ -182,6 +192,7 @@ impl Lane {
         }
         self.through = through;
         self.forget_changes(through);
+        self.dropped.retain(|(range, _)| range.end > through);
         // Only holes may be left of the first.
         while let Some(entry) = self.entries.front().copied().filter(|entry| entry.position < through) {
             if self.waiting(&entry) > 0 {
@@ -229,6 +240,46 @@ impl Lane {
         }
     }
 
+    /// What lies in there is given up, as `segment` says.
+    pub(super) fn drop_range(&mut self, range: Range<u64>, segment: u32, freed: &mut Freed<'_>) {
+        if range.is_empty() {
+            return;
+        }
+        // Of the batches that it cuts, the events in it.
+        for at in [range.start, range.end] {
+            let cut = self.from(at).next().copied().filter(|entry| entry.position < at && at < entry.end());
+            if let Some(entry) = cut {
+                let (first, end) = (range.start.max(entry.position), range.end.min(entry.end()));
+                let place = Place { position: first, partition: 0 };
+                let events = Events { place, count: (end - first) as u32, crc: entry.crc };
+                self.change(&events, None, segment, freed);
+            }
+        }
+        let first = self.entries.partition_point(|entry| entry.position < range.start);
+        let end = self.entries.partition_point(|entry| entry.end() <= range.end).max(first);
+        for entry in self.entries.range(first..end).copied().collect::<Vec<_>>() {
+            self.events -= self.waiting(&entry);
+            self.bytes -= u64::from(entry.length);
+            self.changes.remove(&entry.position);
+            freed(&entry);
+        }
+        self.entries.drain(first..end);
+        self.dropped.retain(|(old, _)| old.start < range.start || range.end < old.end);
+        self.dropped.push((range, segment));
+    }
+
+    /// Whether nothing that waits lies before this position.
+    pub(super) fn is_front(&self, position: u64) -> bool {
+        self.entries.front().is_none_or(|entry| {
+            self.pieces(entry).first().is_none_or(|p| entry.position + u64::from(p.first) >= position)
+        })
+    }
+
+    /// What was given up.
+    pub(super) fn dropped(&self) -> &[(Range<u64>, u32)] {
+        &self.dropped
+    }
+
     /// A batch turned out damaged: it does not wait any more. How many of its events did.
     pub(super) fn remove(&mut self, position: u64, freed: &mut Freed<'_>) -> u64 {
         let at = self.entries.partition_point(|entry| entry.position < position);
@@ -243,7 +294,8 @@ impl Lane {
         waited
     }
 
-    /// The changes that stand in one of these segments, as facts to be written again, and where they stand from then on.
+    /// What stands in one of these segments as facts to be written again, and where that stands from then on. Of a batch all
+    /// of its changes, in order: one that was written again alone would come behind those that overrule it.
     pub(super) fn carry(
         &self,
         partition: i32,
@@ -251,8 +303,8 @@ impl Lane {
         origin: &dyn Fn(u32) -> kafka_batcher_core::Origin,
         facts: &mut Vec<Fact>,
     ) {
-        for (position, changes) in &self.changes {
-            for change in changes.list.iter().filter(|change| segments.contains(&change.segment)) {
+        for (position, changes) in self.changes.iter().filter(|(_, changes)| changes.stand_in(segments)) {
+            for change in &changes.list {
                 let place = Place { position: position + u64::from(change.first), partition };
                 let at = Events { place, count: change.count, crc: changes.crc };
                 facts.push(match change.numbers {
@@ -261,19 +313,24 @@ impl Lane {
                 });
             }
         }
+        for (range, _) in self.dropped.iter().filter(|(_, segment)| segments.contains(segment)) {
+            facts.push(Fact::Dropped { partition, from: range.start, through: range.end });
+        }
     }
 
     pub(super) fn carried(&mut self, segments: &[u32], to: u32) {
-        for changes in self.changes.values_mut() {
-            for change in changes.list.iter_mut().filter(|change| segments.contains(&change.segment)) {
-                change.segment = to;
-            }
+        for changes in self.changes.values_mut().filter(|changes| changes.stand_in(segments)) {
+            changes.list.iter_mut().for_each(|change| change.segment = to);
+        }
+        for (_, segment) in self.dropped.iter_mut().filter(|(_, segment)| segments.contains(segment)) {
+            *segment = to;
         }
     }
 
     /// Nothing waits, and nothing of the log is left that could.
     pub(super) fn forget_all_changes(&mut self) {
         self.changes.clear();
+        self.dropped.clear();
     }
 }
 
@@ -309,7 +366,7 @@ mod tests {
         let piece =
             |first, count, sequence, origin| Piece { first, count, numbers: Some((stamp(sequence), origin)) };
         assert_eq!(lane.pieces(&entry(10, 10)), [piece(1, 3, 101, 3), piece(6, 4, 0, 4)]);
-        assert_eq!(lane.backlog(99), Backlog { events: 7, batches: 1, bytes: 100, first: 11 });
+        assert_eq!(lane.backlog(99), Backlog { events: 7, batches: 1, bytes: 100, first: 11, oldest_ms: 0 });
     }
 
     #[test]
@@ -331,7 +388,7 @@ mod tests {
         assert_eq!(freed, [0u64; 0], "an event is left");
         lane.change(&events(1, 1), None, 5, &mut |e| freed.push(e.position));
         assert_eq!(freed, [0]);
-        assert_eq!(lane.backlog(9), Backlog { events: 2, batches: 1, bytes: 100, first: 2 });
+        assert_eq!(lane.backlog(9), Backlog { events: 2, batches: 1, bytes: 100, first: 2, oldest_ms: 0 });
         let carried = |lane: &Lane| {
             let mut facts = Vec::new();
             lane.carry(0, &[5], &|_| kafka_batcher_core::Origin::default(), &mut facts);

@@ -11,6 +11,7 @@ use kafka_batcher_core::StorageError;
 
 use super::checkpoint::{self, Checkpoint};
 use super::fs::{Fs, failed, read_all};
+use super::index::Lane;
 use super::topic::{Segment, State, segment_base};
 use super::walk::{Found, Gap, Group, Item, Tail, walk};
 
@@ -174,8 +175,11 @@ impl Loaded {
             let cost = (positions, u64::from(member.count));
             self.note(id, found.offset, u64::from(member.length), Some(member.place.partition), cost, what);
         }
+        for (from, unix_ms) in &group.saved {
+            self.state.times.note(*from, *unix_ms);
+        }
         for fact in &group.facts {
-            self.state.apply(fact, id);
+            self.state.apply(fact, (group.position, id));
         }
         self.state.end = group.end;
         if let Some(segment) = self.state.segments.get_mut(&id) {
@@ -185,6 +189,9 @@ impl Loaded {
 
     fn gap(&mut self, id: u32, gap: Gap, visitor: &mut dyn Visitor) {
         let mut at = gap.offset;
+        if let Some(found) = gap.kept.first() {
+            self.state.times.note(found.member.place.position, 0);
+        }
         for found in &gap.kept {
             visitor.batch(id, found, false);
             self.state.add(&found.member, id, found.offset);
@@ -263,8 +270,9 @@ impl Loaded {
                 ),
             });
         }
-        // What the log says of the partition count is newer unless the checkpoint covers it.
-        if state.partitions.is_none() || state.end <= checkpoint.end {
+        // What the log says of the partition count is newer unless the checkpoint was written behind that very word: the log
+        // may have grown since by other things, and the newest word have gone with its segment.
+        if state.partitions_at.is_none_or(|(position, _)| position < checkpoint.end) {
             state.partitions = checkpoint.partitions.or(state.partitions);
         }
         let mut settled = BTreeMap::new();
@@ -274,15 +282,21 @@ impl Loaded {
         }
         // What recovery finds settled is nobody's news.
         (state.settled, state.commits) = (0, 0);
-        if let Some((through, _)) = state.regrouped {
-            let lane: &mut u64 = settled.entry(super::super::UNASSIGNED).or_default();
-            *lane = through.max(*lane);
+        for (partition, lane) in &state.lanes {
+            let known: &mut u64 = settled.entry(*partition).or_default();
+            *known = lane.through().max(*known);
         }
+        state.forget_times();
         self.damage.retain_mut(|damage| match damage.partition {
             // Only what the checkpoint does not cover can be damage.
             Some(partition) => {
                 let through = settled.get(&partition).copied().unwrap_or(0);
-                let left = damage.positions.end.saturating_sub(through.max(damage.positions.start));
+                let from = through.max(damage.positions.start);
+                let mut left = damage.positions.end.saturating_sub(from);
+                for (range, _) in state.lanes.get(&partition).map(Lane::dropped).unwrap_or_default() {
+                    let (first, end) = (range.start.max(from), range.end.min(damage.positions.end));
+                    left = left.saturating_sub(end.saturating_sub(first));
+                }
                 damage.events = damage.events.min(left);
                 left > 0
             }

@@ -14,7 +14,6 @@ use super::bytes::{Place, placed_header};
 use super::control::{Control, Events, Fact, Member};
 use super::fs::{File, Fs, failed, is_full, remove_if_there};
 use super::topic::segment_name;
-use crate::clock::Clock;
 
 /// What is to be written in one group.
 #[derive(Debug, Default)]
@@ -44,9 +43,12 @@ pub(super) struct Written {
     /// Its durable bytes by now, and how many were added.
     pub(super) length: u64,
     pub(super) added: u64,
-    /// Position of the control batch, and the next to be given.
+    /// From where on it accounts for positions, the position of the control batch, the next to be given.
+    pub(super) from: u64,
     pub(super) control: u64,
     pub(super) next: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub(super) time: i64,
     /// The batches with their offsets, in the order of the draft.
     pub(super) members: Vec<(u64, Member)>,
     pub(super) facts: Vec<Fact>,
@@ -120,7 +122,7 @@ impl Log {
         let Some(mut active) = self.active.take() else {
             return Err(Unwritten::new("open", &self.dir, &io::ErrorKind::NotFound.into()));
         };
-        let group = Group::of(draft, &active, self.next);
+        let group = Group::of(draft, &active, self.next, self.fs.unix_ms());
         let mut pieces: Vec<IoSlice<'_>> = Vec::with_capacity(2 * draft.batches.len() + 1);
         for ((_, batch, _), header) in draft.batches.iter().zip(&group.headers) {
             pieces.push(IoSlice::new(header));
@@ -146,8 +148,10 @@ impl Log {
             file: active.file.clone(),
             length: active.length,
             added,
+            from: group.control.from,
             control: group.control.position,
             next: self.next,
+            time: group.control.time,
             members: group.offsets.into_iter().zip(group.control.members).collect(),
             facts: group.control.facts,
         };
@@ -200,10 +204,10 @@ struct Group {
 }
 
 impl Group {
-    fn of(draft: &Draft, active: &Active, next: u64) -> Group {
+    fn of(draft: &Draft, active: &Active, next: u64, time: i64) -> Group {
         let (mut position, mut offset) = (next, active.length);
         let (mut headers, mut offsets) = (Vec::new(), Vec::new());
-        let mut control = Control { base: active.base, from: next, ..Control::default() };
+        let mut control = Control { base: active.base, from: next, time, ..Control::default() };
         let mut restamped = Vec::new();
         for (partition, batch, numbers) in &draft.batches {
             let place = Place { position, partition: *partition };
@@ -223,7 +227,7 @@ impl Group {
         control.facts = restamped;
         control.facts.extend(draft.facts.iter().cloned());
         (control.offset, control.position) = (offset, position);
-        let closing = control.encode(Clock::start().unix_ms());
+        let closing = control.encode();
         Group { headers, offsets, control, closing }
     }
 }

@@ -35,6 +35,7 @@ struct Planned {
     entry: Entry,
     pieces: Vec<(Piece, Option<Numbers>)>,
     own: Option<kafka_batcher_core::Origin>,
+    saved_ms: i64,
     segment: Segment,
 }
 
@@ -57,7 +58,8 @@ fn plan(topic: &Topic, partition: i32, from: u64, max_bytes: usize) -> Vec<Plann
             (piece, numbers)
         });
         let own = (entry.origin != NEVER_SENT).then(|| state.origin(entry.origin)).flatten();
-        planned.push(Planned { entry: *entry, pieces: pieces.collect(), own, segment: segment.clone() });
+        let (pieces, saved_ms) = (pieces.collect(), state.times.at(entry.position));
+        planned.push(Planned { entry: *entry, pieces, own, saved_ms, segment: segment.clone() });
     }
     planned
 }
@@ -71,7 +73,7 @@ fn read(
 ) -> Result<Read, StorageError> {
     let mut read = Read { next: from, ..Read::default() };
     for planned in plan(topic, partition, from, max_bytes) {
-        let Planned { entry, pieces, own, segment } = planned;
+        let Planned { entry, pieces, own, saved_ms, segment } = planned;
         let place = Place { position: entry.position, partition };
         let batch = match fetch(segment.file.as_ref(), &entry, place) {
             Ok(batch) => batch,
@@ -103,8 +105,10 @@ fn read(
                 continue;
             }
         };
+        let already = read.batches.len();
         give(&batch, &entry, &pieces, own.as_ref(), from, &mut read.batches)
             .map_err(|error| StorageError::Failed(format!("{}: {error}", segment.path.display())))?;
+        read.batches.iter_mut().skip(already).for_each(|given| given.saved_ms = saved_ms);
         read.next = entry.end();
     }
     Ok(read)
@@ -141,7 +145,7 @@ pub(super) fn fetch_bytes(file: &dyn File, entry: &Entry, place: Place) -> Resul
     Ok(bytes)
 }
 
-/// Gives out what waits of a batch, piece by piece.
+/// Gives out what waits of a batch, piece by piece; when it was saved is left open.
 pub(super) fn give(
     batch: &RecordBatch,
     entry: &Entry,
@@ -175,7 +179,8 @@ pub(super) fn give(
             }
             None => own.map(|origin| Numbers { stamp: given.stamp(), origin: origin.clone() }),
         };
-        out.push(Stored { position: entry.position + u64::from(first), batch: given, numbers });
+        let position = entry.position + u64::from(first);
+        out.push(Stored { position, batch: given, numbers, saved_ms: 0 });
     }
     Ok(())
 }

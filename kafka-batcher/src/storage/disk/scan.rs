@@ -225,6 +225,8 @@ impl TopicScan {
         let whole = self.read(batch)?;
         give(&whole, &entry, &pieces, batch.origin.as_ref(), 0, &mut out)
             .map_err(|error: DecodeError| StorageError::Failed(error.to_string()))?;
+        let saved_ms = self.state.times.at(batch.position);
+        out.iter_mut().for_each(|given| given.saved_ms = saved_ms);
         Ok(out)
     }
 }

@@ -3,6 +3,7 @@
 mod basics;
 mod damage;
 mod faults;
+mod giving_up;
 mod room;
 mod sim;
 

@@ -16,7 +16,6 @@ use super::place::SpoolDir;
 use super::reader::{Fetch, fetch_bytes};
 use super::topic::{Segment, State};
 use super::writer::{Owned, Writer, write_draft};
-use crate::clock::Clock;
 
 impl Writer {
     /// Tidies every topic that has settled something: all of it (`fully`), or where there is much.
@@ -44,7 +43,11 @@ impl Writer {
     }
 }
 
-fn tidy_with_reserve(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), StorageError> {
+pub(super) fn tidy_with_reserve(
+    place: &Arc<SpoolDir>,
+    owned: &mut Owned,
+    fully: bool,
+) -> Result<(), StorageError> {
     let tidied = tidy(place, owned, fully).or_else(|unwritten| {
         if unwritten.full && place.give_up_reserve() { tidy(place, owned, fully) } else { Err(unwritten) }
     });
@@ -57,7 +60,10 @@ fn choose(state: &State, active: Option<u32>, tight: bool) -> (Vec<u32>, Vec<u32
     let done = |id: &u32| Some(*id) != active && Some(*id) != last;
     let delete: Vec<u32> =
         state.segments.iter().filter(|(id, s)| done(id) && s.batches == 0).map(|(id, _)| *id).collect();
-    let small = |segment: &Segment| segment.batches > 0 && segment.live < segment.length / 2;
+    // Where room is short a quarter is worth the writing of the rest.
+    let worth =
+        |segment: &Segment| if tight { segment.length - segment.length / 4 } else { segment.length / 2 };
+    let small = |segment: &Segment| segment.batches > 0 && segment.live < worth(segment);
     let small: Vec<u32> =
         state.segments.iter().filter(|(id, s)| done(id) && small(s)).map(|(id, _)| *id).collect();
     // The one at which replay stands shrinks by itself: only what replay has passed is worth the work.
@@ -79,7 +85,7 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
     let all = delete.len() == owned.topic.state().segments.len();
     let gone: Vec<u32> = delete.iter().chain(&clean).copied().collect();
     if !gone.is_empty() && !all {
-        carry(place, owned, &gone)?;
+        carry(place, owned, &delete, &gone)?;
     }
     write_checkpoint(place, owned)?;
     if all && !delete.is_empty() {
@@ -87,7 +93,8 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
         // Nothing of the log is left that a change could be about.
         let mut state = owned.topic.state();
         state.lanes.values_mut().for_each(super::index::Lane::forget_all_changes);
-        state.regrouped = None;
+        state.logged.clear();
+        state.partitions_at = None;
     }
     for id in delete.drain(..) {
         let segment = owned.topic.state().segments.get(&id).cloned();
@@ -104,18 +111,31 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
     Ok(())
 }
 
-/// Writes again what control batches of these segments say of others.
-fn carry(place: &SpoolDir, owned: &mut Owned, gone: &[u32]) -> Result<(), Unwritten> {
+/// Writes again what control batches of these segments say of others. What is deleted is gone for good, of what is cleaned
+/// something stays.
+fn carry(place: &SpoolDir, owned: &mut Owned, delete: &[u32], gone: &[u32]) -> Result<(), Unwritten> {
     let facts = {
         let state = owned.topic.state();
+        let stays = state.segments.iter().filter(|(id, _)| !delete.contains(id));
+        let lowest = stays.map(|(_, segment)| segment.base).min().unwrap_or(u64::MAX);
         let mut facts = Vec::new();
         let origin = |index| state.origin(index).unwrap_or_default();
         for (partition, lane) in &state.lanes {
             lane.carry(*partition, gone, &origin, &mut facts);
         }
-        // The checkpoint says as much, but it is a hint: without the marker a lane would be regrouped twice.
-        if let Some((through, _)) = state.regrouped.filter(|(_, segment)| gone.contains(segment)) {
-            facts.push(Fact::Regrouped { through });
+        // The checkpoint says as much, but it is a hint: without these words a lane would be regrouped twice, and events
+        // come back under numbers that they had before.
+        for (partition, lane) in &state.lanes {
+            let (logged, by) = state.logged.get(partition).copied().unwrap_or_default();
+            let through = lane.through();
+            if through > lowest && (through > logged || gone.contains(&by)) {
+                facts.push(Fact::Settled { partition: *partition, through });
+            }
+        }
+        if let Some(count) =
+            state.partitions.filter(|_| state.partitions_at.is_some_and(|(_, by)| gone.contains(&by)))
+        {
+            facts.push(Fact::Partitions(count));
         }
         facts
     };
@@ -142,6 +162,7 @@ fn write_checkpoint(place: &SpoolDir, owned: &Owned) -> Result<(), Unwritten> {
         };
         (checkpoint, state.commits, state.settled)
     };
+    owned.topic.state().forget_times();
     let dir = &owned.topic.dir;
     checkpoint
         .write(place.fs.as_ref(), dir)
@@ -157,16 +178,17 @@ fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritt
     let (segment, live) = {
         let state = owned.topic.state();
         let Some(segment) = state.segments.get(&id).cloned() else { return Ok(()) };
-        let mut live: Vec<(i32, Entry, Option<kafka_batcher_core::Origin>)> = Vec::new();
+        let mut live = Vec::new();
         for (partition, lane) in &state.lanes {
             for entry in lane.entries().filter(|entry| entry.segment == id) {
-                live.push((*partition, *entry, state.origin(entry.origin)));
+                let (origin, saved_ms) = (state.origin(entry.origin), state.times.at(entry.position));
+                live.push(Live { partition: *partition, entry: *entry, origin, saved_ms });
             }
         }
         (segment, live)
     };
     let mut live = live;
-    live.sort_unstable_by_key(|(_, entry, _)| entry.position);
+    live.sort_unstable_by_key(|live| live.entry.position);
     let temporary = segment.path.with_extension("cleaned");
     let rewritten = rewrite(place, &segment, &live, &temporary);
     let (file, length, offsets) = match rewritten {
@@ -204,10 +226,18 @@ fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritt
 
 type Rewritten = (Arc<dyn File>, u64, Vec<(u64, u32)>);
 
+/// A batch that waits in a segment that is cleaned.
+struct Live {
+    partition: i32,
+    entry: Entry,
+    origin: Option<kafka_batcher_core::Origin>,
+    saved_ms: i64,
+}
+
 fn rewrite(
     place: &SpoolDir,
     segment: &Segment,
-    live: &[(i32, Entry, Option<kafka_batcher_core::Origin>)],
+    live: &[Live],
     temporary: &std::path::Path,
 ) -> io::Result<Rewritten> {
     remove_if_there(place.fs.as_ref(), temporary)?;
@@ -216,8 +246,11 @@ fn rewrite(
     // In the place of the segment's last control batch, it accounts for all that was before.
     let mut control =
         Control { base: segment.base, from: segment.base, position: segment.control, ..Control::default() };
-    for (partition, entry, origin) in live {
+    for Live { partition, entry, origin, saved_ms } in live {
         let at = Place { position: entry.position, partition: *partition };
+        if control.saved.last().is_none_or(|(_, last)| last != saved_ms) {
+            control.saved.push((entry.position, *saved_ms));
+        }
         let bytes = match fetch_bytes(segment.file.as_ref(), entry, at) {
             Ok(bytes) => bytes,
             Err(Fetch::Io(error)) => return Err(error),
@@ -230,8 +263,8 @@ fn rewrite(
         let Entry { count, length, crc, .. } = *entry;
         control.members.push(Member { place: at, count, length, crc, origin: origin.clone() });
     }
-    control.offset = length;
-    let closing = control.encode(Clock::start().unix_ms());
+    (control.offset, control.time) = (length, place.fs.unix_ms());
+    let closing = control.encode();
     file.append(&mut [IoSlice::new(&closing)])?;
     file.sync()?;
     Ok((file, length + closing.len() as u64, offsets))

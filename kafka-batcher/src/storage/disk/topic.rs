@@ -9,6 +9,7 @@ use kafka_batcher_core::{Backlog, Origin};
 use super::control::{Fact, Member};
 use super::fs::File;
 use super::index::{Entry, Freed, Lane, NEVER_SENT};
+use super::times::Times;
 
 /// A segment of the log.
 #[derive(Clone, Debug)]
@@ -53,9 +54,12 @@ pub(super) struct State {
     /// By id; ids ascend with bases.
     pub(super) segments: BTreeMap<u32, Segment>,
     pub(super) origins: Vec<Origin>,
-    /// The latest marker of the unassigned lane, and the segment that it stands in.
-    pub(super) regrouped: Option<(u64, u32)>,
+    /// Below which position each partition is settled as far as the log says so, and the segment that says it.
+    pub(super) logged: BTreeMap<i32, (u64, u32)>,
     pub(super) partitions: Option<i32>,
+    /// The control batch and the segment that say it.
+    pub(super) partitions_at: Option<(u64, u32)>,
+    pub(super) times: Times,
     /// The next position to be given.
     pub(super) next: u64,
     /// Where the last durable group ends.
@@ -109,8 +113,8 @@ impl State {
         }
     }
 
-    /// Takes in what the control batch in `segment` says.
-    pub(super) fn apply(&mut self, fact: &Fact, segment: u32) {
+    /// Takes in what the control batch at this position of `segment` says.
+    pub(super) fn apply(&mut self, fact: &Fact, (position, segment): (u64, u32)) {
         match fact {
             Fact::Numbers { at, stamp, origin } => {
                 let origin = self.intern(Some(origin));
@@ -121,13 +125,26 @@ impl State {
             Fact::Hole { at } => {
                 self.with(at.place.partition, |lane, freed| lane.change(at, None, segment, freed));
             }
-            Fact::Regrouped { through } => {
-                self.regrouped = Some((*through, segment));
-                self.commits += 1;
-                self.settle(super::super::UNASSIGNED, *through);
+            Fact::Regrouped { through } => self.log_settled(super::super::UNASSIGNED, *through, segment),
+            Fact::Partitions(count) => {
+                (self.partitions, self.partitions_at) = (Some(*count), Some((position, segment)));
             }
-            Fact::Partitions(count) => self.partitions = Some(*count),
+            Fact::Settled { partition, through } => self.log_settled(*partition, *through, segment),
+            Fact::Dropped { partition, from, through } => {
+                self.commits += 1;
+                self.with(*partition, |lane, freed| lane.drop_range(*from..*through, segment, freed));
+            }
         }
+    }
+
+    fn log_settled(&mut self, partition: i32, through: u64, segment: u32) {
+        // An older word with a lower position takes nothing back.
+        if self.logged.get(&partition).is_none_or(|(known, _)| *known <= through) {
+            self.logged.insert(partition, (through, segment));
+        }
+        let known = self.lanes.get(&partition).map_or(0, Lane::through);
+        self.commits += u64::from(known < through);
+        self.settle(partition, through);
     }
 
     /// Everything of a partition below `through` is settled.
@@ -154,7 +171,15 @@ impl State {
 
     pub(super) fn backlog(&self, partition: i32) -> Backlog {
         let nothing = Backlog { first: self.next, ..Backlog::default() };
-        self.lanes.get(&partition).map_or(nothing, |lane| lane.backlog(self.next))
+        let backlog = self.lanes.get(&partition).map_or(nothing, |lane| lane.backlog(self.next));
+        let oldest_ms = if backlog.events > 0 { self.times.at(backlog.first) } else { 0 };
+        Backlog { oldest_ms, ..backlog }
+    }
+
+    /// Forgets when events were saved that do not wait any more.
+    pub(super) fn forget_times(&mut self) {
+        let firsts = self.lanes.values().filter_map(|lane| lane.entries().next()).map(|entry| entry.position);
+        self.times.forget_below(firsts.min().unwrap_or(u64::MAX));
     }
 
     /// Nothing of the topic waits.

@@ -10,6 +10,8 @@ pub(super) struct Group {
     /// The control batch's position, and where the next group's positions begin.
     pub(super) position: u64,
     pub(super) end: u64,
+    /// From which position on what was saved when.
+    pub(super) saved: Vec<(u64, i64)>,
     pub(super) members: Vec<Found>,
     pub(super) facts: Vec<Fact>,
     /// What is wrong with it, although nothing is lost by it.
@@ -185,7 +187,11 @@ fn vouched(bytes: &[u8], start: usize, pending: &[(usize, Frame)], control: Cont
         found.push(Found { offset: offset as u64, member, whole });
         offset += length;
     }
-    Group { position: control.position, end, members: found, facts: control.facts, notes }
+    let mut saved = control.saved;
+    if saved.is_empty() {
+        saved.push((control.from, control.time));
+    }
+    Group { position: control.position, end, saved, members: found, facts: control.facts, notes }
 }
 
 /// Whether what lies outside the CRC of the header at `at` is as it was written.

@@ -2,6 +2,7 @@
 //! then answers everybody who waits.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::control::{Events, Fact};
 use super::dead_letters::DeadLetters;
 use super::log::{Draft, Log, Unwritten, Written};
 use super::place::SpoolDir;
+use super::tidy::tidy_with_reserve;
 use super::topic::{Segment, Topic};
 use crate::storage::UNASSIGNED;
 
@@ -53,6 +55,7 @@ pub(super) enum Work {
     Save { partition: i32, batches: Vec<ToSave> },
     Renumber { partition: i32, numbers: Vec<Renumbered> },
     Reject { partition: i32, letters: Vec<DeadLetter> },
+    Drop { partition: i32, from: u64, through: u64 },
     Regroup { through: u64, batches: Vec<(i32, RecordBatch)> },
     Partitions(i32),
 }
@@ -62,7 +65,7 @@ impl Work {
         match self {
             Work::Save { batches, .. } => batches.iter().map(|saved| saved.batch.encoded_len()).sum(),
             Work::Regroup { batches, .. } => batches.iter().map(|(_, batch)| batch.encoded_len()).sum(),
-            Work::Renumber { .. } | Work::Reject { .. } | Work::Partitions(_) => 0,
+            Work::Renumber { .. } | Work::Reject { .. } | Work::Drop { .. } | Work::Partitions(_) => 0,
         }
     }
 
@@ -201,6 +204,10 @@ impl Writer {
                 }
                 Work::Renumber { partition, numbers } => check_renumbered(owned, *partition, numbers),
                 Work::Reject { partition, letters } => self.keep_letters(owned, *partition, letters),
+                Work::Drop { partition, from, through } => {
+                    self.begin_segment(owned, *partition, *from..*through);
+                    Ok(())
+                }
                 Work::Regroup { .. } | Work::Partitions(_) => Ok(()),
             };
             match admitted {
@@ -214,6 +221,19 @@ impl Writer {
             }
         }
         (works, waiting)
+    }
+
+    /// A segment is deleted or cleaned when it is written no more: where room is short, what is given up must not wait for
+    /// that.
+    fn begin_segment(&self, owned: &mut Owned, partition: i32, dropped: Range<u64>) {
+        let active = owned.log.active();
+        let lies_in_it = owned.topic.state().lanes.get(&partition).is_some_and(|lane| {
+            let mut entries = lane.from(dropped.start).take_while(|entry| entry.position < dropped.end);
+            entries.any(|entry| Some(entry.segment) == active)
+        });
+        if lies_in_it && self.place.is_tight() {
+            owned.log.retire();
+        }
     }
 
     fn keep_letters(
@@ -247,6 +267,12 @@ impl Writer {
         match write_draft(&self.place, owned, &draft) {
             Ok(positions) => {
                 let mut positions = positions.into_iter();
+                // Who gave events up needs their room, and is answered when it is there.
+                if works.iter().any(|work| matches!(work, Work::Drop { .. }))
+                    && let Err(error) = tidy_with_reserve(&self.place, owned, false)
+                {
+                    tracing::warn!(topic = owned.topic.name, %error, "cannot give the room of dropped events back");
+                }
                 for (count, done) in counts.into_iter().zip(waiting) {
                     let _ = done.send(Ok(positions.by_ref().take(count).collect()));
                 }
@@ -294,7 +320,7 @@ pub(super) fn write_draft(place: &SpoolDir, owned: &mut Owned, draft: &Draft) ->
 
 /// What was written is known from now on.
 fn take_in(topic: &Topic, written: Written) {
-    let Written { id, base, path, file, length, control, next, members, facts, .. } = written;
+    let Written { id, base, path, file, length, from, control, next, time, members, facts, .. } = written;
     let mut state = topic.state();
     let new = Segment { base, path, file, length, control, live: 0, batches: 0, data: false };
     let segment = state.segments.entry(id).or_insert(new);
@@ -302,8 +328,9 @@ fn take_in(topic: &Topic, written: Written) {
     for (offset, member) in &members {
         state.add(member, id, *offset);
     }
+    state.times.note(from, time);
     for fact in &facts {
-        state.apply(fact, id);
+        state.apply(fact, (control, id));
     }
     (state.next, state.end) = (next, next);
 }
@@ -344,6 +371,17 @@ fn draft_work(owned: &Owned, work: &Work, draft: &mut Draft) -> usize {
                     let place = Place { position, partition: *partition };
                     draft.facts.push(Fact::Hole { at: Events { place, count, crc: entry.crc } });
                 }
+            }
+        }
+        Work::Drop { partition, from, through } => {
+            let state = owned.topic.state();
+            let (partition, from, through) = (*partition, *from, (*through).min(state.next));
+            let front = state.lanes.get(&partition).is_none_or(|lane| lane.is_front(from));
+            if from < through {
+                draft.facts.push(match front {
+                    true => Fact::Settled { partition, through },
+                    false => Fact::Dropped { partition, from, through },
+                });
             }
         }
         Work::Partitions(count) => {

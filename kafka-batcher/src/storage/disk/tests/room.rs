@@ -10,18 +10,18 @@ use super::sim::{Fault, Left};
 use super::*;
 use crate::storage::{Renumbered, StorageError, UNASSIGNED};
 
-fn logs(fs: &SimFs) -> Vec<PathBuf> {
+pub(super) fn logs(fs: &SimFs) -> Vec<PathBuf> {
     let disk = fs.disk();
     let log =
         |path: &PathBuf| path.starts_with("/spool/topics/t") && path.extension().is_some_and(|e| e == "log");
     disk.paths().into_iter().filter(log).collect()
 }
 
-fn bytes(fs: &SimFs) -> usize {
+pub(super) fn bytes(fs: &SimFs) -> usize {
     logs(fs).iter().map(|path| fs.disk().bytes(path).len()).sum()
 }
 
-fn letter(value: &str, position: Option<u64>) -> DeadLetter {
+pub(super) fn letter(value: &str, position: Option<u64>) -> DeadLetter {
     let error = DeliveryError {
         reason: FailureReason::Rejected,
         persisted: Persisted::No,
@@ -31,8 +31,15 @@ fn letter(value: &str, position: Option<u64>) -> DeadLetter {
     DeadLetter { batch: batch(&[value], None), position, error }
 }
 
+/// The disk after a kill, and its checkpoint gone.
+pub(super) fn without_checkpoint(disk: &Disk) -> Disk {
+    let fs = SimFs::new(disk.after_kill());
+    super::super::fs::Fs::remove(&fs, &PathBuf::from("/spool/topics/t/checkpoint")).unwrap();
+    fs.disk().after_kill()
+}
+
 /// Two partitions, turn by turn, over many segments: the positions of the batches of each.
-fn turn_by_turn(storage: &DiskStorage, rounds: u64) -> (Vec<u64>, Vec<u64>) {
+pub(super) fn turn_by_turn(storage: &DiskStorage, rounds: u64) -> (Vec<u64>, Vec<u64>) {
     let (mut stuck, mut flowing) = (Vec::new(), Vec::new());
     for i in 0..rounds {
         let (small, large) = (format!("s{i}"), "x".repeat(700));
@@ -79,11 +86,8 @@ fn a_stuck_partition_does_not_pin_the_room_of_the_others_and_keeps_its_events_nu
         check(&storage);
     }
     // Without the checkpoint, too: what is still there comes again, what was said of it holds.
-    let disk = fs.disk().after_kill();
+    let disk = without_checkpoint(&fs.disk());
     drop(storage);
-    let fs = SimFs::new(disk);
-    super::super::fs::Fs::remove(&fs, &PathBuf::from("/spool/topics/t/checkpoint")).unwrap();
-    let disk = fs.disk().after_kill();
     let (_, storage, recovered) = start(disk, settings);
     assert_eq!(recovered.damage, [""; 0]);
     let read = wait(storage.read(&partition(0), 0, usize::MAX)).unwrap();
@@ -145,11 +149,8 @@ fn a_regroup_marker_outlives_its_segment_while_the_lane_is_still_there() {
         save(&storage, 1, vec![fresh(&[&"z".repeat(900)])]);
     }
     wait(storage.commit(&partition(0), placed[0] + 1, true)).unwrap();
-    let mut disk = fs.disk().after_kill();
+    let disk = without_checkpoint(&fs.disk());
     drop(storage);
-    let fs = SimFs::new(disk);
-    super::super::fs::Fs::remove(&fs, &PathBuf::from("/spool/topics/t/checkpoint")).unwrap();
-    disk = fs.disk().after_kill();
     let (_, storage, _) = start(disk, settings);
     assert_eq!(waiting(&storage, UNASSIGNED), [keep], "what was regrouped does not come again");
 }

@@ -38,6 +38,8 @@ pub(super) struct Disk {
     pub(super) fault: Option<(u64, u64, Fault)>,
     /// Bytes that fit.
     pub(super) capacity: Option<u64>,
+    /// What the clock on the wall shows.
+    pub(super) unix_ms: i64,
 }
 
 /// What a power loss leaves of what was not durable.
@@ -57,7 +59,7 @@ impl Disk {
 
     /// The disk after a power loss.
     pub(super) fn after_power_loss(&self, left: Left) -> Disk {
-        let mut disk = Disk { dirs: self.dirs.clone(), ..Disk::default() };
+        let mut disk = Disk { dirs: self.dirs.clone(), unix_ms: self.unix_ms, ..Disk::default() };
         let names = if matches!(left, Left::Nothing) { &self.durable } else { &self.live };
         for (path, inode) in names {
             let Inode { bytes, durable, .. } = &self.inodes[*inode];
@@ -107,7 +109,8 @@ impl Disk {
 pub(super) struct SimFs(Arc<Mutex<Disk>>);
 
 impl SimFs {
-    pub(super) fn new(disk: Disk) -> Self {
+    pub(super) fn new(mut disk: Disk) -> Self {
+        disk.unix_ms = disk.unix_ms.max(1_700_000_000_000);
         SimFs(Arc::new(Mutex::new(disk)))
     }
 
@@ -199,6 +202,10 @@ impl Fs for SimFs {
         let disk = self.disk();
         let total = disk.capacity.unwrap_or(1 << 40);
         Ok((total.saturating_sub(disk.used()), total))
+    }
+
+    fn unix_ms(&self) -> i64 {
+        self.disk().unix_ms
     }
 }
 
