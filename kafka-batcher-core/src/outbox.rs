@@ -501,12 +501,20 @@ impl Outbox {
             });
         }
         let (run, entry) = (self.run.as_mut()?, self.entries.get_mut(at)?);
+        let fenced = entry.batch.stamp().producer_id == run.identity.id;
+        if std::mem::take(&mut entry.strayed) && !fenced {
+            // It was found not to be in the log under its old numbers, and a late request may bring it there still.
+            entry.haunted = true;
+            self.tally.possible_duplicates += entry.events();
+        }
         entry.batch.set_stamp(Stamp {
             producer_id: run.identity.id,
             epoch: run.identity.epoch,
             first_sequence: run.next_sequence,
         });
         entry.run = Some(run.ordinal);
+        // Or the numbers of before would be found to be foreign, and these be taken away again.
+        entry.origin = None;
         run.next_sequence = sequence_add(run.next_sequence, entry.batch.count());
         None
     }

@@ -46,6 +46,7 @@ impl Outbox {
                 if self.came_back(at, true) {
                     return;
                 }
+                self.entries.iter_mut().skip(at).take(1).for_each(|entry| entry.strayed = true);
                 Trouble::NoAnswer { message }
             }
         };
@@ -79,9 +80,16 @@ impl Outbox {
             return true;
         }
         if vouched {
-            self.overtaken();
+            let excused = self.entries.get(at).is_some_and(|entry| self.may_have_gone_before(entry));
+            self.overtaken(!excused);
         }
         false
+    }
+
+    /// One that may be in the log under numbers that were given up is counted as that; which numbers an earlier process gave
+    /// up, nobody knows.
+    fn may_have_gone_before(&self, entry: &Entry) -> bool {
+        entry.haunted || self.was_found(entry)
     }
 
     // ---- acknowledged -----------------------------------------------------------------------------------------------
@@ -138,21 +146,20 @@ impl Outbox {
                     }
                     continue;
                 }
-                // One that may be in the log under numbers that were given up is counted as that; which numbers an earlier
-                // process gave up, nobody knows.
-                Exposure::Unwritten => overtaken |= !entry.haunted && !self.was_found(entry),
+                Exposure::Unwritten => overtaken |= !self.may_have_gone_before(entry),
                 Exposure::Doubtful | Exposure::InFlight { .. } => {}
             }
             i += 1;
         }
         if overtaken {
-            self.overtaken();
+            self.overtaken(true);
         }
     }
 
-    /// A younger batch is in the log, an older one is not: the older goes in a new run, and nobody hides it.
-    fn overtaken(&mut self) {
-        self.tally.reorderings += 1;
+    /// A younger batch is in the log, an older one is not: the older goes in a new run, and nobody hides it (unless it was
+    /// counted as a possible duplicate: then it may have gone first).
+    fn overtaken(&mut self, counted: bool) {
+        self.tally.reorderings += u64::from(counted);
         self.end_run();
         for entry in self.entries.iter_mut().filter(|entry| entry.exposure == Exposure::Unwritten) {
             entry.verdict.take_if(|verdict| matches!(verdict, Verdict::OutOfOrder(_)));

@@ -110,6 +110,8 @@ pub(super) struct Entry {
     pub(super) contradictions: u8,
     /// A refusal of the whole batch without a culprit was met with new numbers once already.
     pub(super) restamped: bool,
+    /// A request with it under its present numbers got no answer, and may come in late.
+    pub(super) strayed: bool,
     /// It may lie in the log under numbers that were given up, or as an attempt without numbers. (It was counted among
     /// the possible duplicates then.)
     pub(super) haunted: bool,
@@ -130,13 +132,14 @@ impl Entry {
             attempts: 0,
             contradictions: 0,
             restamped: false,
+            strayed: false,
             haunted: false,
         }
     }
 
     /// A piece of this one (the batch split or cut), not yet sent: `at` is its first event.
     pub(super) fn piece(&self, id: u64, batch: RecordBatch, at: u32) -> Self {
-        let (attempts, haunted) = (self.attempts, self.haunted);
+        let (attempts, strayed, haunted) = (self.attempts, self.strayed, self.haunted);
         let place = match self.place {
             Place::Memory => Place::Memory,
             Place::Disk { position, numbers } => Place::Disk {
@@ -146,7 +149,14 @@ impl Entry {
             },
         };
         let origin = self.origin.clone();
-        Entry { attempts, haunted, place, origin, ..Entry::new(id, batch, self.ordinal, self.opened) }
+        Entry {
+            attempts,
+            strayed,
+            haunted,
+            place,
+            origin,
+            ..Entry::new(id, batch, self.ordinal, self.opened)
+        }
     }
 
     /// Position of its first event on disk.

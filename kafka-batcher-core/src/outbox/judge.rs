@@ -345,7 +345,7 @@ impl Outbox {
         let mut events = 0;
         for entry in self.doubtful_in(run) {
             if is_old(entry, unix_ms) {
-                entry.haunted = true;
+                (entry.haunted, entry.strayed) = (true, false);
                 events += entry.events();
             }
         }
@@ -356,7 +356,7 @@ impl Outbox {
     fn count_possible(&mut self, run: u64) {
         let mut events = 0;
         for entry in self.doubtful_in(run) {
-            entry.haunted = true;
+            (entry.haunted, entry.strayed) = (true, false);
             events += u64::from(entry.batch.count());
         }
         self.tally.possible_duplicates += events;
@@ -366,7 +366,7 @@ impl Outbox {
     fn count_held(&mut self, run: u64, last_sequence: i32) {
         for entry in self.entries.iter_mut().filter(|entry| entry.run == Some(run)) {
             if distance(last_sequence, entry.batch.stamp().first_sequence) >= 0 {
-                entry.haunted = true;
+                (entry.haunted, entry.strayed) = (true, false);
                 self.tally.possible_duplicates += u64::from(entry.batch.count());
             }
         }

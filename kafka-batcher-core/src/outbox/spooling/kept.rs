@@ -15,12 +15,31 @@ pub(super) struct Kept {
     pub(super) spans: Spans,
     opened: Option<Time>,
     exposure: Exposure,
+    strayed: bool,
     haunted: bool,
     restamped: bool,
     attempts: u32,
     contradictions: u8,
     /// It was delivered while those before it were not; it is not sent again.
     pub(super) settled: bool,
+}
+
+impl Kept {
+    /// Nothing to remember, yet.
+    fn plain(count: u32, exposure: Exposure) -> Self {
+        Kept {
+            count,
+            spans: Spans::default(),
+            opened: None,
+            exposure,
+            strayed: false,
+            haunted: false,
+            restamped: false,
+            attempts: 0,
+            contradictions: 0,
+            settled: false,
+        }
+    }
 }
 
 impl Outbox {
@@ -40,6 +59,7 @@ impl Outbox {
         let plain = entry.batch.spans().is_empty()
             && entry.exposure == says
             && !entry.haunted
+            && !entry.strayed
             && !entry.restamped
             && entry.contradictions == 0;
         if !plain {
@@ -48,6 +68,7 @@ impl Outbox {
                 spans: entry.batch.spans().clone(),
                 opened: entry.opened,
                 exposure: entry.exposure,
+                strayed: entry.strayed,
                 haunted: entry.haunted,
                 restamped: entry.restamped,
                 attempts: entry.attempts,
@@ -80,17 +101,7 @@ impl Outbox {
         let mut covered = 0;
         for (first, piece) in pieces {
             let at = (first - position) as u32;
-            let whole = whole.get_or_insert(Kept {
-                count,
-                spans: Spans::default(),
-                opened: None,
-                exposure: says,
-                haunted: false,
-                restamped: false,
-                attempts: 0,
-                contradictions: 0,
-                settled: false,
-            });
+            let whole = whole.get_or_insert(Kept::plain(count, says));
             if at > covered {
                 whole.spans.append(covered, Spans::default(), at - covered);
             }
@@ -99,6 +110,7 @@ impl Outbox {
             if piece.exposure == Exposure::Doubtful {
                 whole.exposure = Exposure::Doubtful;
             }
+            whole.strayed |= piece.strayed;
             whole.haunted |= piece.haunted;
             whole.attempts = whole.attempts.max(piece.attempts);
         }
@@ -128,6 +140,7 @@ impl Outbox {
             entry.batch.set_spans(kept.spans);
             entry.opened = kept.opened;
             entry.exposure = kept.exposure;
+            entry.strayed = kept.strayed;
             entry.haunted = kept.haunted;
             entry.restamped = kept.restamped;
             entry.attempts = kept.attempts;
@@ -155,17 +168,7 @@ impl Outbox {
         if !before && self.spool.passed.is_none() {
             return;
         }
-        let kept = Kept {
-            count: entry.batch.count(),
-            spans: Spans::default(),
-            opened: None,
-            exposure: Exposure::Unwritten,
-            haunted: false,
-            restamped: false,
-            attempts: 0,
-            contradictions: 0,
-            settled: true,
-        };
+        let kept = Kept { settled: true, ..Kept::plain(entry.batch.count(), Exposure::Unwritten) };
         self.spool.kept.insert(position, kept);
     }
 }

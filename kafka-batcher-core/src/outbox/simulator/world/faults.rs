@@ -15,11 +15,11 @@ impl World {
         self.after(MS, self.plan.fault_every_ms * MS, Happening::Fault);
         let node = self.rng.below(self.plan.nodes as u64) as i32;
         let p = self.rng.below(self.plan.partitions as u64) as usize;
-        match self.rng.below(17) {
+        match self.rng.below(20) {
             15 | 16 if self.plan.crashes => self.crash()?,
             0 | 1 if self.plan.breaks => self.break_connection(node),
             2 | 3 if self.plan.restarts => self.node_down(node)?,
-            4 | 5 if self.plan.moves => self.move_leader(p, node)?,
+            4 | 5 | 17..=19 if self.plan.moves => self.move_leader(p, node)?,
             6 | 12..=14 if self.plan.size_limit => {
                 // A batch of one event has at most 113 bytes.
                 let limit =
@@ -176,9 +176,11 @@ impl World {
     /// A new leader epoch. What was not on all replicas may be gone.
     fn lead(&mut self, p: usize, leader: Option<i32>) -> Result<(), Broken> {
         self.note(|_| format!("p{p} leader {leader:?}"));
+        // A leader that is elected again keeps its own log.
+        let other = self.partitions[p].leader != leader;
         self.partitions[p].leader = leader;
         self.partitions[p].epoch += 1;
-        if self.plan.idempotent && self.rng.below(2) == 0 {
+        if self.plan.idempotent && other && self.rng.below(2) == 0 {
             let gone = self.partitions[p].cut();
             if !gone.is_empty() {
                 self.note(|_| format!("p{p} lost {gone:?}"));
