@@ -21,15 +21,20 @@
 //! # });
 //! ```
 //!
-//! A case panics with what is wrong. It takes about a page of memory and a few calls; none of them waits for a clock.
+//! A case panics with what is wrong. It takes little memory and a few calls; none of them waits for a clock. The more of
+//! [`Medium`] you fill, the more is shown: a crash that is a crash, and writes that fail.
+
+mod cases;
+mod model;
+mod rows;
 
 use kafka_batcher_core::{
     Accumulator, AccumulatorSettings, BufferPool, ClusterId, DeadLetter, DeliveryError, FailureReason,
-    FlushReason, Numbers, Offer, Origin, Persisted, PushError, Record, RecordBatch, Renumbered, Share, Stamp,
-    Time, ToSave, TopicId, TopicPartition,
+    FlushReason, Numbers, Offer, Origin, OwnedHeader, OwnedRecord, Persisted, PushError, RecordBatch, Share,
+    Stamp, Time, ToSave, TopicId, TopicPartition,
 };
 
-use super::{TempStorage, UNASSIGNED};
+use super::TempStorage;
 use crate::producer::BoxFuture;
 
 /// What outlives a process: opened again, it holds everything that was resolved.
@@ -37,6 +42,23 @@ pub trait Medium: Sync {
     /// A storage on it, as a new process gets it. The one before was dropped, or its process killed; commits that were
     /// not asked to be durable may have been forgotten.
     fn open(&self) -> Box<dyn TempStorage>;
+
+    /// Ends a storage as a killed process does, or a lost machine: nothing is done any more that was not done. Without a
+    /// way to do that, dropping it is the next best.
+    fn crash(&self, storage: Box<dyn TempStorage>) {
+        drop(storage);
+    }
+
+    /// From now on every call that writes fails, until told otherwise. False: this medium cannot be made to fail, and
+    /// what follows a failure is not shown.
+    fn fail_writes(&self, _fail: bool) -> bool {
+        false
+    }
+
+    /// The dead letters of a topic, the oldest first; `None`: they cannot be listed, and are not looked at.
+    fn dead_letters(&self, _topic: &str) -> Option<Vec<RecordBatch>> {
+        None
+    }
 }
 
 /// A case: given an empty medium, it panics with what is wrong.
@@ -44,20 +66,38 @@ pub type Case = for<'a> fn(&'a dyn Medium) -> BoxFuture<'a, ()>;
 
 /// All cases, by what they show.
 pub const CASES: &[(&str, Case)] = &[
-    ("what is saved is read back in order, with its bytes and numbers", |m| Box::pin(in_order(m))),
-    ("a read gives at least one batch and no more than fits", |m| Box::pin(bounded_reads(m))),
-    ("a read from the middle of a batch gives the rest of it", |m| Box::pin(middle(m))),
-    ("what is saved survives the process, and no position is given twice", |m| Box::pin(survives(m))),
-    ("what is committed is not read again, also in the middle of a batch", |m| Box::pin(commits(m))),
-    ("a durable commit survives the process", |m| Box::pin(durable_commit(m))),
-    ("new numbers hold, for a part of a batch, the latest of them, and for good", |m| Box::pin(renumbers(m))),
-    ("a rejected event leaves a hole and its neighbours", |m| Box::pin(rejects(m))),
-    ("what is given up is gone for good, its neighbours stay", |m| Box::pin(drops(m))),
-    ("giving up what is not there changes nothing", |m| Box::pin(drops_nothing(m))),
-    ("when an event was saved is told, and outlives the process", |m| Box::pin(times(m))),
-    ("regrouping settles the lane and fills the partitions in one step", |m| Box::pin(regroups(m))),
-    ("partitions and topics do not see each other", |m| Box::pin(apart(m))),
-    ("the number of partitions is remembered", |m| Box::pin(partitions(m))),
+    ("what is saved is read back in order, with its bytes and numbers", |m| Box::pin(cases::in_order(m))),
+    ("a read gives at least one batch and no more than fits", |m| Box::pin(cases::bounded_reads(m))),
+    ("a read from the middle of a batch gives the rest of it", |m| Box::pin(cases::middle(m))),
+    ("what is saved survives the process, and no position is given twice", |m| Box::pin(cases::survives(m))),
+    ("what is committed is not read again, also in the middle of a batch", |m| Box::pin(cases::commits(m))),
+    ("a durable commit survives the process", |m| Box::pin(cases::durable_commit(m))),
+    ("new numbers hold, for a part of a batch, the latest of them, and for good", |m| {
+        Box::pin(cases::renumbers(m))
+    }),
+    ("a rejected event leaves a hole and its neighbours", |m| Box::pin(cases::rejects(m))),
+    ("what is given up is gone for good, its neighbours stay", |m| Box::pin(cases::drops(m))),
+    ("giving up what is not there changes nothing", |m| Box::pin(cases::drops_nothing(m))),
+    ("when an event was saved is told, and outlives the process", |m| Box::pin(cases::times(m))),
+    ("regrouping settles the lane and fills the partitions in one step", |m| Box::pin(cases::regroups(m))),
+    ("partitions and topics do not see each other", |m| Box::pin(cases::apart(m))),
+    ("the number of partitions is remembered", |m| Box::pin(cases::partitions(m))),
+    ("keys, values, headers and times of every kind come back as they were", |m| {
+        Box::pin(rows::every_kind_of_event(m))
+    }),
+    ("where nothing was saved nothing waits", |m| Box::pin(rows::nothing(m))),
+    ("a partition that nobody saved to is empty", |m| Box::pin(rows::strangers(m))),
+    ("no position is given twice, not even when all is settled", |m| Box::pin(rows::positions_once(m))),
+    ("a commit settles nothing that is saved later", |m| Box::pin(rows::beyond_the_end(m))),
+    ("a commit that comes late takes nothing back", |m| Box::pin(rows::late_commit(m))),
+    ("a crash forgets hints at the most, a close none", |m| Box::pin(rows::hints(m))),
+    ("the latest numbers hold wherever a batch is cut", |m| Box::pin(rows::latest_numbers(m))),
+    ("a hole stays a hole", |m| Box::pin(rows::holes(m))),
+    ("what was given up stays so, whatever else is said of its batch", |m| Box::pin(rows::given_up(m))),
+    ("a lane is regrouped up to any event", |m| Box::pin(rows::lane(m))),
+    ("calls for different partitions come at once", |m| Box::pin(rows::at_once(m))),
+    ("what was answered with an error has not happened", |m| Box::pin(rows::errors(m))),
+    ("any row of calls gives what it must", |m| Box::pin(rows::any_row(m))),
 ];
 
 const TOPIC: &str = "flights";
@@ -68,6 +108,17 @@ fn place(partition: i32) -> TopicPartition {
 
 /// A batch of these values, with a key, a null and a header among them.
 fn batch(values: &[&str]) -> RecordBatch {
+    let record = |(n, value): (usize, &&str)| OwnedRecord {
+        timestamp: 1_000,
+        key: (n % 2 == 1).then(|| b"key".to_vec()),
+        value: Some(value.as_bytes().to_vec()),
+        headers: vec![OwnedHeader { name: "h".to_owned(), value: None }; n % 2],
+    };
+    sealed(&values.iter().enumerate().map(record).collect::<Vec<_>>())
+}
+
+/// A batch as the accumulator makes it.
+fn sealed(records: &[OwnedRecord]) -> RecordBatch {
     let settings = AccumulatorSettings {
         batch_size: u32::MAX,
         max_batch_bytesize: 1 << 20,
@@ -77,19 +128,20 @@ fn batch(values: &[&str]) -> RecordBatch {
     let (pool, share) = (BufferPool::new(1 << 20), Share::new(1 << 20));
     let mut accumulator = Accumulator::new(settings, 0);
     let mut spare = None;
-    for (n, value) in values.iter().enumerate() {
-        let key = (n % 2 == 1).then_some(b"key".as_slice());
-        let headers = [kafka_batcher_core::Header { name: "h", value: None }];
-        let record = Record { key, headers: &headers[..n % 2], ..Record::value(*value) };
-        let offer =
-            Offer { lane: 0, record: &record, timestamp: 1_000, flush_after: false, want_receipt: false };
-        loop {
-            match accumulator.push(offer, &mut spare, || Time::from_millis(1)) {
-                Ok(_) => break,
-                Err(PushError::NeedsChunk { size, .. }) => spare = Some(pool.acquire_reserve(&share, size)),
-                Err(error) => panic!("the suite's own event: {error}"),
+    for record in records {
+        let timestamp = record.timestamp;
+        record.view(|record| {
+            let offer = Offer { lane: 0, record, timestamp, flush_after: false, want_receipt: false };
+            loop {
+                match accumulator.push(offer, &mut spare, || Time::from_millis(1)) {
+                    Ok(_) => break,
+                    Err(PushError::NeedsChunk { size, .. }) => {
+                        spare = Some(pool.acquire_reserve(&share, size))
+                    }
+                    Err(error) => panic!("the suite's own event: {error}"),
+                }
             }
-        }
+        });
     }
     accumulator.seal(FlushReason::Flush, Time::from_millis(1));
     accumulator.poll_sealed().map(|sealed| sealed.batch).unwrap_or_else(|| panic!("the suite's own batch"))
@@ -103,292 +155,34 @@ fn numbers(first_sequence: i32) -> Numbers {
 }
 
 /// The batch with these numbers in its bytes.
-fn stamped(values: &[&str], first_sequence: i32) -> ToSave {
-    let numbers = numbers(first_sequence);
-    let mut bytes = batch(values).to_bytes();
+fn with_numbers(batch: &RecordBatch, numbers: &Numbers) -> RecordBatch {
+    let mut bytes = batch.to_bytes();
     bytes[43..51].copy_from_slice(&numbers.stamp.producer_id.to_be_bytes());
     bytes[51..53].copy_from_slice(&numbers.stamp.epoch.to_be_bytes());
-    bytes[53..57].copy_from_slice(&first_sequence.to_be_bytes());
+    bytes[53..57].copy_from_slice(&numbers.stamp.first_sequence.to_be_bytes());
     let crc = crc32c::crc32c(&bytes[21..]);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    let batch =
-        RecordBatch::decode(&bytes).unwrap_or_else(|error| panic!("the suite's own batch: {error}")).0;
-    ToSave { batch, numbers: Some(numbers) }
+    RecordBatch::decode(&bytes).unwrap_or_else(|error| panic!("the suite's own batch: {error}")).0
 }
 
-fn plain(values: &[&str]) -> ToSave {
-    ToSave { batch: batch(values), numbers: None }
+fn stamped(values: &[&str], first_sequence: i32) -> ToSave {
+    let numbers = numbers(first_sequence);
+    ToSave { batch: with_numbers(&batch(values), &numbers), numbers: Some(numbers) }
 }
 
-async fn opened(medium: &dyn Medium) -> Box<dyn TempStorage> {
-    let storage = medium.open();
-    storage.open(TOPIC).await.unwrap_or_else(|error| panic!("it opens: {error}"));
-    storage
-}
-
-async fn save(storage: &dyn TempStorage, partition: i32, batches: Vec<ToSave>) -> Vec<u64> {
-    storage.save_batch(&place(partition), batches).await.unwrap_or_else(|error| panic!("it saves: {error}"))
-}
-
-/// Position, value and sequence of every event that is read from there on.
-async fn all(storage: &dyn TempStorage, partition: i32, from: u64) -> Vec<(u64, String, Option<i32>)> {
-    let (mut out, mut from) = (Vec::new(), from);
-    loop {
-        let read = storage.read(&place(partition), from, 1).await;
-        let read = read.unwrap_or_else(|error| panic!("it reads: {error}"));
-        assert!(read.damage.is_empty(), "nothing is damaged: {:?}", read.damage);
-        if read.batches.is_empty() {
-            return out;
-        }
-        for stored in read.batches {
-            let records = stored.batch.records().unwrap_or_else(|error| panic!("a valid batch: {error}"));
-            for (n, record) in (0..).zip(records) {
-                let value = String::from_utf8_lossy(&record.value.unwrap_or_default()).into_owned();
-                let sequence = stored.numbers.as_ref().map(|numbers| numbers.stamp.first_sequence + n as i32);
-                out.push((stored.position + n, value, sequence));
-            }
-            from = stored.position + u64::from(stored.batch.count());
-        }
-        // What lies behind it in the same batch may have been given up.
-        assert!(read.next >= from, "it says where to read on: {} below {from}", read.next);
-        from = read.next;
-    }
-}
-
-fn values(read: &[(u64, String, Option<i32>)]) -> Vec<&str> {
-    read.iter().map(|(_, value, _)| value.as_str()).collect()
-}
-
-async fn in_order(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    let first = save(&*storage, 0, vec![plain(&["a", "b"]), stamped(&["c"], 5)]).await;
-    let second = save(&*storage, 0, vec![stamped(&["d", "e"], 6)]).await;
-    assert!(first[0] + 2 <= first[1] && first[1] < second[0], "positions ascend: {first:?} {second:?}");
-    let read = storage.read(&place(0), 0, 1 << 20).await.unwrap_or_else(|error| panic!("it reads: {error}"));
-    let saved = [plain(&["a", "b"]), stamped(&["c"], 5), stamped(&["d", "e"], 6)];
-    assert_eq!(read.batches.len(), saved.len(), "all of them fit");
-    for (stored, saved) in read.batches.iter().zip(&saved) {
-        assert_eq!(stored.batch.to_bytes(), saved.batch.to_bytes(), "the bytes, headers, nulls and all");
-        assert_eq!(stored.numbers, saved.numbers, "the numbers, and where they mean something");
-    }
-}
-
-async fn bounded_reads(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    save(&*storage, 0, vec![plain(&["a"]), plain(&["b"]), plain(&["c"])]).await;
-    let one = batch(&["a"]).encoded_len();
-    for (max_bytes, batches) in [(0, 1), (one, 1), (2 * one, 2), (1 << 20, 3)] {
-        let read = storage.read(&place(0), 0, max_bytes).await;
-        let read = read.unwrap_or_else(|error| panic!("it reads: {error}"));
-        assert_eq!(read.batches.len(), batches, "of {max_bytes} bytes");
-    }
-}
-
-async fn middle(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    let at = save(&*storage, 0, vec![stamped(&["a", "b", "c"], 5)]).await[0];
-    let rest = all(&*storage, 0, at + 1).await;
-    assert_eq!(rest, [(at + 1, "b".to_owned(), Some(6)), (at + 2, "c".to_owned(), Some(7))]);
-}
-
-async fn survives(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    let before = save(&*storage, 0, vec![stamped(&["a", "b"], 5)]).await[0];
-    drop(storage);
-    let storage = medium.open();
-    let found = storage.open(TOPIC).await.unwrap_or_else(|error| panic!("it opens: {error}"));
-    let [(0, backlog)] = found.backlogs[..] else { panic!("one partition waits: {found:?}") };
-    assert_eq!((backlog.events, backlog.first), (2, before), "{backlog:?}");
-    let after = save(&*storage, 0, vec![plain(&["c"])]).await[0];
-    assert!(after >= before + 2, "positions are used once: {before}, then {after}");
-    assert_eq!(values(&all(&*storage, 0, 0).await), ["a", "b", "c"]);
-}
-
-async fn commits(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    let at = save(&*storage, 0, vec![plain(&["a", "b"]), plain(&["c"])]).await;
-    for (through, left) in [(at[0] + 1, vec!["b", "c"]), (at[1], vec!["c"]), (at[1] + 1, vec![])] {
-        storage.commit(&place(0), through, false).await.unwrap_or_else(|error| panic!("it commits: {error}"));
-        assert_eq!(values(&all(&*storage, 0, 0).await), left, "below {through}");
-        let backlog = storage.backlog(&place(0)).await.unwrap_or_else(|error| panic!("it counts: {error}"));
-        assert_eq!(backlog.events, left.len() as u64);
-        let empty = storage.is_empty(&place(0)).await.unwrap_or_else(|error| panic!("it says: {error}"));
-        assert_eq!(empty, left.is_empty());
-    }
-}
-
-async fn durable_commit(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    let at = save(&*storage, 0, vec![plain(&["a", "b"]), plain(&["c"])]).await;
-    storage.commit(&place(0), at[1], true).await.unwrap_or_else(|error| panic!("it commits: {error}"));
-    drop(storage);
-    let storage = opened(medium).await;
-    assert_eq!(values(&all(&*storage, 0, 0).await), ["c"]);
-}
-
-async fn renumbers(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    let at = save(&*storage, 0, vec![plain(&["a", "b", "c", "d"])]).await[0];
-    for (first, count, sequence) in [(0, 4, 10), (1, 2, 50), (2, 1, 90)] {
-        let new = Renumbered { position: at + first, count, numbers: numbers(sequence) };
-        storage.renumber(&place(0), vec![new]).await.unwrap_or_else(|error| panic!("it renumbers: {error}"));
-    }
-    let expected = [Some(10), Some(50), Some(90), Some(13)];
-    let sequences =
-        |read: Vec<(u64, String, Option<i32>)>| read.into_iter().map(|(.., s)| s).collect::<Vec<_>>();
-    assert_eq!(sequences(all(&*storage, 0, 0).await), expected);
-    drop(storage);
-    let storage = opened(medium).await;
-    assert_eq!(sequences(all(&*storage, 0, 0).await), expected, "after a crash, too");
-}
-
-async fn rejects(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    let at = save(&*storage, 0, vec![stamped(&["a", "bad", "c"], 5)]).await[0];
-    let error = DeliveryError {
+fn error() -> DeliveryError {
+    DeliveryError {
         reason: FailureReason::Rejected,
         persisted: Persisted::No,
         code: Some(87),
         message: "no".to_owned(),
-    };
-    let letter = |position| DeadLetter { batch: batch(&["bad"]), position, error: error.clone() };
-    let letters = vec![letter(Some(at + 1)), letter(None)];
-    storage.reject(&place(0), letters).await.unwrap_or_else(|error| panic!("it rejects: {error}"));
-    let expected = [(at, "a".to_owned(), Some(5)), (at + 2, "c".to_owned(), Some(7))];
-    assert_eq!(all(&*storage, 0, 0).await, expected);
-    drop(storage);
-    let storage = opened(medium).await;
-    assert_eq!(all(&*storage, 0, 0).await, expected, "after a crash, too");
-}
-
-async fn give_up(storage: &dyn TempStorage, partition: i32, from: u64, through: u64) {
-    let given_up = storage.drop_events(&place(partition), from, through).await;
-    given_up.unwrap_or_else(|error| panic!("it gives up: {error}"));
-}
-
-async fn drops(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    let at =
-        save(&*storage, 0, vec![stamped(&["a", "b", "c"], 5), plain(&["d", "e"]), plain(&["f", "g"])]).await;
-    save(&*storage, 1, vec![plain(&["other"])]).await;
-    let at2 = save(&*storage, 0, vec![stamped(&["h", "i"], 8), plain(&["k"])]).await;
-    // From the middle of a batch to the middle of another.
-    give_up(&*storage, 0, at[0] + 1, at[2] + 1).await;
-    let left = |first: &[&str]| first.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
-    let check = async |storage: &dyn TempStorage, expected: Vec<String>| {
-        assert_eq!(values(&all(storage, 0, 0).await), expected);
-        let backlog = storage.backlog(&place(0)).await.unwrap_or_else(|error| panic!("it counts: {error}"));
-        assert_eq!(backlog.events, expected.len() as u64, "{backlog:?}");
-        assert_eq!(values(&all(storage, 1, 0).await), ["other"], "another partition's events stay");
-    };
-    check(&*storage, left(&["a", "g", "h", "i", "k"])).await;
-    let numbered = all(&*storage, 0, at2[0]).await;
-    assert_eq!(numbered[1], (at2[0] + 1, "i".to_owned(), Some(9)), "what stays keeps its place and numbers");
-    drop(storage);
-    let storage = opened(medium).await;
-    check(&*storage, left(&["a", "g", "h", "i", "k"])).await;
-    // From the front, up to the middle of a batch; what was given up before lies in it.
-    give_up(&*storage, 0, at[0], at2[0] + 1).await;
-    check(&*storage, left(&["i", "k"])).await;
-    drop(storage);
-    let storage = opened(medium).await;
-    check(&*storage, left(&["i", "k"])).await;
-    // All that is left, and what comes later is not meant.
-    give_up(&*storage, 0, 0, u64::MAX).await;
-    check(&*storage, Vec::new()).await;
-    assert_eq!(storage.is_empty(&place(0)).await, Ok(true));
-    save(&*storage, 0, vec![plain(&["new"])]).await;
-    drop(storage);
-    let storage = opened(medium).await;
-    check(&*storage, left(&["new"])).await;
-}
-
-async fn drops_nothing(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    give_up(&*storage, 0, 0, 10).await;
-    let at = save(&*storage, 0, vec![plain(&["a", "b"]), plain(&["c"])]).await;
-    give_up(&*storage, 0, at[0] + 1, at[0] + 1).await;
-    give_up(&*storage, 0, at[1], at[0]).await;
-    give_up(&*storage, 0, at[1] + 1, u64::MAX).await;
-    give_up(&*storage, 5, 0, u64::MAX).await;
-    assert_eq!(values(&all(&*storage, 0, 0).await), ["a", "b", "c"]);
-    drop(storage);
-    let storage = opened(medium).await;
-    assert_eq!(values(&all(&*storage, 0, 0).await), ["a", "b", "c"]);
-}
-
-async fn times(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    let now = || crate::clock::Clock::start().unix_ms();
-    let empty = storage.backlog(&place(0)).await.unwrap_or_else(|error| panic!("it counts: {error}"));
-    assert_eq!(empty.oldest_ms, 0, "nothing waits");
-    // The kernel's clock ticks in steps, a storage may round down.
-    let before = now() - 1_000;
-    let at = save(&*storage, 0, vec![plain(&["a", "b"]), plain(&["c"])]).await;
-    save(&*storage, 0, vec![plain(&["d"])]).await;
-    let after = now() + 1_000;
-    let told = async |storage: &dyn TempStorage, from: u64| {
-        let backlog = storage.backlog(&place(0)).await.unwrap_or_else(|error| panic!("it counts: {error}"));
-        let read = storage.read(&place(0), from, 1 << 20).await;
-        let read = read.unwrap_or_else(|error| panic!("it reads: {error}"));
-        let times: Vec<i64> = read.batches.iter().map(|stored| stored.saved_ms).collect();
-        assert_eq!(Some(&backlog.oldest_ms), times.first(), "the backlog's oldest is the first that is read");
-        times
-    };
-    let first = told(&*storage, 0).await;
-    assert_eq!(first.len(), 3);
-    assert!(first.iter().all(|time| (before..after).contains(time)), "{first:?} of {before}..{after}");
-    storage.commit(&place(0), at[1], true).await.unwrap_or_else(|error| panic!("it commits: {error}"));
-    drop(storage);
-    let storage = opened(medium).await;
-    assert_eq!(told(&*storage, 0).await, first[1..], "the next process says the same");
-}
-
-async fn regroups(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    save(&*storage, 1, vec![plain(&["old"])]).await;
-    let lane = save(&*storage, UNASSIGNED, vec![plain(&["a", "b"]), plain(&["late"])]).await;
-    let batches = vec![(0, batch(&["a"])), (1, batch(&["b"]))];
-    let at = storage.regroup(TOPIC, lane[1], batches).await;
-    let at = at.unwrap_or_else(|error| panic!("it regroups: {error}"));
-    assert!(at.len() == 2 && lane[1] < at[0] && at[0] < at[1], "{lane:?} {at:?}");
-    drop(storage);
-    let storage = opened(medium).await;
-    assert_eq!(values(&all(&*storage, UNASSIGNED, 0).await), ["late"]);
-    assert_eq!(values(&all(&*storage, 0, 0).await), ["a"]);
-    assert_eq!(values(&all(&*storage, 1, 0).await), ["old", "b"], "behind what is older");
-}
-
-async fn apart(medium: &dyn Medium) {
-    let storage = opened(medium).await;
-    storage.open("another").await.unwrap_or_else(|error| panic!("it opens: {error}"));
-    for n in ["1", "2", "3"] {
-        save(&*storage, 0, vec![plain(&[n])]).await;
-        save(&*storage, 1, vec![plain(&[n, n])]).await;
-        let other = TopicPartition::new("another", 0);
-        storage
-            .save_batch(&other, vec![plain(&["x"])])
-            .await
-            .unwrap_or_else(|error| panic!("it saves: {error}"));
     }
-    storage
-        .commit(&place(1), u64::MAX >> 1, false)
-        .await
-        .unwrap_or_else(|error| panic!("it commits: {error}"));
-    assert_eq!(values(&all(&*storage, 0, 0).await), ["1", "2", "3"]);
-    assert_eq!(values(&all(&*storage, 1, 0).await), [""; 0]);
-    let backlog = storage.backlog(&TopicPartition::new("another", 0)).await;
-    assert_eq!(backlog.map(|backlog| backlog.events), Ok(3));
 }
 
-async fn partitions(medium: &dyn Medium) {
-    let storage = medium.open();
-    let found = storage.open(TOPIC).await.unwrap_or_else(|error| panic!("it opens: {error}"));
-    assert_eq!(found.partitions, None);
-    for count in [3, 5] {
-        storage.keep_partitions(TOPIC, count).await.unwrap_or_else(|error| panic!("it keeps: {error}"));
-    }
-    drop(storage);
-    let found = medium.open().open(TOPIC).await.unwrap_or_else(|error| panic!("it opens: {error}"));
-    assert_eq!(found.partitions, Some(5));
+fn letter(position: Option<u64>) -> DeadLetter {
+    DeadLetter { batch: batch(&["bad"]), position, error: error() }
+}
+
+fn plain(values: &[&str]) -> ToSave {
+    ToSave { batch: batch(values), numbers: None }
 }

@@ -56,6 +56,10 @@
 //! A control batch names the place where it stands, so that a copy of one in an event's payload vouches for nothing. A group
 //! without its valid control batch was never acknowledged to anybody: so many batches, or a regrouping, are one step.
 //!
+//! Each group also says what the log does not know yet: how far partitions were settled since the last (so that hints become
+//! durable with the next save), and how many partitions there are. Of log and checkpoint the one that goes further holds; of the
+//! number of partitions, the checkpoint's if it was written behind the log's last word on it.
+//!
 //! A control batch's time is when its batches were saved (told to the tenth of a second, rounded down). Of a segment that was
 //! cleaned, where batches of many groups share one control batch, its first record has a header `saved`: n times position 8
 //! and milliseconds since the Unix epoch 8, each for what lies there and behind it. Where a control batch is damaged, nobody
@@ -90,7 +94,9 @@
 //! One of which less than half waits is cleaned once replay has passed it; where room is short, one of which a quarter does
 //! not wait: the live batches at their positions and a control batch in the place of the segment's last one, in `.cleaned`,
 //! fsync, rename, fsync of the directory. What control batches of such segments say of events that are still there is written
-//! again first. Giving events up begins a new segment where room is short, so that the one that was being written can go too.
+//! again first: of a batch all that is said of it, in order, since one word alone would come behind those that overrule it;
+//! how far each partition is settled, as long as anything below lies in the log; how many partitions there are. So a newer word
+//! never goes before an older one about the same, and a lost checkpoint brings nothing back that was known otherwise. Giving events up begins a new segment where room is short, so that the one that was being written can go too.
 
 mod bytes;
 mod checkpoint;
@@ -111,6 +117,7 @@ mod tidy;
 mod times;
 mod topic;
 mod walk;
+mod work;
 mod writer;
 
 use std::collections::{HashMap, HashSet};
@@ -130,7 +137,8 @@ use self::recovery::recover;
 pub use self::scan::{BatchScan, SegmentScan, Spool, TopicScan};
 pub use self::settings::DiskSettings;
 use self::topic::{State, Topic};
-use self::writer::{Job, Work, Writer};
+use self::work::Work;
+use self::writer::{Job, Writer};
 use super::{Read, Recovered, TempStorage};
 use crate::producer::BoxFuture;
 

@@ -129,6 +129,12 @@ impl Topic {
         self.parts.entry(partition).or_default().pieces.insert(position, piece);
         position
     }
+
+    fn settle(&mut self, partition: i32, through: u64, durable: bool) {
+        // What is not saved yet cannot be settled.
+        let through = through.min(self.next);
+        self.parts.entry(partition).or_default().settle(through, durable);
+    }
 }
 
 impl MemoryStorage {
@@ -267,21 +273,24 @@ impl TempStorage for MemoryStorage {
         from: u64,
         max_bytes: usize,
     ) -> BoxFuture<'a, Result<Read, StorageError>> {
-        let mut state = self.lock();
-        let topic = state.topics.entry(partition.topic.to_string()).or_default();
-        let part = topic.parts.entry(partition.partition).or_default();
-        part.cut_at(from);
-        let (mut bytes, mut read) = (0, Read { next: from, ..Read::default() });
-        for (position, piece) in part.pieces.range(from.max(part.settled)..) {
-            bytes += piece.batch.encoded_len();
-            if bytes > max_bytes && !read.batches.is_empty() {
-                break;
+        self.look(partition, |part, _| {
+            let (mut bytes, mut read) = (0, Read { next: from, ..Read::default() });
+            let from = from.max(part.settled);
+            // Looking changes nothing: what `from` cuts is cut in a copy.
+            let mut cut = Part::default();
+            cut.pieces.extend(part.pieces.range(..from).next_back().map(|(at, piece)| (*at, piece.clone())));
+            cut.cut_at(from);
+            for (position, piece) in cut.pieces.range(from..).chain(part.pieces.range(from..)) {
+                bytes += piece.batch.encoded_len();
+                if bytes > max_bytes && !read.batches.is_empty() {
+                    break;
+                }
+                read.next = position + u64::from(piece.batch.count());
+                let Piece { batch, numbers, saved_ms } = piece.clone();
+                read.batches.push(Stored { position: *position, batch, numbers, saved_ms });
             }
-            read.next = position + u64::from(piece.batch.count());
-            let Piece { batch, numbers, saved_ms } = piece.clone();
-            read.batches.push(Stored { position: *position, batch, numbers, saved_ms });
-        }
-        Box::pin(std::future::ready(Ok(read)))
+            read
+        })
     }
 
     fn commit<'a>(
@@ -290,9 +299,7 @@ impl TempStorage for MemoryStorage {
         through: u64,
         durable: bool,
     ) -> BoxFuture<'a, Result<(), StorageError>> {
-        self.write(&partition.topic, |topic| {
-            topic.parts.entry(partition.partition).or_default().settle(through, durable);
-        })
+        self.write(&partition.topic, |topic| topic.settle(partition.partition, through, durable))
     }
 
     fn reject<'a>(
@@ -338,7 +345,7 @@ impl TempStorage for MemoryStorage {
     ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>> {
         let now = self.unix_ms();
         self.write(topic, |topic| {
-            topic.parts.entry(UNASSIGNED).or_default().settle(through, true);
+            topic.settle(UNASSIGNED, through, true);
             batches.iter().map(|(partition, batch)| topic.append(*partition, batch, None, now)).collect()
         })
     }

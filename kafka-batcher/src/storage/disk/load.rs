@@ -273,7 +273,10 @@ impl Loaded {
         // What the log says of the partition count is newer unless the checkpoint was written behind that very word: the log
         // may have grown since by other things, and the newest word have gone with its segment.
         if state.partitions_at.is_none_or(|(position, _)| position < checkpoint.end) {
-            state.partitions = checkpoint.partitions.or(state.partitions);
+            let known = checkpoint.partitions.or(state.partitions);
+            if known != state.partitions {
+                (state.partitions, state.partitions_at) = (known, None);
+            }
         }
         let mut settled = BTreeMap::new();
         for (partition, through) in checkpoint.through {

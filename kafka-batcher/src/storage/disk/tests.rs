@@ -2,10 +2,12 @@
 
 mod basics;
 mod damage;
+mod facts;
 mod faults;
 mod giving_up;
 mod room;
 mod sim;
+mod wandering;
 
 use std::sync::Arc;
 

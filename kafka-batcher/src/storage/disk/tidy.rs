@@ -8,14 +8,14 @@ use kafka_batcher_core::StorageError;
 
 use super::bytes::Place;
 use super::checkpoint::Checkpoint;
-use super::control::{Control, Fact, Member};
+use super::control::{Control, Member};
 use super::fs::{File, failed, remove_if_there};
 use super::index::Entry;
 use super::log::{Draft, Unwritten};
 use super::place::SpoolDir;
 use super::reader::{Fetch, fetch_bytes};
 use super::topic::{Segment, State};
-use super::writer::{Owned, Writer, write_draft};
+use super::writer::{Owned, Writer, write_whole};
 
 impl Writer {
     /// Tidies every topic that has settled something: all of it (`fully`), or where there is much.
@@ -96,6 +96,7 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
         state.logged.clear();
         state.partitions_at = None;
     }
+    let deletes = !delete.is_empty();
     for id in delete.drain(..) {
         let segment = owned.topic.state().segments.get(&id).cloned();
         if let Some(segment) = segment {
@@ -104,6 +105,11 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
             place.freed(segment.length);
             owned.topic.state().segments.remove(&id);
         }
+    }
+    if deletes {
+        let dir = &owned.topic.dir;
+        place.fs.sync_dir(dir).map_err(|e| Unwritten::new("fsync", dir, &e))?;
+        owned.topic.state().forget_deleted();
     }
     for id in clean {
         clean_segment(place, owned, id)?;
@@ -123,26 +129,13 @@ fn carry(place: &SpoolDir, owned: &mut Owned, delete: &[u32], gone: &[u32]) -> R
         for (partition, lane) in &state.lanes {
             lane.carry(*partition, gone, &origin, &mut facts);
         }
-        // The checkpoint says as much, but it is a hint: without these words a lane would be regrouped twice, and events
-        // come back under numbers that they had before.
-        for (partition, lane) in &state.lanes {
-            let (logged, by) = state.logged.get(partition).copied().unwrap_or_default();
-            let through = lane.through();
-            if through > lowest && (through > logged || gone.contains(&by)) {
-                facts.push(Fact::Settled { partition: *partition, through });
-            }
-        }
-        if let Some(count) =
-            state.partitions.filter(|_| state.partitions_at.is_some_and(|(_, by)| gone.contains(&by)))
-        {
-            facts.push(Fact::Partitions(count));
-        }
+        facts.extend(state.unlogged(gone, lowest));
         facts
     };
     if facts.is_empty() {
         return Ok(());
     }
-    write_draft(place, owned, &Draft { batches: Vec::new(), facts })?;
+    write_whole(place, owned, &Draft { batches: Vec::new(), facts })?;
     let to = owned.log.active().unwrap_or_default();
     for lane in owned.topic.state().lanes.values_mut() {
         lane.carried(gone, to);

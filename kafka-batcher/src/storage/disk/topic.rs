@@ -147,6 +147,24 @@ impl State {
         self.settle(partition, through);
     }
 
+    /// What is known of the topic and the log does not say, or only in one of these segments: how far partitions are settled,
+    /// and how many there are. The checkpoint says as much, but it is a hint, and not always newer than the log: without
+    /// these words a lane would be regrouped twice, events come back under numbers that they had before, and the partition
+    /// count go back. Nothing lies in the log below `lowest`, so that nothing need be said of it.
+    pub(super) fn unlogged(&self, gone: &[u32], lowest: u64) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        for (partition, lane) in &self.lanes {
+            let (logged, by) = self.logged.get(partition).copied().unwrap_or_default();
+            let through = lane.through();
+            if through > lowest && (through > logged || gone.contains(&by)) {
+                facts.push(Fact::Settled { partition: *partition, through });
+            }
+        }
+        let said = self.partitions_at.is_some_and(|(_, by)| !gone.contains(&by));
+        facts.extend(self.partitions.filter(|_| !said).map(Fact::Partitions));
+        facts
+    }
+
     /// Everything of a partition below `through` is settled.
     pub(super) fn settle(&mut self, partition: i32, through: u64) {
         self.with(partition, |lane, freed| lane.settle(through, freed));
@@ -174,6 +192,13 @@ impl State {
         let backlog = self.lanes.get(&partition).map_or(nothing, |lane| lane.backlog(self.next));
         let oldest_ms = if backlog.events > 0 { self.times.at(backlog.first) } else { 0 };
         Backlog { oldest_ms, ..backlog }
+    }
+
+    /// Segments are gone for good: what was said of the events in them need not be said again.
+    pub(super) fn forget_deleted(&mut self) {
+        if let Some(lowest) = self.segments.values().map(|segment| segment.base).min() {
+            self.lanes.values_mut().for_each(|lane| lane.forget_below(lowest));
+        }
     }
 
     /// Forgets when events were saved that do not wait any more.

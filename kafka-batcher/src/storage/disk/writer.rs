@@ -6,16 +6,16 @@ use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use kafka_batcher_core::{DeadLetter, RecordBatch, Renumbered, StorageError, ToSave};
+use kafka_batcher_core::{DeadLetter, StorageError};
 use tokio::sync::oneshot;
 
-use super::bytes::Place;
-use super::control::{Events, Fact};
+use super::control::Fact;
 use super::dead_letters::DeadLetters;
 use super::log::{Draft, Log, Unwritten, Written};
 use super::place::SpoolDir;
 use super::tidy::tidy_with_reserve;
 use super::topic::{Segment, Topic};
+use super::work::{Work, check_renumbered, draft_work};
 use crate::storage::UNASSIGNED;
 
 /// Bytes that are drained into one group at the most, so that who comes late does not wait for everybody's bytes.
@@ -47,32 +47,6 @@ pub(super) enum Job {
     Checkpoint { topic: Arc<Topic>, done: Answer },
     /// Write down what was settled and end.
     Close,
-}
-
-/// What is to be written.
-#[derive(Debug)]
-pub(super) enum Work {
-    Save { partition: i32, batches: Vec<ToSave> },
-    Renumber { partition: i32, numbers: Vec<Renumbered> },
-    Reject { partition: i32, letters: Vec<DeadLetter> },
-    Drop { partition: i32, from: u64, through: u64 },
-    Regroup { through: u64, batches: Vec<(i32, RecordBatch)> },
-    Partitions(i32),
-}
-
-impl Work {
-    fn bytes(&self) -> usize {
-        match self {
-            Work::Save { batches, .. } => batches.iter().map(|saved| saved.batch.encoded_len()).sum(),
-            Work::Regroup { batches, .. } => batches.iter().map(|(_, batch)| batch.encoded_len()).sum(),
-            Work::Renumber { .. } | Work::Reject { .. } | Work::Drop { .. } | Work::Partitions(_) => 0,
-        }
-    }
-
-    /// It only says something about what is stored already, and may use the reserve.
-    fn is_control(&self) -> bool {
-        !matches!(self, Work::Save { .. } | Work::Regroup { .. })
-    }
 }
 
 #[derive(Debug)]
@@ -264,7 +238,7 @@ impl Writer {
     ) -> Result<(), Unwritten> {
         let mut draft = Draft::default();
         let counts: Vec<usize> = works.iter().map(|work| draft_work(owned, work, &mut draft)).collect();
-        match write_draft(&self.place, owned, &draft) {
+        match write_draft(&self.place, owned, draft) {
             Ok(positions) => {
                 let mut positions = positions.into_iter();
                 // Who gave events up needs their room, and is answered when it is there.
@@ -306,11 +280,22 @@ fn gather<T>(groups: &mut Asked<T>, topic: Arc<Topic>, one: T) {
     }
 }
 
-/// Writes a draft, if there is anything in it, and takes it in. The positions of its batches.
-pub(super) fn write_draft(place: &SpoolDir, owned: &mut Owned, draft: &Draft) -> Result<Vec<u64>, Unwritten> {
+/// Writes a draft, if there is anything in it, with what the log does not say yet: hints become durable for a few bytes.
+/// The positions of its batches.
+fn write_draft(place: &SpoolDir, owned: &mut Owned, mut draft: Draft) -> Result<Vec<u64>, Unwritten> {
     if draft.is_empty() {
         return Ok(Vec::new());
     }
+    let already = |fact: &Fact| {
+        draft.facts.iter().any(|f| matches!(f, Fact::Partitions(_)) && matches!(fact, Fact::Partitions(_)))
+    };
+    let facts: Vec<Fact> = owned.topic.state().unlogged(&[], 0).into_iter().filter(|f| !already(f)).collect();
+    draft.facts.extend(facts);
+    write_whole(place, owned, &draft)
+}
+
+/// Writes a draft and takes it in. The positions of its batches.
+pub(super) fn write_whole(place: &SpoolDir, owned: &mut Owned, draft: &Draft) -> Result<Vec<u64>, Unwritten> {
     let written = owned.log.write(draft)?;
     place.added(written.added);
     let positions = written.members.iter().map(|(_, member)| member.place.position).collect();
@@ -333,81 +318,4 @@ fn take_in(topic: &Topic, written: Written) {
         state.apply(fact, (control, id));
     }
     (state.next, state.end) = (next, next);
-}
-
-/// Adds to the draft what a work needs written; how many positions its answer has.
-fn draft_work(owned: &Owned, work: &Work, draft: &mut Draft) -> usize {
-    let before = draft.batches.len();
-    match work {
-        Work::Save { partition, batches } => {
-            draft
-                .batches
-                .extend(batches.iter().map(|saved| (*partition, saved.batch.clone(), saved.numbers.clone())));
-        }
-        Work::Regroup { through, batches } => {
-            draft.batches.extend(batches.iter().map(|(partition, batch)| (*partition, batch.clone(), None)));
-            let through = (*through).min(owned.topic.state().next);
-            draft.facts.push(Fact::Regrouped { through });
-        }
-        Work::Renumber { partition, numbers } => {
-            let state = owned.topic.state();
-            let Some(lane) = state.lanes.get(partition) else { return 0 };
-            for Renumbered { position, count, numbers } in numbers {
-                if let Some(entry) = lane.holding(*position, *count) {
-                    let place = Place { position: *position, partition: *partition };
-                    let at = Events { place, count: *count, crc: entry.crc };
-                    let (stamp, origin) = (numbers.stamp, numbers.origin.clone());
-                    draft.facts.push(Fact::Numbers { at, stamp, origin });
-                }
-            }
-        }
-        Work::Reject { partition, letters } => {
-            let state = owned.topic.state();
-            let Some(lane) = state.lanes.get(partition) else { return 0 };
-            for letter in letters {
-                let count = letter.batch.count();
-                let Some(position) = letter.position else { continue };
-                if let Some(entry) = lane.holding(position, count) {
-                    let place = Place { position, partition: *partition };
-                    draft.facts.push(Fact::Hole { at: Events { place, count, crc: entry.crc } });
-                }
-            }
-        }
-        Work::Drop { partition, from, through } => {
-            let state = owned.topic.state();
-            let (partition, from, through) = (*partition, *from, (*through).min(state.next));
-            let front = state.lanes.get(&partition).is_none_or(|lane| lane.is_front(from));
-            if from < through {
-                draft.facts.push(match front {
-                    true => Fact::Settled { partition, through },
-                    false => Fact::Dropped { partition, from, through },
-                });
-            }
-        }
-        Work::Partitions(count) => {
-            if owned.topic.state().partitions != Some(*count) {
-                draft.facts.push(Fact::Partitions(*count));
-            }
-        }
-    }
-    draft.batches.len() - before
-}
-
-/// Events that wait must lie within one saved batch; what is settled meanwhile needs no numbers.
-fn check_renumbered(owned: &Owned, partition: i32, numbers: &[Renumbered]) -> Result<(), StorageError> {
-    let state = owned.topic.state();
-    let lane = state.lanes.get(&partition);
-    for renumbered in numbers {
-        let Renumbered { position, count, .. } = renumbered;
-        let known =
-            lane.is_some_and(|lane| *position < lane.through() || lane.holding(*position, *count).is_some());
-        if !known {
-            return Err(StorageError::Failed(format!(
-                "events {position}..{} of {} partition {partition} cannot be renumbered: no saved batch holds them all",
-                position + u64::from(*count),
-                owned.topic.name
-            )));
-        }
-    }
-    Ok(())
 }

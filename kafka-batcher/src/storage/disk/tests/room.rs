@@ -12,8 +12,9 @@ use crate::storage::{Renumbered, StorageError, UNASSIGNED};
 
 pub(super) fn logs(fs: &SimFs) -> Vec<PathBuf> {
     let disk = fs.disk();
-    let log =
-        |path: &PathBuf| path.starts_with("/spool/topics/t") && path.extension().is_some_and(|e| e == "log");
+    let log = |path: &PathBuf| {
+        path.parent().is_some_and(|dir| dir.ends_with("t")) && path.extension().is_some_and(|e| e == "log")
+    };
     disk.paths().into_iter().filter(log).collect()
 }
 
@@ -34,7 +35,7 @@ pub(super) fn letter(value: &str, position: Option<u64>) -> DeadLetter {
 /// The disk after a kill, and its checkpoint gone.
 pub(super) fn without_checkpoint(disk: &Disk) -> Disk {
     let fs = SimFs::new(disk.after_kill());
-    super::super::fs::Fs::remove(&fs, &PathBuf::from("/spool/topics/t/checkpoint")).unwrap();
+    super::super::fs::remove_if_there(&fs, &PathBuf::from("/spool/topics/t/checkpoint")).unwrap();
     fs.disk().after_kill()
 }
 
