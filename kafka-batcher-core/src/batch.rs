@@ -138,6 +138,14 @@ impl RecordBatch {
         self.crc = OnceLock::new();
     }
 
+    /// Gives its latest event this time, and all others one as far from it as before.
+    pub(crate) fn shift_time_to(&mut self, unix_ms: i64) {
+        let by = unix_ms.saturating_sub(self.fixed.max_timestamp);
+        self.fixed.base_timestamp = self.fixed.base_timestamp.saturating_add(by);
+        self.fixed.max_timestamp = unix_ms;
+        self.crc = OnceLock::new();
+    }
+
     /// Whether the user gave event `index` its time. Of a batch that was decoded nobody knows: false, as if we had
     /// given it, so that a refused time holds the event rather than rejects it.
     pub(crate) fn time_given(&self, index: u32) -> bool {

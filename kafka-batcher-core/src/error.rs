@@ -113,6 +113,12 @@ pub enum FailureReason {
     Shutdown,
     /// Not delivered when the batcher shut down, and safe: it lies in the spool, and the next start delivers it.
     Spooled,
+    /// Not delivered within `delivery_timeout`.
+    Expired,
+    /// Dropped from the spool when it was older than `max_age`.
+    MaxAge,
+    /// Dropped from the spool to make room for newer events (`on_full = drop_oldest`).
+    DroppedOldest,
     /// Whether the event was written cannot be known, and it will not be tried again.
     Unknowable,
     /// A part of the program that carried the event failed.
@@ -129,6 +135,11 @@ impl fmt::Display for DeliveryError {
             FailureReason::Spooled => {
                 "the batcher shut down before the event was delivered; it is safe in the spool, and the next start \
                  delivers it"
+            }
+            FailureReason::Expired => "the event was not delivered within delivery_timeout",
+            FailureReason::MaxAge => "the event was dropped from the spool: it was older than max_age",
+            FailureReason::DroppedOldest => {
+                "the event was dropped from the spool to make room for newer ones (on_full = drop_oldest)"
             }
             FailureReason::Unknowable => "whether the event was written cannot be known",
             FailureReason::Internal => "the event was lost by an internal failure",

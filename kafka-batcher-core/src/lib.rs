@@ -47,7 +47,10 @@ pub use completion::{Completion, Durable, Outcome, Span, Spans};
 pub use delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, Refusal, TopicId};
 pub use error::{DecodeError, DeliveryError, FailureReason, Persisted, RecordError};
 pub use error_code::{ErrorClass, ErrorCode};
-pub use outbox::{Action, Outbox, OutboxEvent, OutboxSettings, SpoolMode, SpoolSettings, Tally, Trouble};
+pub use outbox::{
+    Action, OnExpiredTimestamp, OnFull, Outbox, OutboxEvent, OutboxSettings, SpoolMode, SpoolSettings, Tally,
+    Trouble,
+};
 pub use record::{Header, Record, TopicPartition};
 pub use spool::{
     Backlog, ClusterId, DeadLetter, Numbers, Origin, ReadBack, Renumbered, StorageError, Stored, ToSave,

@@ -16,11 +16,12 @@
 //! What it refuses: to read a clock, to do I/O, and to drop anything in silence.
 //!
 //! The files: here the inputs, the outputs and what is sent next; `spooling.rs` what lies on disk and moves there and back;
-//! `answers.rs` what an answer does; `judge.rs` doubt and proof; `cut.rs` the batch that is refused for good; `entry.rs` what is kept in mind; `types.rs` the words.
+//! `answers.rs` what an answer does; `expiry.rs` what goes by the user's order; `judge.rs` doubt and proof; `cut.rs` the batch that is refused for good; `entry.rs` what is kept in mind; `types.rs` the words.
 
 mod answers;
 mod cut;
 mod entry;
+mod expiry;
 mod judge;
 mod spooling;
 mod types;
@@ -28,8 +29,11 @@ mod types;
 use std::collections::VecDeque;
 
 use self::entry::{Doubt, Entry, Exposure, Identity, Place, Run, Spent, State};
+use self::expiry::Expiry;
 use self::spooling::Spool;
-pub use self::types::{Action, OutboxEvent, OutboxSettings, SpoolMode, SpoolSettings, Tally, Trouble};
+pub use self::types::{
+    Action, OnExpiredTimestamp, OnFull, OutboxEvent, OutboxSettings, SpoolMode, SpoolSettings, Tally, Trouble,
+};
 use crate::backoff::Backoff;
 use crate::batch::{RecordBatch, Stamp, sequence_add};
 use crate::buffer_pool::{BufferPool, Share};
@@ -58,6 +62,7 @@ pub struct Outbox {
     /// What came in while the spool holds older ones that are not in memory.
     behind: VecDeque<Entry>,
     spool: Spool,
+    expiry: Expiry,
     /// Something was settled since the spool was last told.
     settled_some: bool,
     in_flight: u32,
@@ -97,6 +102,7 @@ impl Outbox {
             entries: VecDeque::new(),
             behind: VecDeque::new(),
             spool: Spool::default(),
+            expiry: Expiry::default(),
             settled_some: false,
             in_flight: 0,
             origin: Origin::default(),
@@ -314,7 +320,9 @@ impl Outbox {
             self.identity = Identity::None;
             self.back_off(Trouble::NoIdentity { message }, None, now);
         }
+        self.expiry.look_at_the_clock(now, unix_ms);
         self.notice_away(now);
+        self.expire(now, unix_ms);
         if let Some(action) = self.poll_storage(leader.is_some(), now) {
             return action;
         }
@@ -329,7 +337,8 @@ impl Outbox {
         };
         match action {
             Action::Wait { until } => {
-                let until = [until, self.spool_deadline(now)].into_iter().flatten().min();
+                let until =
+                    [until, self.spool_deadline(now), self.expiry_deadline(now)].into_iter().flatten().min();
                 Action::Wait { until }
             }
             action => action,
@@ -356,7 +365,8 @@ impl Outbox {
         }
         if self.in_flight == 0 {
             self.notice_other_topic(leader);
-            if let Some(action) = self.check_origins(now).or_else(|| self.judge(leader, now, unix_ms)) {
+            let check = self.check_origins(now).or_else(|| self.check_retention(now, unix_ms));
+            if let Some(action) = check.or_else(|| self.judge(leader, now, unix_ms)) {
                 return action;
             }
         }
@@ -453,8 +463,10 @@ impl Outbox {
         {
             established |= simulator::planted(simulator::Mutation::PipelineBeforeEstablished);
         }
+        // One that is too old to be sent waits until nothing is in flight, and goes.
         self.settings.idempotent
             && self.doubt == Doubt::None
+            && !self.is_expired(entry, unix_ms)
             && self.in_flight < self.settings.max_in_flight.min(REMEMBERED)
             && same_run
             && established

@@ -1,6 +1,6 @@
 //! Kafka's protocol as bytes: what a producer asks, what a broker answers, and how a stream is cut into answers.
 //!
-//! Only the five requests that a producer needs are here, each in every version from Kafka 0.11 (June 2017) to the
+//! Only the six requests that a producer needs are here, each in every version from Kafka 0.11 (June 2017) to the
 //! latest known one. Written by hand, for two reasons. Produce must go out in one vectored write, straight from the
 //! batches' memory ([`ProduceFrame`]). And answers come from a network that may hold anything: a reader here believes
 //! no count that the bytes at hand cannot hold, where a generated codec reserves whatever an array's length field says
@@ -10,6 +10,7 @@
 //! Refuses: requests a producer does not send.
 
 mod api_versions;
+mod describe_configs;
 mod describe_producers;
 mod frame;
 mod init_producer_id;
@@ -20,6 +21,7 @@ mod reader;
 mod writer;
 
 pub use api_versions::{ApiVersions, api_versions_request, read_api_versions};
+pub use describe_configs::{TopicConfigs, describe_configs_request, read_topic_configs};
 pub use describe_producers::{DescribedPartition, describe_producers_request, read_described_partition};
 pub use frame::{FrameBuffer, FrameError, MAX_FRAME};
 pub use init_producer_id::{InitProducerIdAnswer, init_producer_id_request, read_init_producer_id};
@@ -43,14 +45,22 @@ pub enum Api {
     ApiVersions,
     /// InitProducerId: an id of one's own (KIP-98).
     InitProducerId,
+    /// DescribeConfigs: how long a topic keeps events (KIP-133).
+    DescribeConfigs,
     /// DescribeProducers: what a partition knows of producers (KIP-664).
     DescribeProducers,
 }
 
 impl Api {
     /// All of them.
-    pub const ALL: [Api; 5] =
-        [Api::Produce, Api::Metadata, Api::ApiVersions, Api::InitProducerId, Api::DescribeProducers];
+    pub const ALL: [Api; 6] = [
+        Api::Produce,
+        Api::Metadata,
+        Api::ApiVersions,
+        Api::InitProducerId,
+        Api::DescribeConfigs,
+        Api::DescribeProducers,
+    ];
 
     /// Its number in the protocol.
     pub const fn key(self) -> i16 {
@@ -59,6 +69,7 @@ impl Api {
             Api::Metadata => 3,
             Api::ApiVersions => 18,
             Api::InitProducerId => 22,
+            Api::DescribeConfigs => 32,
             Api::DescribeProducers => 61,
         }
     }
@@ -70,6 +81,7 @@ impl Api {
             Api::Metadata => "Metadata",
             Api::ApiVersions => "ApiVersions",
             Api::InitProducerId => "InitProducerId",
+            Api::DescribeConfigs => "DescribeConfigs",
             Api::DescribeProducers => "DescribeProducers",
         }
     }
@@ -81,6 +93,7 @@ impl Api {
             Api::Metadata => (4, 13),
             Api::ApiVersions => (0, 3),
             Api::InitProducerId => (0, 5),
+            Api::DescribeConfigs => (1, 1),
             Api::DescribeProducers => (0, 0),
         }
     }
@@ -91,6 +104,7 @@ impl Api {
             Api::Produce | Api::Metadata => 9,
             Api::ApiVersions => 3,
             Api::InitProducerId => 2,
+            Api::DescribeConfigs => 4,
             Api::DescribeProducers => 0,
         };
         if version >= flexible_from { Encoding::Flexible } else { Encoding::Classic }

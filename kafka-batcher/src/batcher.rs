@@ -184,6 +184,8 @@ impl KafkaBatcher {
                 max_in_flight: inner.settings.max_in_flight,
                 backoff: inner.settings.backoff(),
                 first_sequence: 0,
+                delivery_timeout: topic.settings.delivery_timeout,
+                on_expired_timestamp: topic.settings.on_expired_timestamp,
                 spool: inner.storage.as_ref().map(|_| inner.spool),
             },
             request_timeout: inner.settings.request_timeout,

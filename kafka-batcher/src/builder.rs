@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kafka_batcher_core::flusher::BatchFlusher;
 use kafka_batcher_core::partitioner::{Assigner, Partitioner, Sticky, Strategy};
-use kafka_batcher_core::{BackoffSettings, SpoolMode, SpoolSettings};
+use kafka_batcher_core::{BackoffSettings, OnFull, SpoolMode, SpoolSettings};
 use tokio::runtime::Handle;
 
 use crate::batcher::KafkaBatcher;
@@ -142,6 +142,27 @@ impl Builder {
         self
     }
 
+    /// How old an event in the storage may become (default: any age); then it is dropped, counted as lost and told, unless
+    /// it may be in Kafka already. Counted from when it was saved. Of what is collected before the topic's partitions were
+    /// ever known, nothing is dropped.
+    pub fn spool_max_age(mut self, age: Duration) -> Self {
+        self.spool.max_age = Some(age);
+        self
+    }
+
+    /// What happens when the storage is full (default: events stay in memory, and then callers wait).
+    pub fn on_full(mut self, on_full: OnFull) -> Self {
+        self.spool.on_full = on_full;
+        self
+    }
+
+    /// Sends what is older than its topic keeps events, too (default: it is held, since Kafka would acknowledge and delete
+    /// it).
+    pub fn replay_expired(mut self, consent: bool) -> Self {
+        self.spool.replay_expired = consent;
+        self
+    }
+
     /// Consents to sending what the storage holds for another cluster to this one (default: it is held).
     pub fn replay_to_other_cluster(mut self, consent: bool) -> Self {
         self.spool.other_cluster = consent;
@@ -224,7 +245,7 @@ fn random_seed() -> u64 {
 
 /// How a spool is used unless somebody says otherwise.
 pub(crate) fn spool_defaults() -> SpoolSettings {
-    SpoolSettings { mode: SpoolMode::OnFailure, after: Duration::from_secs(5), other_cluster: false }
+    SpoolSettings::new(SpoolMode::OnFailure, Duration::from_secs(5))
 }
 
 impl fmt::Debug for Builder {

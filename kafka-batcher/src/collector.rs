@@ -180,10 +180,8 @@ impl Collector {
             let mut spare = take(&self.topic.pool, &share, size, least);
             if spare.is_none() {
                 let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + self.max_block);
-                let chunk = self.topic.pool.acquire(&share, least);
-                spare = Some(
-                    tokio::time::timeout_at(deadline, chunk).await.map_err(|_| self.full(self.max_block))?,
-                );
+                let chunk = tokio::time::timeout_at(deadline, self.chunk(&share, least)).await;
+                spare = Some(chunk.ok().flatten().ok_or_else(|| self.full(self.max_block))?);
             }
             match self.topic.push(chosen, record, &mut spare, want_receipt) {
                 Ok(receipt) => return Ok(receipt),
@@ -208,11 +206,20 @@ impl Collector {
                     spare = take(&self.topic.pool, &share, size, least);
                     if spare.is_none() {
                         let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.max_block);
-                        let chunk = block_on_until(self.topic.pool.acquire(&share, least), deadline);
-                        spare = Some(chunk.ok_or_else(|| self.full(self.max_block))?);
+                        let chunk = block_on_until(self.chunk(&share, least), deadline);
+                        spare = Some(chunk.flatten().ok_or_else(|| self.full(self.max_block))?);
                     }
                 }
             }
+        }
+    }
+
+    /// Waits for memory; `None`: nobody is to wait now.
+    async fn chunk(&self, share: &Share, least: usize) -> Option<Chunk> {
+        tokio::select! {
+            biased;
+            chunk = self.topic.pool.acquire(share, least) => Some(chunk),
+            () = self.topic.refuses() => None,
         }
     }
 

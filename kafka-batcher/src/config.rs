@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use kafka_batcher_core::partitioner::Strategy;
-use kafka_batcher_core::{AccumulatorSettings, HEADER_LEN, MAX_CHUNK};
+use kafka_batcher_core::{AccumulatorSettings, HEADER_LEN, MAX_CHUNK, OnExpiredTimestamp};
 
 /// How a value is written in the reference.
 trait Shown {
@@ -40,7 +40,7 @@ impl Shown for usize {
 macro_rules! shown_by_display {
     ($($type:ty)*) => { $(impl Shown for $type { fn shown(&self) -> String { self.to_string() } })* };
 }
-shown_by_display! { bool u32 i16 Strategy String }
+shown_by_display! { bool u32 i16 Strategy String OnExpiredTimestamp }
 
 impl<T: Shown> Shown for Option<T> {
     fn shown(&self) -> String {
@@ -146,6 +146,10 @@ settings! {
         required_acks: i16 = -1, "";
         /// Number batches so that the broker recognises a resend. Unset: true exactly when `required_acks` is -1. True with another `required_acks` is an error.
         enable_idempotence: Option<bool> = None, "";
+        /// How long after its acceptance an event may still be sent; then it goes to the dead letters, or fails where there is no spool. Unset: for ever. What may be in Kafka already never expires. Kept to a sixteenth of it; in the spool it counts from the saving.
+        delivery_timeout: Option<Duration> = None, "ms";
+        /// What becomes of an event whose time, assigned by this library, the broker refuses as too old: hold (its partition waits, and the operator is told), restamp_time (it gets the time of now), dead_letter. What was read back from the spool counts as assigned.
+        on_expired_timestamp: OnExpiredTimestamp = OnExpiredTimestamp::Hold, "";
         /// Let the broker create the topic when it is missing (if the broker allows it, too).
         allow_topic_auto_creation: bool = false, "";
     }
@@ -250,6 +254,13 @@ impl CollectorSettings {
                 format!("memory of {n} bytes does not hold two batches of this size ({needed} bytes)"),
             );
         }
+        if let Some(timeout) = self.delivery_timeout.filter(|timeout| *timeout < settings.request_timeout) {
+            let (timeout, least) = (timeout.shown(), settings.request_timeout.shown());
+            say(
+                "delivery_timeout",
+                format!("{timeout} is shorter than request_timeout, {least}: one attempt would not fit"),
+            );
+        }
         if ![-1, 0, 1].contains(&self.required_acks) {
             say("required_acks", format!("{} is none of -1, 0 and 1", self.required_acks));
         }
@@ -321,10 +332,28 @@ fn spool_rows() -> Vec<SettingRow> {
             "How long nothing may be acknowledged, although something waits, until Kafka counts as away. Shorter: less is in memory when the process dies; longer: short outages never touch the disk. `spool_after(..)`.",
         ),
         row(
+            "max_age",
+            "unset".to_owned(),
+            "ms",
+            "How old an event in the spool may become; then it is dropped, counted as lost and told, unless it may be in Kafka already. Counted from when it was saved. `spool_max_age(..)`.",
+        ),
+        row(
+            "on_full",
+            spool.on_full.to_string(),
+            "",
+            "What happens when the spool is full. `backpressure`: events stay in memory, and when that is full callers wait (`max_block`). `reject`: the same, but callers are refused at once. `drop_oldest`: each partition drops its own oldest events (lost, counted, told), unless they may be in Kafka already. `on_full(..)`.",
+        ),
+        row(
+            "replay_expired",
+            spool.replay_expired.to_string(),
+            "",
+            "Send events from the spool that are older than the topic's `retention.ms`, too. False: they are held and the operator is told, because Kafka would acknowledge and delete them. `replay_expired(..)`.",
+        ),
+        row(
             "max_bytes",
             bytes(disk.max_bytes),
             "bytes",
-            "What all segments and dead letters may hold. When it is reached events stay in memory, and callers wait when that is full.",
+            "What all segments and dead letters may hold. When it is reached `on_full` says what happens.",
         ),
         row(
             "min_free_bytes",

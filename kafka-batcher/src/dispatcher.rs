@@ -39,6 +39,9 @@ const REQUESTS_PER_BROKER: usize = 5;
 /// How long the disk may take, once the time to deliver is over, to take what is left.
 const SPILLING: Duration = Duration::from_secs(10);
 
+/// How often the operator is told of events that are dropped by order.
+const DROPS_TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// What a dispatcher is asked to do.
 pub(crate) enum Command {
     /// Seal all, and answer when everything accepted so far is settled.
@@ -54,6 +57,7 @@ enum Done {
     Produced { node: i32, sent: Vec<(i32, u64)>, answers: Vec<ProduceAnswer> },
     Described { partition: i32, state: ProducerState, leader: Option<Leader> },
     Identified { partition: i32, answer: Result<ProducerIdentity, String> },
+    Retention { partition: i32, retention: Option<Duration> },
     Stored(Stored),
     Regrouped(Result<Step, StorageError>),
 }
@@ -70,6 +74,8 @@ struct Lane {
     troubled: bool,
     /// Its batches go to the spool, and the operator knows.
     spooling: bool,
+    /// The disk is full, and another lane is to make room.
+    needs_room: bool,
     /// Its open batch is due, and waits until those before it are on their way.
     held: bool,
 }
@@ -126,6 +132,8 @@ pub(crate) struct Dispatcher {
     remembered_partitions: i32,
     cluster: Option<String>,
     cluster_known: bool,
+    /// How long the topic keeps events, and when it said so.
+    retention: Option<(Time, Option<Duration>)>,
     /// The operator was told that the spool does not work.
     spool_troubled: bool,
     /// Of the dead letters, those that were never an outbox's.
@@ -141,6 +149,9 @@ pub(crate) struct Dispatcher {
     needs_somebody: bool,
     /// Events that failed since the operator was told, by the words for it.
     losses: BTreeMap<String, (u64, Option<i32>)>,
+    /// The same of events that were dropped by order, which may be many: told every ten seconds at most.
+    drops: BTreeMap<String, (u64, Option<i32>)>,
+    drops_told: Option<Time>,
     /// Events that were put aside since then.
     dead_letters: BTreeMap<String, (u64, Option<i32>)>,
     /// Of the pool's shortages, those that were met.
@@ -164,6 +175,7 @@ impl Dispatcher {
             remembered_partitions: 0,
             cluster: None,
             cluster_known: false,
+            retention: None,
             spool_troubled: false,
             lane_dead_lettered: 0,
             requests: FuturesUnordered::new(),
@@ -173,6 +185,8 @@ impl Dispatcher {
             troubled: 0,
             needs_somebody: false,
             losses: BTreeMap::new(),
+            drops: BTreeMap::new(),
+            drops_told: None,
             dead_letters: BTreeMap::new(),
             shortages: 0,
             own: Report::default(),
@@ -233,7 +247,8 @@ impl Dispatcher {
         let now = self.parts.topic.clock.now();
         let deadline = self.closing.as_ref().map(|c| c.spilling_until.unwrap_or(c.deadline));
         let spool = self.unassigned_timer(now);
-        let timers = [self.parts.topic.next_due(), retry, deadline, spool, self.open_again_at];
+        let drops = self.drops_told.filter(|_| !self.drops.is_empty()).map(|told| told + DROPS_TOLD_EVERY);
+        let timers = [self.parts.topic.next_due(), retry, deadline, spool, self.open_again_at, drops];
         timers.into_iter().flatten().min()
     }
 
@@ -351,7 +366,15 @@ impl Dispatcher {
         if let Some(id) = &self.cluster {
             outbox.on_cluster(kafka_batcher_core::ClusterId(id.as_str().into()));
         }
-        Lane { outbox, dirty: false, retry_at: None, troubled: false, spooling: false, held: false }
+        Lane {
+            outbox,
+            dirty: false,
+            retry_at: None,
+            troubled: false,
+            spooling: false,
+            needs_room: false,
+            held: false,
+        }
     }
 
     /// Places the events of a batch that was collected before the topic was known.
@@ -457,6 +480,15 @@ impl Dispatcher {
                     lane.dirty = true;
                 }
                 self.take_events(partition, now);
+            }
+            Done::Retention { partition, retention } => {
+                if self.retention.is_none_or(|(said, _)| said + self.parts.outbox.backoff.max <= now) {
+                    self.retention = Some((now, retention));
+                }
+                if let Some(lane) = self.lane_mut(partition) {
+                    lane.outbox.on_retention(retention);
+                    lane.dirty = true;
+                }
             }
             Done::Identified { partition, answer } => {
                 if let Some(lane) = self.lane_mut(partition) {

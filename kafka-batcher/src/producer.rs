@@ -65,6 +65,13 @@ pub trait Producer: Send + Sync + 'static {
         producer_id: i64,
     ) -> BoxFuture<'a, (ProducerState, Option<Leader>)>;
 
+    /// How long the topic keeps events by their own time (`retention.ms`); `None`: for ever, by another rule, or it cannot
+    /// be said (DescribeConfigs needs DESCRIBE_CONFIGS on the topic).
+    fn retention<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Option<Duration>> {
+        let _ = topic;
+        Box::pin(std::future::ready(None))
+    }
+
     /// Who leads the partition, as far as is known now. `None`: nobody known. Cheap: called for every batch.
     fn leader(&self, topic: &str, partition: i32) -> Option<Leader>;
 

@@ -17,7 +17,7 @@ use kafka_batcher_core::partitioner::{
 use kafka_batcher_core::{
     Accumulator, BufferPool, Chunk, FlushReason, Header, Offer, PushError, Ready, Record, Sealed, Share, Time,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::config::CollectorSettings;
@@ -51,6 +51,8 @@ pub(crate) struct Topic {
     /// When the dispatcher will look by itself, in microseconds of the clock.
     armed: AtomicU64,
     closed: AtomicBool,
+    /// The storage is full, and callers are not to wait for memory then.
+    refusing: watch::Sender<bool>,
     refused: AtomicU64,
     /// Events in batches that were sealed so far.
     sealed_events: AtomicU64,
@@ -122,6 +124,7 @@ impl Topic {
             wake: Notify::new(),
             armed: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
+            refusing: watch::Sender::new(false),
             refused: AtomicU64::new(0),
             sealed_events: AtomicU64::new(0),
             settled_events: AtomicU64::new(0),
@@ -335,6 +338,17 @@ impl Topic {
     pub(crate) fn refuse(&self, error: AddError) -> AddError {
         self.refused.fetch_add(1, Ordering::Relaxed);
         error
+    }
+
+    /// Whether callers that find no memory are refused at once.
+    pub(crate) fn refuse_when_full(&self, refuse: bool) {
+        self.refusing.send_if_modified(|now| std::mem::replace(now, refuse) != refuse);
+    }
+
+    /// Resolves when they are.
+    pub(crate) async fn refuses(&self) {
+        // It lives as long as the topic.
+        let _ = self.refusing.subscribe().wait_for(|refusing| *refusing).await;
     }
 
     pub(crate) fn refused(&self) -> u64 {

@@ -36,7 +36,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     timeout: Duration,
 
-    /// Send what was meant for another cluster to this one
+    /// Send what was meant for another cluster to this one, and what is older than the topic keeps events (Kafka would
+    /// delete it again)
     #[arg(long)]
     force: bool,
 }
@@ -62,6 +63,7 @@ async fn replay(args: &Args) -> anyhow::Result<u8> {
         .error_notifier(Shared(console.clone()))
         .spool(&args.dir)
         .replay_to_other_cluster(args.force)
+        .replay_expired(args.force)
         .start()
         .await
         .map_err(usage)?;

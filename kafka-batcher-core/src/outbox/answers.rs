@@ -2,7 +2,7 @@
 
 use super::entry::{Doubt, Entry, Established, Exposure, Identity, Pause, Place, State, Verdict};
 use super::judge::distance;
-use super::{Outbox, OutboxEvent, Trouble, identify};
+use super::{OnExpiredTimestamp, Outbox, OutboxEvent, Trouble, identify};
 use crate::batch::RecordBatch;
 use crate::delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, Refusal};
 use crate::error::{DeliveryError, FailureReason, Persisted};
@@ -12,6 +12,9 @@ use crate::time::Time;
 /// So many refusals of our numbers in a row are met at once: a broker that restarted calls for two. After that the
 /// backoff rules, or a broker that refuses every number would be asked without pause.
 const STUMBLES_AT_ONCE: u32 = 3;
+
+/// A time that lies so close to now is not refused because it is old.
+const SAME_TIME_MS: i64 = 60_000;
 
 impl Outbox {
     /// The answer to the [`Action::Produce`](super::Action::Produce) with this ticket. Every ticket is answered once;
@@ -80,7 +83,7 @@ impl Outbox {
             return true;
         }
         if vouched {
-            let excused = self.entries.get(at).is_some_and(|entry| self.may_have_gone_before(entry));
+            let excused = self.entries.get(at).is_some_and(Self::may_have_gone_before);
             self.overtaken(!excused);
         }
         false
@@ -88,8 +91,8 @@ impl Outbox {
 
     /// One that may be in the log under numbers that were given up is counted as that; which numbers an earlier process gave
     /// up, nobody knows.
-    fn may_have_gone_before(&self, entry: &Entry) -> bool {
-        entry.haunted || self.was_found(entry)
+    pub(super) fn may_have_gone_before(entry: &Entry) -> bool {
+        entry.haunted || entry.inherited
     }
 
     // ---- acknowledged -----------------------------------------------------------------------------------------------
@@ -146,7 +149,7 @@ impl Outbox {
                     }
                     continue;
                 }
-                Exposure::Unwritten => overtaken |= !self.may_have_gone_before(entry),
+                Exposure::Unwritten => overtaken |= !Self::may_have_gone_before(entry),
                 Exposure::Doubtful | Exposure::InFlight { .. } => {}
             }
             i += 1;
@@ -202,17 +205,37 @@ impl Outbox {
                 self.stumble(refusal, leader, now);
             }
             ErrorClass::TooLarge => self.set_verdict(at, Verdict::TooLarge(refusal)),
-            ErrorClass::Rejected if !self.refuses_our_time(at, &refusal) => {
-                self.set_verdict(at, Verdict::Rejected(refusal));
-            }
+            ErrorClass::Rejected => match self.verdict_on_time(at, &refusal, now) {
+                Some(OnExpiredTimestamp::Hold) => self.hold(refusal, leader, now),
+                Some(OnExpiredTimestamp::RestampTime) => self.set_verdict(at, Verdict::OldTime(refusal)),
+                Some(OnExpiredTimestamp::DeadLetter) | None => {
+                    self.set_verdict(at, Verdict::Rejected(refusal));
+                }
+            },
             ErrorClass::Retriable => {
                 self.retreat();
                 self.back_off(Trouble::Refused(refusal), Some(leader), now);
             }
-            ErrorClass::Rejected | ErrorClass::Unavailable | ErrorClass::Fatal => {
-                self.retreat();
-                self.back_off(Trouble::Held(refusal), Some(leader), now);
-            }
+            ErrorClass::Unavailable | ErrorClass::Fatal => self.hold(refusal, leader, now),
+        }
+    }
+
+    fn hold(&mut self, refusal: Refusal, leader: Leader, now: Time) {
+        self.retreat();
+        self.back_off(Trouble::Held(refusal), Some(leader), now);
+    }
+
+    /// What the user wants done about it, if the broker refuses a time that this process gave.
+    fn verdict_on_time(&self, at: usize, refusal: &Refusal, now: Time) -> Option<OnExpiredTimestamp> {
+        if !self.refuses_our_time(at, refusal) {
+            return None;
+        }
+        let batch = &self.entries.get(at)?.batch;
+        let another = self.wall_ms(now).saturating_sub(batch.max_timestamp()) > SAME_TIME_MS;
+        match self.settings.on_expired_timestamp {
+            // Of now, or of the future: it would be refused again.
+            OnExpiredTimestamp::RestampTime if !another => Some(OnExpiredTimestamp::Hold),
+            mode => Some(mode),
         }
     }
 
@@ -312,7 +335,7 @@ impl Outbox {
         });
     }
 
-    /// `batch` is what fails of the entry; if it was haunted, an attempt of it, under numbers that were given up, may lie
+    /// `batch` is what fails of the entry; if it may have gone before, an attempt of it, under numbers that were given up, may lie
     /// in the log.
     pub(super) fn fail(
         &mut self,
@@ -322,7 +345,7 @@ impl Outbox {
         code: Option<i16>,
         message: String,
     ) {
-        let persisted = if entry.haunted { Persisted::Maybe } else { Persisted::No };
+        let persisted = if Self::may_have_gone_before(entry) { Persisted::Maybe } else { Persisted::No };
         let error = DeliveryError { reason, persisted, code, message };
         self.settled_some = true;
         if self.put_aside(batch.clone(), entry.position(), error.clone()) {

@@ -12,7 +12,7 @@ use crate::error::FailureReason;
 use crate::error_code::ErrorCode;
 
 impl Outbox {
-    fn reserve(&self) -> impl FnMut(usize) -> Chunk + use<> {
+    pub(super) fn reserve(&self) -> impl FnMut(usize) -> Chunk + use<> {
         let (pool, share) = (self.pool.clone(), self.share.clone());
         move |size| pool.acquire_reserve(&share, size)
     }
@@ -133,6 +133,18 @@ impl Outbox {
         self.hole();
     }
 
+    /// The broker refuses the head's time, which this process gave: another one, in a new run. Of a batch in which the user
+    /// gave some times, too, the halves are tried until it is known whose time it is.
+    pub(super) fn give_new_time(&mut self, refusal: &Refusal, unix_ms: i64) {
+        let Some(head) = self.entries.front_mut() else { return };
+        if head.batch.any_time_given() && head.batch.count() > 1 {
+            return self.split_or_fail(FailureReason::Rejected, refusal);
+        }
+        head.batch.shift_time_to(unix_ms);
+        head.run = None;
+        self.end_run();
+    }
+
     fn give_up(&mut self, entry: &Entry, reason: FailureReason, refusal: &Refusal, message: String) {
         let code = Some(refusal.code.0);
         self.fail(entry, entry.batch.clone(), reason, code, message);
@@ -140,7 +152,7 @@ impl Outbox {
     }
 
     /// Numbers are missing now: what follows starts a new run (delivery-rules.md 1.4).
-    fn hole(&mut self) {
+    pub(super) fn hole(&mut self) {
         #[cfg(test)]
         {
             if super::simulator::planted(super::simulator::Mutation::HoleKeepsRun) {

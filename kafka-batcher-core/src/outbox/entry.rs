@@ -75,6 +75,8 @@ pub(super) enum Verdict {
     TooLarge(Refusal),
     /// 32 (of a time that the user gave), 87.
     Rejected(Refusal),
+    /// 32 of a time that this process gave, and it may give another.
+    OldTime(Refusal),
     /// 47, 59, 90: the numbers are not accepted any more.
     Fenced,
 }
@@ -101,6 +103,8 @@ pub(super) struct Entry {
     pub(super) ordinal: u64,
     /// Acceptance of its oldest event; `None`: in an earlier process.
     pub(super) opened: Option<Time>,
+    /// All its events were accepted by then, in Unix milliseconds; 0: not known, or not yet looked at.
+    pub(super) accepted_by: i64,
     pub(super) exposure: Exposure,
     /// The run whose numbers it carries.
     pub(super) run: Option<u64>,
@@ -110,6 +114,8 @@ pub(super) struct Entry {
     pub(super) contradictions: u8,
     /// A refusal of the whole batch without a culprit was met with new numbers once already.
     pub(super) restamped: bool,
+    /// An earlier process gave it numbers, which may not have been its last word, nor these its first.
+    pub(super) inherited: bool,
     /// A request with it under its present numbers got no answer, and may come in late.
     pub(super) strayed: bool,
     /// It may lie in the log under numbers that were given up, or as an attempt without numbers. (It was counted among
@@ -126,12 +132,14 @@ impl Entry {
             origin: None,
             ordinal,
             opened,
+            accepted_by: 0,
             exposure: Exposure::Unwritten,
             run: None,
             verdict: None,
             attempts: 0,
             contradictions: 0,
             restamped: false,
+            inherited: false,
             strayed: false,
             haunted: false,
         }
@@ -139,7 +147,8 @@ impl Entry {
 
     /// A piece of this one (the batch split or cut), not yet sent: `at` is its first event.
     pub(super) fn piece(&self, id: u64, batch: RecordBatch, at: u32) -> Self {
-        let (attempts, strayed, haunted) = (self.attempts, self.strayed, self.haunted);
+        let (attempts, inherited) = (self.attempts, self.inherited);
+        let (strayed, haunted) = (self.strayed, self.haunted);
         let place = match self.place {
             Place::Memory => Place::Memory,
             Place::Disk { position, numbers } => Place::Disk {
@@ -148,9 +157,11 @@ impl Entry {
                     .map(|stamp| Stamp { first_sequence: sequence_add(stamp.first_sequence, at), ..stamp }),
             },
         };
-        let origin = self.origin.clone();
+        let (origin, accepted_by) = (self.origin.clone(), self.accepted_by);
         Entry {
+            accepted_by,
             attempts,
+            inherited,
             strayed,
             haunted,
             place,

@@ -63,13 +63,15 @@ impl Outbox {
                     if let Some(action) = self.adopt() {
                         return Some(action);
                     }
-                    let cuts = |v: &Verdict| matches!(v, Verdict::TooLarge(_) | Verdict::Rejected(_));
+                    let cuts = |v: &Verdict| {
+                        matches!(v, Verdict::TooLarge(_) | Verdict::Rejected(_) | Verdict::OldTime(_))
+                    };
                     if self.entries.front().is_some_and(|head| {
                         head.verdict.as_ref().is_some_and(cuts) && self.is_saving(head.id)
                     }) {
                         return Some(Action::Wait { until: None });
                     }
-                    if !self.judge_head() {
+                    if !self.judge_head(unix_ms) {
                         return None;
                     }
                 }
@@ -151,9 +153,9 @@ impl Outbox {
     }
 
     /// Acts upon the head's verdict. True: something changed, judge again.
-    fn judge_head(&mut self) -> bool {
+    fn judge_head(&mut self, unix_ms: i64) -> bool {
         if !self.settings.idempotent {
-            return self.judge_unnumbered_head();
+            return self.judge_unnumbered_head(unix_ms);
         }
         let current = self.run.as_ref().map(|run| run.ordinal);
         let Some(head) = self.entries.front_mut() else { return false };
@@ -174,7 +176,9 @@ impl Outbox {
                 self.doubt = Doubt::Ask;
                 true
             }
-            Some(verdict @ (Verdict::TooLarge(_) | Verdict::Rejected(_))) if doubtful => {
+            Some(verdict @ (Verdict::TooLarge(_) | Verdict::Rejected(_) | Verdict::OldTime(_)))
+                if doubtful =>
+            {
                 // The broker checks size and time before it looks for duplicates: its refusal of a batch that may be
                 // written settles nothing (2.4).
                 head.verdict = Some(verdict);
@@ -198,14 +202,19 @@ impl Outbox {
                 self.cut(&refusal);
                 true
             }
+            Some(Verdict::OldTime(refusal)) => {
+                self.give_new_time(&refusal, unix_ms);
+                true
+            }
         }
     }
 
     /// Without numbers there is nothing to ask for.
-    fn judge_unnumbered_head(&mut self) -> bool {
+    fn judge_unnumbered_head(&mut self, unix_ms: i64) -> bool {
         match self.entries.front_mut().and_then(|head| head.verdict.take()) {
             Some(Verdict::TooLarge(refusal)) => self.split_or_fail(FailureReason::TooLarge, &refusal),
             Some(Verdict::Rejected(refusal)) => self.cut(&refusal),
+            Some(Verdict::OldTime(refusal)) => self.give_new_time(&refusal, unix_ms),
             Some(Verdict::OutOfOrder(_) | Verdict::Fenced) | None => return false,
         }
         true

@@ -42,12 +42,14 @@ pub(super) enum Mutation {
     OvertakeTheSpool,
     /// What comes back from disk with numbers gets new ones without a question.
     RestampWhatIsRead,
+    /// What may be in the log is dropped for its age, or to make room (1.4).
+    DropWhatIsInDoubt,
     /// A proof may be made of the answers of two leaders, or of one before and after its restart (2.3).
     ProofAcrossLeaders,
 }
 
 impl Mutation {
-    const ALL: [Mutation; 11] = [
+    const ALL: [Mutation; 12] = [
         Mutation::SettleWhenSent,
         Mutation::SendBeforeRenumbered,
         Mutation::OvertakeTheSpool,
@@ -58,6 +60,7 @@ impl Mutation {
         Mutation::RefusalIsProof,
         Mutation::HoleKeepsRun,
         Mutation::CommitBeforeAck,
+        Mutation::DropWhatIsInDoubt,
         Mutation::ProofAcrossLeaders,
     ];
 }

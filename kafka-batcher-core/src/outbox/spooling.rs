@@ -48,20 +48,24 @@ pub(super) struct Stretch {
     pub(super) batches: u64,
     /// Behind its last event, as far as it was put together here.
     end: u64,
+    /// Its first events were not accepted before that, in Unix milliseconds; 0: not known.
+    pub(super) since: i64,
 }
 
 impl Stretch {
     /// A batch that lies before all of it.
-    fn put_before(&mut self, position: u64, events: u64) {
+    fn put_before(&mut self, position: u64, events: u64, accepted_by: i64) {
         self.first = position;
+        self.since = accepted_by;
         self.events += events;
         self.batches += 1;
     }
 
     /// A batch that lies behind all of it.
-    fn put_behind(&mut self, position: u64, events: u64) {
+    fn put_behind(&mut self, position: u64, events: u64, accepted_by: i64) {
         if self.events == 0 {
             self.first = position;
+            self.since = accepted_by;
         }
         self.events += events;
         self.batches += 1;
@@ -78,11 +82,13 @@ impl Stretch {
     }
 }
 
-/// Events that Kafka will never take, on their way to the dead letters.
-#[derive(Debug)]
+/// Events that leave for good: to the dead letters, or nowhere.
+#[derive(Debug, Default)]
 pub(super) struct Rejecting {
-    ticket: Option<u64>,
+    pub(super) ticket: Option<u64>,
     pub(super) letters: Vec<DeadLetter>,
+    /// They are not to be kept.
+    pub(super) dropped: bool,
 }
 
 /// A batch that is being saved.
@@ -90,6 +96,7 @@ pub(super) struct Rejecting {
 struct Saving {
     id: u64,
     events: u64,
+    bytes: u64,
     numbers: Option<Stamp>,
 }
 
@@ -109,11 +116,11 @@ pub(super) struct Spool {
     /// How often a save is halved before it is tried: a nearly full disk has room for a small one.
     halvings: u32,
     renumbering: Option<(u64, Vec<(u64, Stamp)>)>,
-    reading: Option<u64>,
+    pub(super) reading: Option<u64>,
     committing: Option<(u64, u64)>,
     pub(super) rejecting: Option<Rejecting>,
     /// The storage failed and is left alone until then.
-    failing: Option<Time>,
+    pub(super) failing: Option<Time>,
     /// The operator knows that it fails.
     told: bool,
     kept: BTreeMap<u64, Kept>,
@@ -215,7 +222,7 @@ impl Outbox {
             let Some(entry) = self.behind.pop_front() else { break };
             if let Some(position) = entry.position() {
                 self.keep(&entry, position);
-                self.spool.gap.put_behind(position, entry.events());
+                self.spool.gap.put_behind(position, entry.events(), entry.accepted_by);
             }
         }
         let asked = matches!(self.doubt, Doubt::Asked(_));
@@ -265,14 +272,9 @@ impl Outbox {
     fn read(&mut self, reachable: bool, now: Time) -> Option<Action> {
         let sends = matches!(self.state, State::Replaying | State::Closing(_));
         let pausing = self.state.pause().is_some_and(|pause| now < pause.until);
+        let wanted = (sends && reachable && !pausing) || self.reads_to_expire(now);
         let room = self.entries.len() < READ_AHEAD && self.spool.rejecting.is_none();
-        if !sends
-            || !reachable
-            || pausing
-            || !room
-            || self.spool.gap.events == 0
-            || self.spool.reading.is_some()
-        {
+        if !wanted || !room || self.spool.gap.events == 0 || self.spool.reading.is_some() {
             return None;
         }
         let ticket = self.ticket();
@@ -285,7 +287,13 @@ impl Outbox {
         let ticket = self.ticket();
         let rejecting = self.spool.rejecting.as_mut()?;
         rejecting.ticket = Some(ticket);
-        Some(Action::Reject { ticket, letters: rejecting.letters.clone() })
+        if !rejecting.dropped {
+            return Some(Action::Reject { ticket, letters: rejecting.letters.clone() });
+        }
+        let from = rejecting.letters.first().and_then(|letter| letter.position)?;
+        let last = rejecting.letters.last()?;
+        let through = last.position? + u64::from(last.batch.count());
+        Some(Action::Drop { ticket, from, through })
     }
 
     /// Position below which everything is settled.

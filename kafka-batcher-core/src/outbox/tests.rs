@@ -4,6 +4,7 @@
 mod answers;
 mod closing;
 mod doubt;
+mod expiry;
 mod identity;
 mod order;
 mod refusals;
@@ -62,7 +63,15 @@ impl Round {
 
 fn settings() -> OutboxSettings {
     let backoff = BackoffSettings { jitter: 0.0, ..BackoffSettings::default() };
-    OutboxSettings { idempotent: true, max_in_flight: 5, backoff, first_sequence: 0, spool: None }
+    OutboxSettings {
+        idempotent: true,
+        max_in_flight: 5,
+        backoff,
+        first_sequence: 0,
+        delivery_timeout: None,
+        on_expired_timestamp: OnExpiredTimestamp::Hold,
+        spool: None,
+    }
 }
 
 /// A batch of so many events whose time we assigned.
@@ -141,6 +150,8 @@ impl Bench {
                 | Action::Renumber { .. }
                 | Action::Read { .. }
                 | Action::Reject { .. }
+                | Action::Drop { .. }
+                | Action::AskRetention
                 | Action::Commit { .. } => panic!("there is no spool"),
                 Action::Wait { until } => {
                     round.until = until;

@@ -24,8 +24,58 @@ pub struct OutboxSettings {
     pub backoff: BackoffSettings,
     /// The first sequence number under a new producer id: 0. Tests of the wrap start elsewhere.
     pub first_sequence: i32,
+    /// How long after its acceptance an event may still be sent for the first time, or again after a refusal; then it goes
+    /// to the dead letters, or fails where there is no spool. `None`: for ever. Checked to a sixteenth of it.
+    pub delivery_timeout: Option<Duration>,
+    /// What becomes of an event whose time, given by this process, the broker refuses (32).
+    pub on_expired_timestamp: OnExpiredTimestamp,
     /// How the spool is used; `None`: there is none, and what is in memory dies with the process.
     pub spool: Option<SpoolSettings>,
+}
+
+/// What becomes of an event whose time the broker refuses (32 INVALID_TIMESTAMP) although its user gave it none
+/// (delivery-rules.md section 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExpiredTimestamp {
+    /// Its partition waits until somebody acts.
+    #[default]
+    Hold,
+    /// It is sent with the time of now, in a new run; events of one batch keep their distances.
+    RestampTime,
+    /// It goes to the dead letters, as an event does to which its user gave such a time.
+    DeadLetter,
+}
+
+impl fmt::Display for OnExpiredTimestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnExpiredTimestamp::Hold => "hold",
+            OnExpiredTimestamp::RestampTime => "restamp_time",
+            OnExpiredTimestamp::DeadLetter => "dead_letter",
+        })
+    }
+}
+
+impl fmt::Display for OnFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnFull::Backpressure => "backpressure",
+            OnFull::Reject => "reject",
+            OnFull::DropOldest => "drop_oldest",
+        })
+    }
+}
+
+/// What happens when the storage is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFull {
+    /// Events stay in memory, and once that is full callers wait (`max_block`).
+    #[default]
+    Backpressure,
+    /// The same, but callers do not wait: they are refused at once.
+    Reject,
+    /// The partition's oldest spooled events make room, unless they may be in the log already. They are lost, and counted.
+    DropOldest,
 }
 
 /// When batches go to the spool.
@@ -46,6 +96,26 @@ pub struct SpoolSettings {
     pub after: Duration,
     /// Send what was stamped for another cluster to this one.
     pub other_cluster: bool,
+    /// How old a spooled event may become; then it is dropped, unless it may be in the log already. `None`: for ever.
+    pub max_age: Option<Duration>,
+    /// What happens when the storage is full.
+    pub on_full: OnFull,
+    /// Send events that are older than the topic's retention, too: Kafka acknowledges and deletes them.
+    pub replay_expired: bool,
+}
+
+impl SpoolSettings {
+    /// This mode, nothing given up and nothing forced.
+    pub fn new(mode: SpoolMode, after: Duration) -> Self {
+        SpoolSettings {
+            mode,
+            after,
+            other_cluster: false,
+            max_age: None,
+            on_full: OnFull::default(),
+            replay_expired: false,
+        }
+    }
 }
 
 /// What the driver has to do now.
@@ -107,6 +177,18 @@ pub enum Action {
         /// The events.
         letters: Vec<DeadLetter>,
     },
+    /// These events are lost by order (`max_age`, [`OnFull::DropOldest`]): forget everything of the partition in
+    /// `[from, through)`, durably, and report to [`on_rejected`](super::Outbox::on_rejected).
+    Drop {
+        /// Names this call.
+        ticket: u64,
+        /// Position of the first of them.
+        from: u64,
+        /// Behind the last of them.
+        through: u64,
+    },
+    /// Ask how long the topic keeps events, and report to [`on_retention`](super::Outbox::on_retention).
+    AskRetention,
     /// Everything of the partition below `through` is settled. If `ticket` is there, make that durable and report to
     /// [`on_committed`](super::Outbox::on_committed); else it is a hint, and nobody waits.
     Commit {
@@ -188,8 +270,17 @@ pub enum OutboxEvent {
     Spooling,
     /// The storage does not take anything; events stay in memory. Told once an episode.
     SpoolTroubled {
+        /// For want of room.
+        full: bool,
         /// Its words.
         message: String,
+    },
+    /// The storage is full, and this partition has nothing to drop: another one of the topic should make room
+    /// ([`make_room`](super::Outbox::make_room)); if none can, that is to be told with
+    /// [`no_room_anywhere`](super::Outbox::no_room_anywhere).
+    NeedsRoom {
+        /// So much.
+        bytes: u64,
     },
     /// The storage takes batches again.
     SpoolRecovered,
@@ -239,12 +330,25 @@ pub enum Trouble {
         /// The cluster that they were meant for.
         of: String,
     },
+    /// What waits in the spool is older than the topic keeps events: Kafka would acknowledge and delete it.
+    PastRetention {
+        /// How old it is, by its events' own time.
+        age: Duration,
+        /// How long the topic keeps events.
+        retention: Duration,
+    },
 }
 
 impl Trouble {
     /// True if it does not pass by itself: somebody must act.
     pub fn needs_somebody(&self) -> bool {
-        matches!(self, Trouble::Held(_) | Trouble::NoIdentity { .. } | Trouble::OtherCluster { .. })
+        match self {
+            Trouble::Held(_)
+            | Trouble::NoIdentity { .. }
+            | Trouble::OtherCluster { .. }
+            | Trouble::PastRetention { .. } => true,
+            Trouble::Unreachable { .. } | Trouble::NoAnswer { .. } | Trouble::Refused(_) => false,
+        }
     }
 }
 
@@ -258,6 +362,14 @@ impl fmt::Display for Trouble {
             Trouble::OtherCluster { of } => write!(
                 f,
                 "the spool holds batches that were sent to another cluster ({of}); they wait for it, or for consent"
+            ),
+            Trouble::PastRetention { age, retention } => write!(
+                f,
+                "the spool holds events that are {} h old, and the topic keeps events for {} h (retention.ms): Kafka would \
+                 acknowledge and delete them; raise the topic's retention.ms, or consent to sending them all the same \
+                 (replay_expired, or spool replay --force)",
+                age.as_secs() / 3_600,
+                retention.as_secs() / 3_600,
             ),
             Trouble::Held(refusal) => write!(f, "the broker refused until somebody acts: {refusal}"),
         }

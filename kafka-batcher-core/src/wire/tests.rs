@@ -84,6 +84,7 @@ fn the_versions_spoken_are_within_those_of_the_foreign_codec() {
         (Api::Metadata, MetadataRequest::VERSIONS),
         (Api::ApiVersions, ApiVersionsRequest::VERSIONS),
         (Api::InitProducerId, InitProducerIdRequest::VERSIONS),
+        (Api::DescribeConfigs, DescribeConfigsRequest::VERSIONS),
         (Api::DescribeProducers, DescribeProducersRequest::VERSIONS),
     ] {
         let (oldest, newest) = api.versions();
@@ -213,6 +214,41 @@ fn init_producer_id_is_as_the_protocol_has_it() {
         assert_eq!(found, expected);
         bend_but_for_tail(&said, |bytes| read_init_producer_id(bytes, version).map(|_| ()));
     }
+}
+
+#[test]
+fn describe_configs_is_as_the_protocol_has_it() {
+    use kafka_protocol::messages::describe_configs_response::*;
+    let request = describe_configs_request(1, "me", "flights", &["retention.ms", "cleanup.policy"]);
+    let read: DescribeConfigsRequest = foreign(&request, 1, "me");
+    assert_eq!(read.resources.len(), 1);
+    let asked = &read.resources[0];
+    assert_eq!((asked.resource_type, asked.resource_name.as_str()), (2, "flights"));
+    let keys = asked.configuration_keys.as_ref().unwrap();
+    assert_eq!(keys.iter().map(|key| key.as_str()).collect::<Vec<_>>(), ["retention.ms", "cleanup.policy"]);
+
+    let value = |name, value: Option<&str>| {
+        let synonym = DescribeConfigsSynonym::default().with_name(text("log.x")).with_value(Some(text("1")));
+        DescribeConfigsResourceResult::default()
+            .with_name(text(name))
+            .with_value(value.map(text))
+            .with_synonyms(vec![synonym])
+    };
+    let resource =
+        |kind, name| DescribeConfigsResult::default().with_resource_type(kind).with_resource_name(text(name));
+    let said = DescribeConfigsResponse::default().with_throttle_time_ms(2).with_results(vec![
+        resource(4, "flights").with_error_code(9),
+        resource(2, "flights").with_configs(vec![value("retention.ms", Some("5")), value("secret", None)]),
+        resource(2, "other").with_error_code(29).with_error_message(Some(text("no"))),
+    ]);
+    let said = answer(&said, 1);
+    let found = read_topic_configs(&said, "flights").unwrap().unwrap();
+    assert_eq!((found.throttle_ms, found.code.0), (2, 0));
+    let values = [("retention.ms".to_owned(), Some("5".to_owned())), ("secret".to_owned(), None)];
+    assert_eq!(found.values, values);
+    assert_eq!(read_topic_configs(&said, "other").unwrap().unwrap().code.0, 29);
+    assert_eq!(read_topic_configs(&said, "missing").unwrap(), None);
+    bend(&said, |bytes| read_topic_configs(bytes, "flights").map(|_| ()));
 }
 
 #[test]

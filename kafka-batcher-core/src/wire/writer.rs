@@ -18,6 +18,10 @@ impl<'a> Writer<'a> {
         self.out.push(u8::from(value));
     }
 
+    pub(crate) fn u8(&mut self, value: u8) {
+        self.out.push(value);
+    }
+
     pub(crate) fn i16(&mut self, value: i16) {
         self.out.extend_from_slice(&value.to_be_bytes());
     }

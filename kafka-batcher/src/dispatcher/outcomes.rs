@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use kafka_batcher_core::{
-    DeliveryError, FailureReason, OutboxEvent, Persisted, ProduceAnswer, ProduceResult, RecordBatch, Time,
-    Trouble,
+    DeliveryError, FailureReason, OnFull, OutboxEvent, Persisted, ProduceAnswer, ProduceResult, RecordBatch,
+    Time, Trouble,
 };
 
-use super::Dispatcher;
+use super::{DROPS_TOLD_EVERY, Dispatcher};
 use crate::connection_manager::TopicHealth;
 use crate::error_notifier::NotificationKind;
 
@@ -54,7 +54,12 @@ impl Dispatcher {
                     self.tell(NotificationKind::EventsLost, Some(partition), message);
                 }
                 OutboxEvent::Spooling => self.spooling(partition),
-                OutboxEvent::SpoolTroubled { message } => self.spool_failed(&message),
+                OutboxEvent::SpoolTroubled { full, message } => {
+                    let refuse = self.parts.outbox.spool.is_some_and(|spool| spool.on_full == OnFull::Reject);
+                    self.parts.topic.refuse_when_full(full && refuse);
+                    self.spool_failed(&message);
+                }
+                OutboxEvent::NeedsRoom { bytes } => self.make_room(partition, bytes, now),
                 OutboxEvent::SpoolRecovered => self.spool_works(),
                 OutboxEvent::ForeignNumbers => {
                     let message = "the spool holds batches that were sent to another topic of this name, or to a \
@@ -131,6 +136,7 @@ impl Dispatcher {
     }
 
     pub(super) fn spool_works(&mut self) {
+        self.parts.topic.refuse_when_full(false);
         if std::mem::take(&mut self.spool_troubled) {
             self.tell(NotificationKind::Recovered, None, "the spool takes events again".to_owned());
         }
@@ -170,7 +176,9 @@ impl Dispatcher {
 
     /// These events are final, and not delivered.
     fn lose(&mut self, batch: &RecordBatch, error: DeliveryError, partition: Option<i32>, durable: bool) {
-        let loss = self.losses.entry(error.to_string()).or_insert((0, partition));
+        let by_order = matches!(error.reason, FailureReason::MaxAge | FailureReason::DroppedOldest);
+        let losses = if by_order { &mut self.drops } else { &mut self.losses };
+        let loss = losses.entry(error.to_string()).or_insert((0, partition));
         loss.0 += u64::from(batch.count());
         // Of several partitions, none is named.
         loss.1 = loss.1.filter(|known| Some(*known) == partition);
@@ -180,6 +188,12 @@ impl Dispatcher {
 
     /// Tells of the losses since the last call, once for each reason however many batches it took.
     pub(super) fn tell_losses(&mut self) {
+        let now = self.parts.topic.clock.now();
+        let soon = self.drops_told.is_some_and(|told| now < told + DROPS_TOLD_EVERY) && !self.is_done();
+        if !soon && !self.drops.is_empty() {
+            self.drops_told = Some(now);
+            self.losses.append(&mut self.drops);
+        }
         for (error, (events, partition)) in std::mem::take(&mut self.losses) {
             let message = format!("{events} events are not delivered: {error}");
             self.tell(NotificationKind::EventsLost, partition, message);

@@ -79,6 +79,7 @@ impl Dispatcher {
             | Action::Renumber { .. }
             | Action::Read { .. }
             | Action::Reject { .. }
+            | Action::Drop { .. }
             | Action::Commit { .. }) => {
                 self.store(partition, action);
                 true
@@ -104,6 +105,20 @@ impl Dispatcher {
                 self.spawn(async move {
                     let (state, leader) = producer.describe_producer(&topic, partition, producer_id).await;
                     Done::Described { partition, state, leader }
+                });
+                true
+            }
+            Action::AskRetention => {
+                if let Some((said, retention)) = self.retention
+                    && now < said + self.parts.outbox.backoff.max
+                {
+                    self.on_done(Done::Retention { partition, retention });
+                    return true;
+                }
+                let (producer, topic) = (self.parts.producer.clone(), self.parts.topic.name.clone());
+                self.spawn(async move {
+                    let retention = producer.retention(&topic).await;
+                    Done::Retention { partition, retention }
                 });
                 true
             }

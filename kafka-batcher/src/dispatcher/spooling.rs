@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use kafka_batcher_core::{Action, ClusterId, ReadBack, StorageError, TopicPartition};
+use kafka_batcher_core::{Action, ClusterId, ReadBack, StorageError, Time, TopicPartition};
 
 use super::{Dispatcher, Done};
 use crate::connection_manager::ClusterHealth;
@@ -162,6 +162,10 @@ impl Dispatcher {
                 let result = guarded(storage.reject(&place, letters)).await;
                 Done::Stored(Stored::Rejected { partition, ticket, result })
             }),
+            Action::Drop { ticket, from, through } => self.spawn(async move {
+                let result = guarded(storage.drop_events(&place, from, through)).await;
+                Done::Stored(Stored::Rejected { partition, ticket, result })
+            }),
             Action::Commit { through, ticket } => self.spawn(async move {
                 let result = guarded(storage.commit(&place, through, ticket.is_some())).await;
                 Done::Stored(Stored::Committed { partition, ticket, result })
@@ -169,7 +173,23 @@ impl Dispatcher {
             Action::Produce { .. }
             | Action::Describe { .. }
             | Action::InitProducerId { .. }
+            | Action::AskRetention
             | Action::Wait { .. } => {}
+        }
+    }
+
+    /// The disk is full and this partition has nothing to drop: the one that has most on it makes room.
+    pub(super) fn make_room(&mut self, partition: i32, bytes: u64, now: Time) {
+        let others = (0i32..).zip(&mut self.lanes).filter(|(other, _)| *other != partition);
+        let mut others: Vec<_> = others.map(|(_, lane)| lane).collect();
+        others.sort_by_key(|lane| std::cmp::Reverse(lane.outbox.tally().spooled));
+        if let Some(lane) =
+            others.iter_mut().find_map(|lane| lane.outbox.make_room(bytes, now).then_some(lane))
+        {
+            lane.dirty = true;
+            self.lane_mut(partition).into_iter().for_each(|lane| lane.needs_room = true);
+        } else if let Some(lane) = self.lane_mut(partition) {
+            lane.outbox.no_room_anywhere();
         }
     }
 
@@ -213,6 +233,13 @@ impl Dispatcher {
             | Stored::Rejected { partition, .. }
             | Stored::Committed { partition, .. } => partition,
         };
+        if let Stored::Rejected { result: Ok(()), .. } = stored {
+            for lane in self.lanes.iter_mut().filter(|lane| lane.needs_room) {
+                lane.needs_room = false;
+                lane.outbox.on_room_made();
+                lane.dirty = true;
+            }
+        }
         let Some(lane) = self.lane_mut(partition) else { return };
         match stored {
             Stored::Saved { ticket, result, .. } => lane.outbox.on_saved(ticket, result, now),

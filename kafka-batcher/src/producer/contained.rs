@@ -7,6 +7,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use kafka_batcher_core::{ErrorClass, Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState};
@@ -103,6 +104,13 @@ impl Producer for Contained {
         guarded(describe, |panic| (ProducerState::Failed { message: said(panic) }, None))
     }
 
+    fn retention<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Option<Duration>> {
+        guarded(async move { self.inner.retention(topic).await }, |panic| {
+            said(panic);
+            None
+        })
+    }
+
     fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
         self.now(None, |inner| inner.leader(topic, partition))
     }
@@ -127,7 +135,6 @@ impl Producer for Contained {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::Duration;
 
     use super::*;
 

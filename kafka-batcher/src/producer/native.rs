@@ -10,6 +10,7 @@ mod questions;
 mod route;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kafka_batcher_core::{Leader, ProduceAnswer, ProducerIdentity, ProducerState};
 use tokio::sync::{oneshot, watch};
@@ -129,6 +130,10 @@ impl Producer for NativeProducer {
         producer_id: i64,
     ) -> BoxFuture<'a, (ProducerState, Option<Leader>)> {
         Box::pin(questions::describe_producer(&self.client, topic, partition, producer_id))
+    }
+
+    fn retention<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Option<Duration>> {
+        Box::pin(questions::retention(&self.client, topic))
     }
 
     fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {

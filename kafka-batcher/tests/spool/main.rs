@@ -5,6 +5,7 @@
 
 mod elsewhere;
 mod outage;
+mod policies;
 mod restart;
 #[path = "../support/mod.rs"]
 mod support;

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::model::Received;
 use crate::delivery::{Leader, ProduceResult};
-use crate::error::Persisted;
+use crate::error::{DeliveryError, FailureReason, Persisted};
 use crate::outbox::{OutboxEvent, Tally};
 use crate::{ProduceAnswer, RecordBatch};
 
@@ -221,13 +221,26 @@ impl Ledger {
     pub(super) fn event(&mut self, event: &OutboxEvent) -> Result<(), Broken> {
         match event {
             OutboxEvent::Delivered { batch, .. } => self.settle(batch, Fate::Delivered),
+            OutboxEvent::Failed { batch, error, .. }
+                if matches!(error.reason, FailureReason::MaxAge | FailureReason::DroppedOldest) =>
+            {
+                // By order, also what was durable; counted as lost whatever is said of the log.
+                self.check_absent(batch, error)?;
+                for number in numbers(batch) {
+                    self.known(number)?.durable = false;
+                }
+                self.settle_as(batch, Fate::Lost)
+            }
             OutboxEvent::Failed { batch, error, .. } if error.persisted == Persisted::No => {
                 self.settle(batch, Fate::Lost)
             }
             OutboxEvent::Failed { batch, .. } | OutboxEvent::InDoubt { batch, .. } => {
                 self.settle(batch, Fate::InDoubt)
             }
-            OutboxEvent::DeadLettered { batch, .. } => self.settle(batch, Fate::DeadLettered),
+            OutboxEvent::DeadLettered { batch, error, .. } => {
+                self.check_absent(batch, error)?;
+                self.settle(batch, Fate::DeadLettered)
+            }
             OutboxEvent::Durable { batch } => {
                 for number in numbers(batch) {
                     self.known(number)?.durable = true;
@@ -247,7 +260,30 @@ impl Ledger {
     }
 
     fn settle(&mut self, batch: &RecordBatch, fate: Fate) -> Result<(), Broken> {
+        if fate == Fate::Lost {
+            self.check_not_in_log(batch)?;
+        }
+        self.settle_as(batch, fate)
+    }
+
+    /// What is said to be certain is so.
+    fn check_absent(&mut self, batch: &RecordBatch, error: &DeliveryError) -> Result<(), Broken> {
+        if error.persisted == Persisted::No { self.check_not_in_log(batch) } else { Ok(()) }
+    }
+
+    fn check_not_in_log(&mut self, batch: &RecordBatch) -> Result<(), Broken> {
         let memory = self.memory;
+        for number in numbers(batch) {
+            let known = self.known(number)?;
+            let there = !known.copies.is_empty() || known.of_old;
+            let forgotten = known.copies.iter().all(|copy| *copy != memory);
+            let excuse = known.straggled || known.of_old || forgotten;
+            hold!(!there || excuse, "event {number} is said not to be in the log, and is");
+        }
+        Ok(())
+    }
+
+    fn settle_as(&mut self, batch: &RecordBatch, fate: Fate) -> Result<(), Broken> {
         for number in numbers(batch) {
             let known = self.known(number)?;
             hold!(known.mine, "event {number} is nobody's, and is {fate:?} now");
@@ -256,17 +292,17 @@ impl Ledger {
             hold!(!(given_up && known.durable), "event {number} was durable, and is {fate:?} now");
             known.fate = fate;
             let there = !known.copies.is_empty() || known.of_old;
-            match fate {
-                Fate::Delivered => {
-                    hold!(there, "event {number} is said to be delivered, and is not in the log")
-                }
-                Fate::Lost => {
-                    let forgotten = known.copies.iter().all(|copy| *copy != memory);
-                    let excuse = known.straggled || known.of_old || forgotten;
-                    hold!(!there || excuse, "event {number} is said to be lost, and is in the log");
-                }
-                Fate::Open | Fate::InDoubt | Fate::DeadLettered => {}
+            if fate == Fate::Delivered {
+                hold!(there, "event {number} is said to be delivered, and is not in the log");
             }
+        }
+        Ok(())
+    }
+
+    /// These were dropped by order, and our process was killed before it was told.
+    pub(super) fn dropped_unseen(&mut self, batches: &[RecordBatch]) -> Result<(), Broken> {
+        for number in batches.iter().flat_map(numbers) {
+            self.known(number)?.before.get_or_insert(Fate::Lost);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What a seed is about: drawn once, so that faults come in all combinations and also alone.
 
-use crate::outbox::SpoolMode;
+use crate::outbox::{OnExpiredTimestamp, OnFull, SpoolMode};
 use crate::rng::SplitMix64;
 
 /// How often things happen: a probability in thousandths.
@@ -61,6 +61,15 @@ pub(super) struct Plan {
     pub(super) crashes: bool,
     /// Hints are forgotten in a crash.
     pub(super) forgets_hints: bool,
+    /// Events that the storage holds at most.
+    pub(super) capacity: u64,
+    pub(super) on_full: OnFull,
+    pub(super) max_age_ms: Option<u64>,
+    /// Until all is healed, the topic keeps events for no time at all.
+    pub(super) short_retention: bool,
+
+    pub(super) delivery_timeout_ms: Option<u64>,
+    pub(super) on_expired_timestamp: OnExpiredTimestamp,
 }
 
 impl Plan {
@@ -121,6 +130,16 @@ impl Plan {
             storage_fails: if rng.below(3) == 0 { 20 + rng.below(300) } else { 0 },
             crashes: rng.below(3) > 0,
             forgets_hints: rng.below(2) == 0,
+            capacity: if rng.below(4) == 0 { 5 + rng.below(60) } else { u64::MAX },
+            on_full: if rng.below(2) == 0 { OnFull::DropOldest } else { OnFull::Backpressure },
+            max_age_ms: (rng.below(8) == 0).then(|| 50 + rng.below(2_000)),
+            short_retention: rng.below(16) == 0,
+            delivery_timeout_ms: (rng.below(6) == 0).then(|| 50 + rng.below(2_000)),
+            on_expired_timestamp: match rng.below(3) {
+                0 => OnExpiredTimestamp::Hold,
+                1 => OnExpiredTimestamp::RestampTime,
+                _ => OnExpiredTimestamp::DeadLetter,
+            },
         }
     }
 }

@@ -24,10 +24,22 @@ fn fail(seed: u64, mutation: Option<Mutation>) {
     }
 }
 
+/// Names the seed under which something panics.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {} panicked; again with KAFKA_BATCHER_SIM_SEED={}", self.0, self.0);
+        }
+    }
+}
+
 /// The first seed that breaks a rule, and how much was simulated until then.
 fn first_failure(seeds: std::ops::Range<u64>, mutation: Option<Mutation>) -> (Option<u64>, Sum) {
     let mut all = Sum::default();
     for seed in seeds {
+        let _named = Named(seed);
         match world::run(seed, mutation, false) {
             Err(_) => return (Some(seed), all),
             Ok(sum) => {

@@ -13,6 +13,7 @@ use crate::spool::{Backlog, DeadLetter, Numbers, ReadBack, Renumbered, Stored, T
 struct Piece {
     batch: RecordBatch,
     numbers: Option<Numbers>,
+    saved_ms: i64,
 }
 
 /// What lies on disk of one partition.
@@ -30,6 +31,7 @@ pub(super) enum Change {
     Save(Vec<ToSave>),
     Renumber(Vec<Renumbered>),
     Reject(Vec<DeadLetter>),
+    Drop { from: u64, through: u64 },
     Commit { through: u64, durable: bool },
 }
 
@@ -45,9 +47,11 @@ impl Store {
     }
 
     /// Performs a change as a whole; answers positions, where there are any.
-    pub(super) fn change(&mut self, p: usize, change: Change) -> Vec<u64> {
+    pub(super) fn change(&mut self, p: usize, change: Change, unix_ms: i64) -> Vec<u64> {
         match change {
-            Change::Save(batches) => batches.into_iter().map(|saved| self.append(p, saved)).collect(),
+            Change::Save(batches) => {
+                batches.into_iter().map(|saved| self.append(p, saved, unix_ms)).collect()
+            }
             Change::Renumber(numbers) => {
                 numbers.into_iter().for_each(|renumbered| self.parts[p].renumber(&renumbered));
                 Vec::new()
@@ -62,6 +66,14 @@ impl Store {
                 }
                 Vec::new()
             }
+            Change::Drop { from, through } => {
+                let part = &mut self.parts[p];
+                part.cut_at(from);
+                part.cut_at(through);
+                let mut rest = part.pieces.split_off(&from);
+                part.pieces.append(&mut rest.split_off(&through));
+                Vec::new()
+            }
             Change::Commit { through, durable } => {
                 let part = &mut self.parts[p];
                 part.cut_at(through);
@@ -74,13 +86,13 @@ impl Store {
         }
     }
 
-    fn append(&mut self, p: usize, saved: ToSave) -> u64 {
+    fn append(&mut self, p: usize, saved: ToSave, unix_ms: i64) -> u64 {
         let position = self.next;
         // Positions of several partitions interleave, and control records take some.
         self.next += u64::from(saved.batch.count()) + u64::from(saved.batch.count() % 2);
         let mut batch = saved.batch;
         batch.set_spans(crate::Spans::default());
-        self.parts[p].pieces.insert(position, Piece { batch, numbers: saved.numbers });
+        self.parts[p].pieces.insert(position, Piece { batch, numbers: saved.numbers, saved_ms: unix_ms });
         position
     }
 
@@ -90,8 +102,8 @@ impl Store {
         let part = &self.parts[p];
         for (position, piece) in part.pieces.range(from.max(part.settled)..).take(4) {
             back.next = position + u64::from(piece.batch.count());
-            let Piece { batch, numbers } = piece.clone();
-            back.batches.push(Stored { position: *position, batch, numbers, saved_ms: 0 });
+            let Piece { batch, numbers, saved_ms } = piece.clone();
+            back.batches.push(Stored { position: *position, batch, numbers, saved_ms });
         }
         back
     }
@@ -110,7 +122,9 @@ impl Store {
         let waiting = self.parts[p].pieces.range(self.parts[p].settled..);
         let mut backlog = Backlog { first: self.next, ..Backlog::default() };
         for (position, piece) in waiting {
-            backlog.first = backlog.first.min(*position);
+            if *position < backlog.first {
+                (backlog.first, backlog.oldest_ms) = (*position, piece.saved_ms);
+            }
             backlog.events += u64::from(piece.batch.count());
             backlog.batches += 1;
         }
@@ -119,6 +133,24 @@ impl Store {
 
     pub(super) fn dead_letters(&self, p: usize) -> &[RecordBatch] {
         &self.parts[p].dead_letters
+    }
+
+    /// A save for which there is no room.
+    pub(super) fn has_no_room(&self, change: &Change, capacity: u64) -> bool {
+        let Change::Save(batches) = change else { return false };
+        let waiting = |part: &Part| -> u64 {
+            part.pieces.range(part.settled..).map(|(_, piece)| u64::from(piece.batch.count())).sum()
+        };
+        let held: u64 = self.parts.iter().map(waiting).sum();
+        held + batches.iter().map(|saved| u64::from(saved.batch.count())).sum::<u64>() > capacity
+    }
+
+    /// What such a drop takes.
+    pub(super) fn dropped_by(&self, p: usize, from: u64, through: u64) -> Vec<RecordBatch> {
+        let mut after = self.clone();
+        after.parts[p].cut_at(from);
+        after.parts[p].cut_at(through);
+        after.between(p, from..through)
     }
 
     /// The batches that lie in this range of positions, settled or not.
@@ -136,13 +168,13 @@ impl Part {
             return;
         }
         let (left, right) = piece.batch.split(at, &mut Chunk::unpooled).expect("it is valid");
-        let numbers = piece.numbers.clone();
+        let (numbers, saved_ms) = (piece.numbers.clone(), piece.saved_ms);
         let behind = numbers.clone().map(|mut numbers| {
             numbers.stamp.first_sequence = sequence_add(numbers.stamp.first_sequence, at);
             numbers
         });
-        self.pieces.insert(first, Piece { batch: left, numbers });
-        self.pieces.insert(position, Piece { batch: right, numbers: behind });
+        self.pieces.insert(first, Piece { batch: left, numbers, saved_ms });
+        self.pieces.insert(position, Piece { batch: right, numbers: behind, saved_ms });
     }
 
     fn renumber(&mut self, renumbered: &Renumbered) {

@@ -6,6 +6,7 @@ mod faults;
 mod network;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use super::ledger::{Broken, Ledger};
 use super::model::{Partition, Received};
@@ -46,6 +47,8 @@ enum Happening {
     /// The storage performs a call, or fails it.
     Store(usize, Option<u64>, Change),
     StoreRead(usize, u64, u64),
+    /// How long the topic keeps events.
+    Retention(usize),
     /// Our process is killed, and starts again.
     Crash,
     /// The client learns who leads.
@@ -172,10 +175,15 @@ impl World {
             max_in_flight: plan.max_in_flight,
             backoff: BackoffSettings::default(),
             first_sequence: plan.first_sequence,
+            delivery_timeout: plan.delivery_timeout_ms.map(Duration::from_millis),
+            on_expired_timestamp: plan.on_expired_timestamp,
             spool: plan.spool.map(|mode| SpoolSettings {
                 mode,
-                after: std::time::Duration::from_millis(plan.spool_after_ms),
+                after: Duration::from_millis(plan.spool_after_ms),
                 other_cluster: false,
+                max_age: plan.max_age_ms.map(Duration::from_millis),
+                on_full: plan.on_full,
+                replay_expired: false,
             }),
         };
         let pool = BufferPool::new(1 << 24);
@@ -315,6 +323,7 @@ impl World {
             Happening::Described(p, state, leader) => self.described(p, state, leader),
             Happening::Identified(p, answer) => self.identified(p, answer),
             Happening::Store(p, ticket, change) => self.store(p, ticket, change),
+            Happening::Retention(p) => self.retention(p),
             Happening::StoreRead(p, ticket, from) => self.store_read(p, ticket, from),
             Happening::Crash => self.crash(),
             Happening::Learn(p) => self.learn(p),

@@ -2,7 +2,6 @@
 
 use super::super::entry::{Doubt, Place};
 use super::super::{Outbox, OutboxEvent};
-use super::Rejecting;
 use crate::batch::RecordBatch;
 use crate::error::{DeliveryError, FailureReason, Persisted};
 use crate::spool::DeadLetter;
@@ -19,7 +18,7 @@ impl Outbox {
             return false;
         }
         let letter = DeadLetter { batch, position, error };
-        let rejecting = self.spool.rejecting.get_or_insert(Rejecting { ticket: None, letters: Vec::new() });
+        let rejecting = self.spool.rejecting.get_or_insert_default();
         rejecting.letters.push(letter);
         true
     }
@@ -46,7 +45,8 @@ impl Outbox {
             let events = u64::from(batch.count());
             if let Some(position) = position {
                 // It is on disk still, and the next start will find out again.
-                self.spool.gap.put_before(position, events);
+                let since = self.spool.gap.since;
+                self.spool.gap.put_before(position, events, since);
                 self.events.push_back(OutboxEvent::LeftInSpool { spans: batch.spans().clone() });
             } else {
                 match error.persisted {

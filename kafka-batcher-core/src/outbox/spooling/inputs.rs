@@ -4,6 +4,7 @@ use super::super::entry::{Entry, Place, State};
 use super::super::{Outbox, OutboxEvent};
 use super::{Rejecting, SAVE_BYTES, STORAGE_PAUSE, Stretch};
 use crate::batch::RecordBatch;
+use crate::outbox::expiry::ROOM_BYTES;
 use crate::spool::{Backlog, ClusterId, DeadLetter, ReadBack, StorageError};
 use crate::time::Time;
 
@@ -19,8 +20,13 @@ impl Outbox {
             return;
         }
         self.tally.recovered += backlog.events;
-        self.spool.gap =
-            Stretch { first: backlog.first, events: backlog.events, batches: backlog.batches.max(1), end: 0 };
+        self.spool.gap = Stretch {
+            first: backlog.first,
+            events: backlog.events,
+            batches: backlog.batches.max(1),
+            end: 0,
+            since: backlog.oldest_ms,
+        };
         self.spool.end = backlog.first;
         self.spool.committed = backlog.first;
         self.spool.durably_committed = backlog.first;
@@ -44,7 +50,7 @@ impl Outbox {
             let entry = Entry { place, ..Entry::new(id, batch, 0, None) };
             self.keep(&entry, position);
             // Everything newer waits until the lane is empty, so nothing is behind.
-            self.spool.gap.put_behind(position, events);
+            self.spool.gap.put_behind(position, events, 0);
         }
         self.state = match self.state {
             State::Direct if self.has_gap() => State::Replaying,
@@ -58,9 +64,20 @@ impl Outbox {
         let Some((_, items)) = self.spool.saving.take_if(|(t, _)| *t == ticket) else { return };
         let positions = match result {
             Ok(positions) => positions,
+            Err(StorageError::Full(_)) if self.drops_oldest() => {
+                let bytes = items.iter().map(|item| item.bytes).sum();
+                if bytes > ROOM_BYTES && items.len() > 1 {
+                    // A smaller one may fit, or costs less of what is there.
+                    self.spool.halvings += 1;
+                } else if !self.make_room(bytes, now) {
+                    self.no_room(bytes, now);
+                }
+                return;
+            }
             Err(error) => return self.storage_failed(&error, now),
         };
         self.storage_works();
+        let wall_ms = self.wall_ms(now);
         for (item, position) in items.into_iter().zip(positions) {
             self.spool.end = self.spool.end.max(position + item.events);
             self.spool.own_from.get_or_insert(position);
@@ -68,6 +85,7 @@ impl Outbox {
             // One that was acknowledged meanwhile is settled.
             if let Some(entry) = all.find(|entry| entry.id == item.id) {
                 entry.place = Place::Disk { position, numbers: item.numbers };
+                entry.accepted_by = wall_ms;
                 self.events.push_back(OutboxEvent::Durable { batch: entry.batch.clone() });
             }
         }
@@ -99,6 +117,7 @@ impl Outbox {
             Err(error) => return self.storage_failed(&error, now),
         };
         self.spool.gap.first = self.spool.gap.first.max(back.next);
+        self.has_looked();
         let mut given = 0;
         for stored in back.batches {
             given += 1;
@@ -130,7 +149,7 @@ impl Outbox {
         }
     }
 
-    /// The answer to [`Action::Reject`].
+    /// The answer to [`Action::Reject`] and to [`Action::Drop`].
     pub fn on_rejected(&mut self, ticket: u64, result: Result<(), StorageError>, now: Time) {
         let Some(rejecting) = self.spool.rejecting.take_if(|r| r.ticket == Some(ticket)) else { return };
         if let Err(error) = result {
@@ -140,9 +159,15 @@ impl Outbox {
         self.storage_works();
         self.settled_some = true;
         for DeadLetter { batch, position, error } in rejecting.letters {
-            self.tally.dead_lettered += u64::from(batch.count());
+            let events = u64::from(batch.count());
             let durable = position.is_some();
-            self.events.push_back(OutboxEvent::DeadLettered { batch, error, durable });
+            if rejecting.dropped {
+                self.tally.lost += events;
+                self.events.push_back(OutboxEvent::Failed { batch, error, durable });
+            } else {
+                self.tally.dead_lettered += events;
+                self.events.push_back(OutboxEvent::DeadLettered { batch, error, durable });
+            }
         }
     }
 
@@ -164,7 +189,23 @@ impl Outbox {
             self.spool.halvings = (self.spool.halvings + 1).min(SAVE_BYTES.ilog2());
         }
         if !std::mem::replace(&mut self.spool.told, true) {
-            self.events.push_back(OutboxEvent::SpoolTroubled { message: error.to_string() });
+            let full = matches!(error, StorageError::Full(_));
+            self.events.push_back(OutboxEvent::SpoolTroubled { full, message: error.to_string() });
+        }
+    }
+
+    /// The storage is full, and nothing of this partition can be dropped.
+    pub(in super::super) fn no_room(&mut self, bytes: u64, now: Time) {
+        self.spool.failing = Some(now + STORAGE_PAUSE);
+        self.spool.halvings = (self.spool.halvings + 1).min(SAVE_BYTES.ilog2());
+        self.events.push_back(OutboxEvent::NeedsRoom { bytes });
+    }
+
+    /// Nothing of any partition can be dropped: see [`OutboxEvent::NeedsRoom`].
+    pub fn no_room_anywhere(&mut self) {
+        if !std::mem::replace(&mut self.spool.told, true) {
+            let message = "the storage is full, and nothing in it can be dropped".to_owned();
+            self.events.push_back(OutboxEvent::SpoolTroubled { full: true, message });
         }
     }
 

@@ -48,7 +48,7 @@ impl Outbox {
         let Some(entry) = self.entries.pop_back() else { return };
         if let Some(position) = entry.position() {
             self.keep(&entry, position);
-            self.spool.gap.put_before(position, entry.events());
+            self.spool.gap.put_before(position, entry.events(), entry.accepted_by);
         }
     }
 
@@ -82,10 +82,6 @@ impl Outbox {
     /// Whether an earlier process left what lies there.
     pub(super) fn is_found(&self, position: u64) -> bool {
         self.spool.own_from.is_none_or(|own| position < own)
-    }
-
-    pub(in super::super) fn was_found(&self, entry: &Entry) -> bool {
-        entry.position().is_some_and(|position| self.is_found(position))
     }
 
     /// What is remembered of these events. They may have left memory in pieces and come back in one: then it is put together,
@@ -122,7 +118,7 @@ impl Outbox {
 
     /// A batch comes back into memory.
     pub(super) fn read_back(&mut self, stored: Stored) -> Entry {
-        let Stored { position, mut batch, numbers, .. } = stored;
+        let Stored { position, mut batch, numbers, saved_ms } = stored;
         let numbers = numbers.filter(|_| self.settings.idempotent);
         // Without numbers nobody knows whether an earlier process sent it.
         let unknown = self.is_found(position) && !self.settings.idempotent;
@@ -134,6 +130,8 @@ impl Outbox {
             exposure: if run.is_some() || unknown { Exposure::Doubtful } else { Exposure::Unwritten },
             run,
             origin: numbers.map(|numbers| numbers.origin),
+            accepted_by: saved_ms,
+            inherited: run.is_some() && self.is_found(position),
             ..Entry::new(id, batch, 0, None)
         };
         if let Some(kept) = self.take_kept(position, entry.batch.count(), entry.exposure) {

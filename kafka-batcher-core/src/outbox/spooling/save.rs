@@ -10,7 +10,10 @@ use crate::time::Time;
 impl Outbox {
     pub(super) fn wants_save(&self, spool: SpoolSettings, now: Time) -> bool {
         let youngest = self.behind.back().or(self.entries.back());
-        if self.spool.saving.is_some() || !youngest.is_some_and(|entry| entry.place == Place::Memory) {
+        if self.spool.saving.is_some()
+            || self.makes_room()
+            || !youngest.is_some_and(|entry| entry.place == Place::Memory)
+        {
             return false;
         }
         spool.mode == SpoolMode::Always
@@ -60,7 +63,8 @@ impl Outbox {
                 }
             };
             let stamp = numbers.as_ref().map(|numbers| numbers.stamp);
-            items.push(Saving { id: entry.id, events: entry.events(), numbers: stamp });
+            let bytes = entry.batch.encoded_len() as u64;
+            items.push(Saving { id: entry.id, events: entry.events(), bytes, numbers: stamp });
             batches.push(ToSave { batch, numbers });
         }
         let ticket = self.ticket();

@@ -22,7 +22,7 @@ impl Outbox {
         while let Some(entry) = self.entries.pop_front() {
             if let Some(position) = entry.position() {
                 self.keep(&entry, position);
-                passed.put_behind(position, entry.events());
+                passed.put_behind(position, entry.events(), entry.accepted_by);
             }
         }
         self.spool.passed = Some(passed);
@@ -41,7 +41,7 @@ impl Outbox {
         while !self.entries.is_empty() {
             self.drop_youngest();
         }
-        self.spool.gap.first = passed.first;
+        (self.spool.gap.first, self.spool.gap.since) = (passed.first, passed.since);
         self.spool.gap.events += passed.events;
         self.spool.gap.batches += passed.batches;
     }

@@ -20,13 +20,14 @@ struct Asked {
     renumbers: Vec<(u64, Vec<crate::Renumbered>)>,
     reads: Vec<(u64, u64)>,
     rejects: Vec<(u64, usize)>,
+    drops: Vec<(u64, std::ops::Range<u64>)>,
     commits: Vec<(u64, Option<u64>)>,
     identities: usize,
 }
 
 impl Desk {
     fn new(mode: SpoolMode) -> Self {
-        let spool = Some(SpoolSettings { mode, after: AFTER, other_cluster: false });
+        let spool = Some(SpoolSettings::new(mode, AFTER));
         let mut bench = Bench::with(OutboxSettings { spool, ..settings() });
         bench.outbox.on_cluster(cluster());
         Desk { bench, next_position: 0 }
@@ -60,6 +61,8 @@ impl Desk {
                 Action::Read { ticket, from, .. } => asked.reads.push((ticket, from)),
                 Action::Reject { ticket, letters } => asked.rejects.push((ticket, letters.len())),
                 Action::Commit { through, ticket } => asked.commits.push((through, ticket)),
+                Action::AskRetention => outbox.on_retention(None),
+                Action::Drop { ticket, from, through } => asked.drops.push((ticket, from..through)),
                 Action::Describe { .. } => {}
                 Action::Wait { .. } => return asked,
             }

@@ -1,10 +1,11 @@
 //! What a producer asks besides producing: topics, an id, the state of a producer. With the words for each refusal.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_batcher_core::wire::{
-    Api, TopicMetadata, describe_producers_request, init_producer_id_request, read_described_partition,
-    read_init_producer_id,
+    Api, TopicMetadata, describe_configs_request, describe_producers_request, init_producer_id_request,
+    read_described_partition, read_init_producer_id, read_topic_configs,
 };
 use kafka_batcher_core::{ErrorClass, ErrorCode, Leader, ProducerIdentity, ProducerState};
 
@@ -165,4 +166,40 @@ pub(super) async fn describe_producer(
         }
     };
     (state, Some(leader))
+}
+
+/// The settings that say how long a topic keeps an event.
+const KEEPS: [&str; 3] = ["retention.ms", "cleanup.policy", "message.timestamp.type"];
+
+/// How long the topic keeps events by their own time. Whatever stands in the way, nobody knows then: it is a courtesy, and
+/// a broker that does not give the answer must not stop deliveries.
+pub(super) async fn retention(client: &Client, topic: &str) -> Option<Duration> {
+    let (leader, node) = client.cluster.place(topic, 0)?;
+    let places = [(Arc::from(topic), 0)];
+    let connection = tokio::select! {
+        biased;
+        connected = client.with_node(&node, Arc::clone) => connected.ok()?,
+        () = client.cluster.led_elsewhere(leader.node, &places) => return None,
+    };
+    connection.version(Api::DescribeConfigs)?;
+    let answer = connection.ask(describe_configs_request(0, &client.client_id, topic, &KEEPS)).await.ok()?;
+    let found = match read_topic_configs(&answer, topic) {
+        Ok(found) => found?,
+        Err(error) => {
+            tracing::warn!(broker = %connection.name(), %error, "the answer to DescribeConfigs cannot be read");
+            connection.shut();
+            return None;
+        }
+    };
+    connection.throttle(found.throttle_ms);
+    if found.code.0 != 0 {
+        tracing::debug!(topic, code = %name(found.code), "nobody says how long the topic keeps events");
+        return None;
+    }
+    let value = |key: &str| found.values.iter().find(|(name, _)| name == key).and_then(|(_, v)| v.as_deref());
+    let by_age = value("cleanup.policy").is_none_or(|policy| policy.split(',').any(|p| p.trim() == "delete"));
+    let own_time = value("message.timestamp.type").is_none_or(|kind| kind == "CreateTime");
+    // -1: for ever.
+    let ms: u64 = value("retention.ms")?.parse().ok()?;
+    (by_age && own_time).then_some(Duration::from_millis(ms))
 }

@@ -6,7 +6,7 @@ use crate::batch::encoder::{Encoder, Measured};
 use crate::buffer_pool::Chunk;
 use crate::delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, TopicId};
 use crate::outbox::simulator::ledger::Broken;
-use crate::outbox::simulator::model::{Kind, Received};
+use crate::outbox::simulator::model::{Kind, Memory, Received};
 use crate::outbox::simulator::store::Change;
 use crate::outbox::{Action, OutboxEvent};
 use crate::record::Record;
@@ -93,6 +93,12 @@ impl World {
                 }
                 (Action::Reject { ticket, letters }, _) => {
                     self.ask_store(p, Some(ticket), Change::Reject(letters));
+                }
+                (Action::Drop { ticket, from, through }, _) => {
+                    self.ask_store(p, Some(ticket), Change::Drop { from, through });
+                }
+                (Action::AskRetention, _) => {
+                    self.after(MS, 20 * MS, Happening::Retention(p));
                 }
                 (Action::Commit { through, ticket }, _) => {
                     let durable = ticket.is_some();
@@ -217,6 +223,21 @@ impl World {
         self.note(|_| format!("p{p} described: {state:?}"));
         let now = self.time();
         self.clients[p].outbox.on_described_by(leader, state, now);
+        if self.plan.moves && !self.healed && self.chance(300) {
+            // Between the answer and what is done about it: two things that must not be put together.
+            let node = self.rng.below(self.plan.nodes as u64) as i32;
+            let other = self.partitions[p].leader.is_some_and(|leader| leader != node);
+            self.move_leader(p, node)?;
+            if other
+                && self.partitions[p].leader == Some(node)
+                && self.plan.amnesia > 0
+                && self.plan.stragglers == 0
+            {
+                self.clients[p].ledger.forgotten();
+                self.partitions[p].restart(Memory::Nothing);
+            }
+            self.learn(p)?;
+        }
         self.poll_some_time(p)
     }
 
@@ -243,10 +264,15 @@ impl World {
     /// The storage has done it, or not.
     pub(super) fn store(&mut self, p: usize, ticket: Option<u64>, change: Change) -> Result<(), Broken> {
         let failed = self.chance(self.plan.storage_fails);
-        let error = || Err(StorageError::Failed("the disk is bad".to_owned()));
+        let full = !failed && self.store.has_no_room(&change, self.plan.capacity);
+        let failed = failed || full;
+        let error = || {
+            let message = "the disk is bad".to_owned();
+            Err(if full { StorageError::Full(message) } else { StorageError::Failed(message) })
+        };
         let kind = change.clone();
         // A hint that fails is a hint that is lost.
-        let positions = if failed { Vec::new() } else { self.store.change(p, change) };
+        let positions = if failed { Vec::new() } else { self.store.change(p, change, self.unix_ms()) };
         self.note(|_| format!("p{p} storage {ticket:?} {}", if failed { "FAILED" } else { "done" }));
         let Some(ticket) = ticket else { return Ok(()) };
         let now = self.time();
@@ -255,10 +281,16 @@ impl World {
         match kind {
             Change::Save(_) => outbox.on_saved(ticket, result.map(|()| positions), now),
             Change::Renumber(_) => outbox.on_renumbered(ticket, result, now),
-            Change::Reject(_) => outbox.on_rejected(ticket, result, now),
+            Change::Reject(_) | Change::Drop { .. } => outbox.on_rejected(ticket, result, now),
             Change::Commit { .. } => outbox.on_committed(ticket, result, now),
         }
         self.take_events(p)?;
+        self.poll_some_time(p)
+    }
+
+    pub(super) fn retention(&mut self, p: usize) -> Result<(), Broken> {
+        let short = self.plan.short_retention && !self.healed;
+        self.clients[p].outbox.on_retention(short.then_some(std::time::Duration::ZERO));
         self.poll_some_time(p)
     }
 
@@ -278,6 +310,14 @@ impl World {
     pub(super) fn take_events(&mut self, p: usize) -> Result<(), Broken> {
         while let Some(event) = self.clients[p].outbox.poll_event() {
             self.note(|_| format!("p{p} {event:?}"));
+            if let OutboxEvent::NeedsRoom { bytes } = event {
+                let now = self.time();
+                let others = (0..self.clients.len()).filter(|other| *other != p);
+                match others.into_iter().find(|other| self.clients[*other].outbox.make_room(bytes, now)) {
+                    Some(other) => self.after(0, MS, Happening::Poll(other)),
+                    None => self.clients[p].outbox.no_room_anywhere(),
+                }
+            }
             if let OutboxEvent::ProvenOnDisk { positions, .. } = &event {
                 let batches = self.store.between(p, positions.clone());
                 self.clients[p].ledger.proven(&batches)?;

@@ -5,6 +5,7 @@ use crate::buffer_pool::{BufferPool, Share};
 use crate::outbox::Outbox;
 use crate::outbox::simulator::ledger::Broken;
 use crate::outbox::simulator::model::{Memory, Partition};
+use crate::outbox::simulator::store::Change;
 use crate::spool::ClusterId;
 
 impl World {
@@ -76,6 +77,7 @@ impl World {
             Happening::Report(..)
             | Happening::Described(..)
             | Happening::Identified(..)
+            | Happening::Retention(..)
             | Happening::StoreRead(..)
             | Happening::Answer(..)
             | Happening::Arrive(..) => false,
@@ -88,7 +90,12 @@ impl World {
         for (p, change) in unanswered {
             // Nobody was told, so it may have happened, as a whole, or not.
             if self.rng.below(2) == 0 {
-                self.store.change(p, change);
+                if let Change::Drop { from, through } = change {
+                    let dropped = self.store.dropped_by(p, from, through);
+                    self.clients[p].ledger.dropped_unseen(&dropped)?;
+                }
+                let unix_ms = self.unix_ms();
+                self.store.change(p, change, unix_ms);
             }
         }
         self.store.reopen(self.plan.forgets_hints);
@@ -165,7 +172,7 @@ impl World {
         }
     }
 
-    fn move_leader(&mut self, p: usize, node: i32) -> Result<(), Broken> {
+    pub(super) fn move_leader(&mut self, p: usize, node: i32) -> Result<(), Broken> {
         // To itself, too: an election that changes nothing but the epoch.
         if self.partitions[p].leader.is_some() && self.nodes[node as usize].up {
             self.lead(p, Some(node))?;
@@ -180,7 +187,7 @@ impl World {
         let other = self.partitions[p].leader != leader;
         self.partitions[p].leader = leader;
         self.partitions[p].epoch += 1;
-        if self.plan.idempotent && other && self.rng.below(2) == 0 {
+        if self.plan.idempotent && other && self.rng.below(4) > 0 {
             let gone = self.partitions[p].cut();
             if !gone.is_empty() {
                 self.note(|_| format!("p{p} lost {gone:?}"));
