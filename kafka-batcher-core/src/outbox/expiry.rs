@@ -65,7 +65,7 @@ fn as_millis(duration: Duration) -> i64 {
 }
 
 impl Outbox {
-    /// How long the topic keeps events: the answer to [`Action::AskRetention`]; `None`: for ever, by another rule than
+    /// How long the topic keeps events: the answer to [`Action::AskRetention`](crate::Action::AskRetention); `None`: for ever, by another rule than
     /// their own time, or nobody can say.
     pub fn on_retention(&mut self, retention: Option<Duration>) {
         if self.expiry.retention == Retention::Asked {

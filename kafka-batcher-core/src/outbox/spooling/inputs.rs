@@ -59,7 +59,7 @@ impl Outbox {
         };
     }
 
-    /// The answer to [`Action::Save`]: the positions of the batches, in order.
+    /// The answer to [`Action::Save`](crate::Action::Save): the positions of the batches, in order.
     pub fn on_saved(&mut self, ticket: u64, result: Result<Vec<u64>, StorageError>, now: Time) {
         let Some((_, items)) = self.spool.saving.take_if(|(t, _)| *t == ticket) else { return };
         let positions = match result {
@@ -91,7 +91,7 @@ impl Outbox {
         }
     }
 
-    /// The answer to [`Action::Renumber`].
+    /// The answer to [`Action::Renumber`](crate::Action::Renumber).
     pub fn on_renumbered(&mut self, ticket: u64, result: Result<(), StorageError>, now: Time) {
         let Some((_, items)) = self.spool.renumbering.take_if(|(t, _)| *t == ticket) else { return };
         if let Err(error) = result {
@@ -107,7 +107,7 @@ impl Outbox {
         }
     }
 
-    /// The answer to [`Action::Read`].
+    /// The answer to [`Action::Read`](crate::Action::Read).
     pub fn on_read(&mut self, ticket: u64, result: Result<ReadBack, StorageError>, now: Time) {
         if self.spool.reading.take_if(|t| *t == ticket).is_none() {
             return;
@@ -149,7 +149,7 @@ impl Outbox {
         }
     }
 
-    /// The answer to [`Action::Reject`] and to [`Action::Drop`].
+    /// The answer to [`Action::Reject`](crate::Action::Reject) and to [`Action::Drop`](crate::Action::Drop).
     pub fn on_rejected(&mut self, ticket: u64, result: Result<(), StorageError>, now: Time) {
         let Some(rejecting) = self.spool.rejecting.take_if(|r| r.ticket == Some(ticket)) else { return };
         if let Err(error) = result {
@@ -171,7 +171,7 @@ impl Outbox {
         }
     }
 
-    /// The answer to an [`Action::Commit`] with a ticket.
+    /// The answer to an [`Action::Commit`](crate::Action::Commit) with a ticket.
     pub fn on_committed(&mut self, ticket: u64, result: Result<(), StorageError>, now: Time) {
         let Some((_, through)) = self.spool.committing.take_if(|(t, _)| *t == ticket) else { return };
         match result {
