@@ -108,7 +108,8 @@ pub struct Backlog {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StorageError {
-    /// No room: its own bound is reached, or the disk is full.
+    /// No room: its own bound is reached, or the disk is full. The words say how much was to be written, how much is used
+    /// and free, which bound it is, and what to do.
     #[error("the storage is full: {0}")]
     Full(String),
     /// The medium failed.

@@ -85,6 +85,23 @@ impl Unwritten {
     pub(super) fn new(doing: &str, path: &Path, error: &io::Error) -> Self {
         Unwritten { full: is_full(error), error: failed(doing, path, error) }
     }
+
+    /// The same of a write of so many bytes of batches: how much room there is, if it was for want of that.
+    fn of_bytes(fs: &dyn Fs, doing: &str, path: &Path, error: &io::Error, bytes: u64) -> Self {
+        let unwritten = Unwritten::new(doing, path, error);
+        match (&unwritten.error, fs.space(path.parent().unwrap_or(path))) {
+            (StorageError::Full(_), Ok((free, size))) => Unwritten {
+                full: true,
+                error: StorageError::Full(format!(
+                    "cannot {doing} {}: {error}: {bytes} bytes of batches were to be written, the disk has {free} free of \
+                     {size}; the disk itself is the bound: free some room on it; nothing is lost meanwhile, events wait \
+                     in memory",
+                    path.display()
+                )),
+            },
+            _ => unwritten,
+        }
+    }
 }
 
 impl Log {
@@ -134,9 +151,9 @@ impl Log {
             Err(error) => Err(("write to", error)),
         };
         if let Err((doing, error)) = written {
-            let unwritten = Unwritten::new(doing, &active.path, &error);
+            let path = active.path.clone();
             self.abandon(active);
-            return Err(unwritten);
+            return Err(Unwritten::of_bytes(self.fs.as_ref(), doing, &path, &error, bytes));
         }
         let added = bytes + group.closing.len() as u64;
         active.length += added;

@@ -96,23 +96,37 @@ impl SpoolDir {
             || free.saturating_sub(self.min_free) < self.segment_bytes.saturating_mul(4)
     }
 
-    /// Whether so many bytes of batches may be written.
+    /// Whether so many bytes of batches may be written, and so many more would still find room.
     ///
     /// # Errors
-    /// [`StorageError::Full`] says which bound is reached and what to do.
-    pub(super) fn room_for(&self, bytes: u64) -> Result<(), StorageError> {
+    /// [`StorageError::Full`] says how much was to be written, how much is used and free, which bound is reached, and what to
+    /// do.
+    pub(super) fn room_for(&self, bytes: u64, more: u64) -> Result<(), StorageError> {
         let dir = self.settings.dir.display();
         let (used, max) = (self.used.load(Ordering::Relaxed), self.settings.max_bytes);
-        if used.saturating_add(bytes) > max {
+        let space = self.fs.space(&self.settings.dir);
+        let wanted = bytes.saturating_add(more);
+        let kept = match more {
+            0 => String::new(),
+            _ => format!(", with {more} left to write them once more when their partitions are known"),
+        };
+        if used.saturating_add(wanted) > max {
+            let free = match &space {
+                Ok((free, _)) => format!(" (its disk has {free} free)"),
+                Err(_) => String::new(),
+            };
             return Err(StorageError::Full(format!(
-                "{dir} holds {used} bytes, and {bytes} more would exceed its bound of {max} (max_bytes); it drains \
-                 when Kafka takes events again; raise the bound if that may take longer"
+                "{bytes} bytes of batches were to be written to {dir}{kept}; it holds {used} of the {max} that it may \
+                 (max_bytes), {} are left{free}; it drains when Kafka takes events again; raise the bound if that may \
+                 take longer",
+                max.saturating_sub(used)
             )));
         }
-        match self.fs.space(&self.settings.dir) {
-            Ok((free, _)) if free.saturating_sub(bytes) < self.min_free => Err(StorageError::Full(format!(
-                "the disk of {dir} has {free} bytes free, and {} are to be left to others (min_free_bytes); free some \
-                 room on it",
+        match space {
+            Ok((free, _)) if free.saturating_sub(wanted) < self.min_free => Err(StorageError::Full(format!(
+                "{bytes} bytes of batches were to be written to {dir}{kept}; its disk has {free} free, of which {} are \
+                 left to others (min_free_bytes), the spool holds {used} of the {max} that it may (max_bytes); free some \
+                 room on the disk, or lower min_free_bytes",
                 self.min_free
             ))),
             // A disk that does not say how full it is will say it when it is written.

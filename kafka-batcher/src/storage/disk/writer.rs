@@ -170,7 +170,7 @@ impl Writer {
                     // What has no partition yet is written once more when it gets one, before the room it takes comes
                     // back: a disk filled to the brim with it could never be drained.
                     let again = if *partition == UNASSIGNED { own + REGROUP_BYTES } else { 0 };
-                    let room = self.place.room_for(bytes + own + again);
+                    let room = self.place.room_for(bytes + own, again);
                     if room.is_ok() {
                         bytes += own;
                     }

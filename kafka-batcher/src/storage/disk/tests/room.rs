@@ -181,6 +181,50 @@ fn beyond_its_bound_the_spool_is_full_and_says_which_bound_and_what_is_settled_m
     assert!(wait(storage.save_batch(&partition(0), vec![fresh(&["a"])])).is_err());
 }
 
+/// The words of the error of saving so many bytes.
+fn refusal(storage: &DiskStorage, of: i32, bytes: usize) -> (usize, String) {
+    let saved = fresh(&[&"x".repeat(bytes)]);
+    let length = saved.batch.encoded_len();
+    match wait(storage.save_batch(&partition(of), vec![saved])) {
+        Err(StorageError::Full(words)) => (length, words),
+        other => panic!("it has no room: {other:?}"),
+    }
+}
+
+#[test]
+fn a_refusal_for_want_of_room_says_how_much_was_to_be_written_what_there_is_and_which_bound_it_is() {
+    let start = |max_bytes, min_free, capacity| {
+        let mut disk = Disk::default();
+        disk.capacity = Some(capacity);
+        start(disk, DiskSettings { max_bytes, min_free_bytes: Some(min_free), ..settings() })
+    };
+    let (fs, storage, _) = start(3_000, 0, 50_000);
+    save(&storage, 0, vec![fresh(&["a"])]);
+    let used = bytes(&fs);
+    let (length, words) = refusal(&storage, 0, 2_900);
+    let wanted = format!("{length} bytes of batches were to be written to /spool;");
+    assert!(words.starts_with(&wanted), "{words}");
+    let bound = format!("it holds {used} of the 3000 that it may (max_bytes), {} are left", 3_000 - used);
+    assert!(words.contains(&bound) && words.contains("raise the bound"), "{words}");
+    // Without a partition, room is wanted for giving them one.
+    let (_, words) = refusal(&storage, UNASSIGNED, 10);
+    assert!(words.contains("once more when their partitions are known"), "{words}");
+
+    let (_, storage, _) = start(1 << 40, 19_000, 20_000);
+    let (length, words) = refusal(&storage, 0, 2_900);
+    assert!(words.starts_with(&format!("{length} bytes of batches were to be written")), "{words}");
+    let bound = "free, of which 19000 are left to others (min_free_bytes)";
+    assert!(words.contains(bound) && words.contains("free some room on the disk"), "{words}");
+
+    let (_, storage, _) = start(1 << 40, 0, 2_000);
+    let (length, words) = refusal(&storage, 0, 2_900);
+    let wanted = format!("{length} bytes of batches were to be written, the disk has");
+    assert!(
+        words.contains(&wanted) && words.contains("free of 2000; the disk itself is the bound"),
+        "{words}"
+    );
+}
+
 #[test]
 fn a_disk_that_others_need_is_left_to_them() {
     let mut disk = Disk::default();
