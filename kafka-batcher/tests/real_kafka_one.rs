@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kafka_batcher::{ReceiptError, Record, TopicHealth};
 use kafka_batcher_testkit::{Error, Isolation, Options, RealKafka, Signal, Suite, Tally};
-use real_kafka::{Flow, LONG, batcher, runtime, text};
+use real_kafka::{Flow, LONG, batcher, kills, runtime, text};
 
 fn main() -> ExitCode {
     Suite::new(Options::one_broker())
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             recreated,
         )
         .test_alone("a broker killed and restarted while events flow does not show", killed)
+        .test_alone("a broker killed again and again beside a spool does not show", killed_beside_a_spool)
         .test_alone("a broker frozen beyond the request's time and thawed does not show", frozen)
         .test_alone("a broker that served in its sleep and was killed then does not show", frozen_and_killed)
         .run()
@@ -297,6 +298,25 @@ fn killed(kafka: &RealKafka) -> Result<(), Error> {
         runtime.block_on(flow.more(6000));
     }
     runtime.block_on(flow.finish(kafka, "killed twice, stopped once")).map(drop)
+}
+
+/// Every other time it stays away until events lie on disk.
+fn killed_beside_a_spool(kafka: &RealKafka) -> Result<(), Error> {
+    let topic = kafka.fresh_topic("killed-spool", 4, &[])?;
+    let runtime = runtime();
+    let flow = runtime.block_on(Flow::with_spool(kafka, &topic, 4, 20_000));
+    for kill in 0..kills() {
+        runtime.block_on(flow.more(500));
+        flow.burst(4000);
+        kafka.kill(1, Signal::Kill)?;
+        flow.burst(2000);
+        if kill % 2 == 0 {
+            runtime.block_on(flow.spooled());
+        }
+        kafka.restart(1)?;
+        runtime.block_on(flow.more(6000));
+    }
+    runtime.block_on(flow.finish(kafka, &format!("killed {} times beside a spool", kills()))).map(drop)
 }
 
 /// Freezes the broker in the midst of a burst, and resolves when the batcher has given up on its requests.

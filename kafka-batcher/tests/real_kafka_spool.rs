@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kafka_batcher::storage::StorageError;
 use kafka_batcher::{BuildError, Collector, KafkaBatcher, Receipt, Record, Report, SpoolMode};
-use kafka_batcher_testkit::{Error, Isolation, Options, RealKafka, Signal, Suite};
+use kafka_batcher_testkit::{Error, Isolation, Options, RealKafka, Signal, Suite, Tally};
 
 const LONG: Duration = Duration::from_secs(120);
 const PARTITIONS: u32 = 3;
@@ -22,6 +22,13 @@ fn main() -> ExitCode {
         .test_alone("a kafka killed while events flow gets them after both were started again", |kafka| {
             restarted(kafka, Signal::Kill)
         })
+        .test_alone("sixteen callers do not see that the broker is killed and restarted", |kafka| {
+            sixteen_callers(kafka, false)
+        })
+        .test_alone(
+            "sixteen callers do not see that the broker is frozen until events go to disk, and thawed",
+            |kafka| sixteen_callers(kafka, true),
+        )
         .test_alone("a topic created anew gets what waited in the spool", recreated)
         .test_alone(
             "events older than a broker remembers arrive, and what may be there twice is counted",
@@ -146,6 +153,84 @@ fn restarted(kafka: &RealKafka, signal: Signal) -> Result<(), Error> {
         assert!(report.recovered > 0);
         assert_eq!(found, (0, 0, 0));
     }
+    Ok(())
+}
+
+/// The Elixir library's own disaster: 161 319 events answered ok, 106 551 of them never in Kafka.
+fn sixteen_callers(kafka: &RealKafka, freeze: bool) -> Result<(), Error> {
+    const CALLERS: u32 = 16;
+    /// Of each caller, before, during and after.
+    const EVENTS: u32 = 3_000;
+    if !kafka.is_ours() {
+        return Ok(());
+    }
+    let topic = kafka.fresh_topic("callers", PARTITIONS, &[])?;
+    let dir = tempfile::tempdir().expect("a directory");
+    let runtime = runtime();
+    let (batcher, collector) = runtime.block_on(start(kafka, &topic, dir.path(), SpoolMode::OnFailure));
+    let call = |part: u32| {
+        (0..CALLERS)
+            .map(|caller| {
+                let collector = collector.clone();
+                runtime.spawn(async move {
+                    let key = format!("caller-{caller}");
+                    for event in part * EVENTS..(part + 1) * EVENTS {
+                        let value = (event * CALLERS + caller).to_string();
+                        collector.add_event((&key, &value)).await.expect("no caller sees an error");
+                    }
+                })
+            })
+            .collect::<Vec<_>>()
+    };
+    let wait = |callers: Vec<tokio::task::JoinHandle<()>>| {
+        runtime.block_on(async {
+            for caller in callers {
+                caller.await.expect("no caller sees an error");
+            }
+        });
+    };
+    wait(call(0));
+    let during = call(1);
+    if freeze {
+        kafka.freeze(1)?;
+    } else {
+        kafka.kill(1, Signal::Kill)?;
+    }
+    let after = call(2);
+    runtime.block_on(async {
+        let spooled = async {
+            while batcher.report().await.spooled == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LONG, spooled).await.expect("events go to disk");
+    });
+    if freeze {
+        kafka.thaw(1)?;
+    } else {
+        kafka.restart(1)?;
+    }
+    wait(during);
+    wait(after);
+    let report = runtime.block_on(batcher.shutdown(LONG));
+    assert!(report.balances() && report.all_delivered(), "{report:?}");
+    let events = 3 * EVENTS * CALLERS;
+    // Two parts of a caller ran beside each other: its order is looked at within each.
+    let mut lists: BTreeMap<(u32, u32), Vec<u32>> = BTreeMap::new();
+    let mut expected: BTreeMap<(u32, u32), Vec<u32>> = BTreeMap::new();
+    let place = |number: u32| (number % CALLERS, number / CALLERS / EVENTS);
+    for number in 0..events {
+        expected.entry(place(number)).or_default().push(number);
+    }
+    for record in kafka.consume(&topic, Isolation::Committed)? {
+        let text = String::from_utf8(record.value.expect("a value")).expect("text");
+        let number: u32 = text.parse().expect("a number");
+        lists.entry(place(number)).or_default().push(number);
+    }
+    let tally = Tally::compare(&expected, &lists);
+    println!("{CALLERS} callers, {}: {tally}; {report:?}", if freeze { "frozen" } else { "killed" });
+    tally.assert_clean();
+    assert_eq!((report.possible_duplicates, report.reorderings), (0, 0), "{report:?}");
     Ok(())
 }
 

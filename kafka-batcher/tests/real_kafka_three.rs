@@ -7,7 +7,7 @@ mod real_kafka;
 use std::process::ExitCode;
 
 use kafka_batcher_testkit::{Error, Options, RealKafka, Signal, Suite};
-use real_kafka::{Flow, runtime};
+use real_kafka::{Flow, kills, runtime};
 
 const PARTITIONS: u32 = 6;
 
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
             "every broker stopped, killed and restarted in turn while 200 000 events flow does not show",
             rolling,
         )
+        .test_alone("brokers killed one after the other beside a spool do not show", killed_beside_a_spool)
         .test_alone("a leader frozen until another leads, and thawed, does not show", frozen_leader)
         .run()
 }
@@ -60,6 +61,25 @@ fn rolling(kafka: &RealKafka) -> Result<(), Error> {
         move_all(kafka, &topic)?;
     }
     runtime.block_on(flow.finish(kafka, "three brokers stopped, three killed, 12 leaders moved")).map(drop)
+}
+
+fn killed_beside_a_spool(kafka: &RealKafka) -> Result<(), Error> {
+    let topic = kafka.fresh_topic("killed-spool", PARTITIONS, &[])?;
+    let runtime = runtime();
+    let flow = runtime.block_on(Flow::with_spool(kafka, &topic, PARTITIONS, 20_000));
+    for kill in 0..kills() {
+        let node = (kill % 3 + 1) as u8;
+        runtime.block_on(flow.more(500));
+        flow.burst(6000);
+        kafka.kill(node, Signal::Kill)?;
+        flow.burst(3000);
+        // The partitions that it led go to disk until they go on elsewhere.
+        runtime.block_on(flow.more(8000));
+        kafka.restart(node)?;
+        kafka.wait_isr(&topic, 3)?;
+        move_all(kafka, &topic)?;
+    }
+    runtime.block_on(flow.finish(kafka, &format!("{} brokers killed beside a spool", kills()))).map(drop)
 }
 
 fn frozen_leader(kafka: &RealKafka) -> Result<(), Error> {

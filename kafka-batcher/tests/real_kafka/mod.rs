@@ -1,6 +1,7 @@
 //! What the tests against a real Kafka share: events that flow while brokers are broken, and what Kafka's own consumer then reads.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -21,8 +22,20 @@ pub(crate) fn runtime() -> Runtime {
 }
 
 /// A batcher of the test's own settings; pauses are short, and a silent broker is left after a second and a half.
+#[allow(dead_code)] // not every test binary does
 pub(crate) async fn batcher(
     kafka: &RealKafka,
+    change: impl FnOnce(&mut Settings, &mut CollectorSettings),
+) -> KafkaBatcher {
+    batcher_with(kafka, None, change).await
+}
+
+/// How long nothing may be acknowledged until events go to disk: some outages of the tests are shorter, some longer.
+const SPOOL_AFTER: Duration = Duration::from_millis(300);
+
+async fn batcher_with(
+    kafka: &RealKafka,
+    spool: Option<&Path>,
     change: impl FnOnce(&mut Settings, &mut CollectorSettings),
 ) -> KafkaBatcher {
     let mut settings = Settings::default();
@@ -32,12 +45,18 @@ pub(crate) async fn batcher(
     settings.request_timeout = Duration::from_millis(1500);
     change(&mut settings, &mut defaults);
     settings.endpoints = kafka.addresses();
-    KafkaBatcher::builder(kafka.addresses())
-        .settings(|s| *s = settings)
-        .collector_defaults(|d| *d = defaults)
-        .start()
-        .await
-        .expect("the batcher starts")
+    let mut builder = KafkaBatcher::builder(kafka.addresses());
+    if let Some(dir) = spool {
+        builder = builder.spool(dir).spool_after(SPOOL_AFTER);
+    }
+    let builder = builder.settings(|s| *s = settings).collector_defaults(|d| *d = defaults);
+    builder.start().await.expect("the batcher starts")
+}
+
+/// How often a broker is killed in the tests that say so.
+#[allow(dead_code)] // not every test binary does
+pub(crate) fn kills() -> u32 {
+    std::env::var("KAFKA_BATCHER_BROKER_KILLS").map_or(5, |n| n.parse().expect("a number of kills"))
 }
 
 /// A record's value as text.
@@ -58,6 +77,8 @@ pub(crate) struct Flow {
     topic: String,
     partitions: u32,
     started: Instant,
+    /// Where the spool is, if there is one.
+    spool: Option<tempfile::TempDir>,
 }
 
 #[derive(Default)]
@@ -84,7 +105,26 @@ impl Flow {
         least: u32,
         change: impl FnOnce(&mut Settings, &mut CollectorSettings),
     ) -> Flow {
-        let batcher = batcher(kafka, |settings, defaults| {
+        Flow::start_on(kafka, topic, partitions, least, None, change).await
+    }
+
+    /// The same with a spool.
+    #[allow(dead_code)] // not every test binary does
+    pub(crate) async fn with_spool(kafka: &RealKafka, topic: &str, partitions: u32, least: u32) -> Flow {
+        let dir = tempfile::tempdir().expect("a directory");
+        Flow::start_on(kafka, topic, partitions, least, Some(dir), |_, _| {}).await
+    }
+
+    async fn start_on(
+        kafka: &RealKafka,
+        topic: &str,
+        partitions: u32,
+        least: u32,
+        spool: Option<tempfile::TempDir>,
+        change: impl FnOnce(&mut Settings, &mut CollectorSettings),
+    ) -> Flow {
+        let dir = spool.as_ref().map(tempfile::TempDir::path);
+        let batcher = batcher_with(kafka, dir, |settings, defaults| {
             // Rounds are told apart, and bursts make many batches.
             defaults.batch_size = 20;
             defaults.min_delay = Duration::from_millis(4);
@@ -124,7 +164,7 @@ impl Flow {
             }
         });
         let (topic, started) = (topic.to_owned(), Instant::now());
-        Flow { control, task, batcher, topic, partitions, started }
+        Flow { control, task, batcher, topic, partitions, started, spool }
     }
 
     /// So many events at once, whatever is acknowledged.
@@ -137,6 +177,17 @@ impl Flow {
     #[allow(dead_code)] // not every test binary does
     pub(crate) fn batcher(&self) -> &KafkaBatcher {
         &self.batcher
+    }
+
+    /// Resolves when events lie on disk.
+    #[allow(dead_code)] // not every test binary does
+    pub(crate) async fn spooled(&self) {
+        let spooled = async {
+            while self.batcher.report().await.spooled == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LONG, spooled).await.expect("events go to disk");
     }
 
     /// Resolves when so many more events have been sent and the last of them was delivered.
@@ -190,6 +241,7 @@ impl Flow {
             self.started.elapsed().as_secs_f64(),
         );
         tally.assert_clean();
+        drop(self.spool);
         assert!(report.balances() && report.all_delivered(), "{report:?}");
         assert_eq!((report.possible_duplicates, report.reorderings), (0, 0), "{report:?}");
         Ok(report)

@@ -6,6 +6,7 @@
 mod elsewhere;
 mod outage;
 mod policies;
+mod rates;
 mod restart;
 #[path = "../support/mod.rs"]
 mod support;
