@@ -79,16 +79,15 @@ impl Outbox {
     }
 
     /// The storage is full, and newer events need so many bytes of it: drops some of the oldest, where that is ordered
-    /// ([`OnFull::DropOldest`]), but not more than half of what there is. False: there is nothing, or it was just looked in
-    /// vain.
-    pub fn make_room(&mut self, bytes: u64, now: Time) -> bool {
-        let there =
-            self.spool.gap.events > 0 || self.entries.iter().any(|entry| entry.place != Place::Memory);
+    /// ([`OnFull::DropOldest`]), but not more than half of what there is, and never below `stays` events. False: there is
+    /// nothing, or it was just looked in vain.
+    pub fn make_room(&mut self, bytes: u64, stays: u64, now: Time) -> bool {
+        let spooled = self.tally().spooled;
         let blocked = self.expiry.blocked_until.is_some_and(|until| now < until);
-        let makes = self.drops_oldest() && there && !blocked && self.state != State::Ending;
+        let makes = self.drops_oldest() && spooled > stays && !blocked && self.state != State::Ending;
         if makes {
             // Half of it at most, and then the save is tried again.
-            (self.expiry.room, self.expiry.stays) = (bytes.max(ROOM_BYTES), self.tally().spooled / 2);
+            (self.expiry.room, self.expiry.stays) = (bytes.max(ROOM_BYTES), stays.max(spooled / 2));
             // What was read before was not looked at for this.
             self.expiry.looked = false;
         }

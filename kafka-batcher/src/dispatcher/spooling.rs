@@ -178,13 +178,16 @@ impl Dispatcher {
         }
     }
 
-    /// The disk is full and this partition has nothing to drop: the one that has most on it makes room.
+    /// The disk is full and this partition has nothing to drop: the one that has most on it makes room. None goes below what
+    /// each would have if all had the same: a quiet partition keeps its newest events beside a loud one.
     pub(super) fn make_room(&mut self, partition: i32, bytes: u64, now: Time) {
+        let spooled: u64 = self.lanes.iter().map(|lane| lane.outbox.tally().spooled).sum();
+        let share = spooled / self.lanes.len().max(1) as u64;
         let others = (0i32..).zip(&mut self.lanes).filter(|(other, _)| *other != partition);
         let mut others: Vec<_> = others.map(|(_, lane)| lane).collect();
         others.sort_by_key(|lane| std::cmp::Reverse(lane.outbox.tally().spooled));
         if let Some(lane) =
-            others.iter_mut().find_map(|lane| lane.outbox.make_room(bytes, now).then_some(lane))
+            others.iter_mut().find_map(|lane| lane.outbox.make_room(bytes, share, now).then_some(lane))
         {
             lane.dirty = true;
             self.lane_mut(partition).into_iter().for_each(|lane| lane.needs_room = true);

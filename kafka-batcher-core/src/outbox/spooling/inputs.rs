@@ -69,7 +69,7 @@ impl Outbox {
                 if bytes > ROOM_BYTES && items.len() > 1 {
                     // A smaller one may fit, or costs less of what is there.
                     self.spool.halvings += 1;
-                } else if !self.make_room(bytes, now) {
+                } else if !self.make_room(bytes, 0, now) {
                     self.no_room(bytes, now);
                 }
                 return;

@@ -225,7 +225,7 @@ fn room_for_another_partition_costs_this_one_at_most_half_of_what_it_has() {
     let mut bench = with_backlog(|spool| spool.on_full = OnFull::DropOldest);
     let saved = bench.unix_ms;
     let _ = next(&mut bench);
-    assert!(bench.outbox.make_room(u64::MAX, bench.now));
+    assert!(bench.outbox.make_room(u64::MAX, 0, bench.now));
     let (mut from, mut lost) = (0, 0);
     loop {
         match next(&mut bench) {
@@ -240,6 +240,7 @@ fn room_for_another_partition_costs_this_one_at_most_half_of_what_it_has() {
         }
     }
     assert_eq!((lost, bench.outbox.tally().spooled), (6, 6));
+    assert!(!bench.outbox.make_room(u64::MAX, 6, bench.now), "its share stays");
 }
 
 #[test]
@@ -255,7 +256,7 @@ fn a_full_disk_on_which_nothing_can_be_dropped_is_told_and_left_alone_for_a_whil
     assert!(matches!(action, Action::Wait { until: Some(until) } if until > bench.now), "{action:?}");
     let told = bench.events();
     assert!(told.iter().any(|event| matches!(event, OutboxEvent::NeedsRoom { .. })), "{told:?}");
-    assert!(!bench.outbox.make_room(1, bench.now), "it has just looked");
+    assert!(!bench.outbox.make_room(1, 0, bench.now), "it has just looked");
     bench.outbox.no_room_anywhere();
     bench.outbox.no_room_anywhere();
     let told = bench.events();

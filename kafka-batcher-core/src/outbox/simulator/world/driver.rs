@@ -313,7 +313,7 @@ impl World {
             if let OutboxEvent::NeedsRoom { bytes } = event {
                 let now = self.time();
                 let others = (0..self.clients.len()).filter(|other| *other != p);
-                match others.into_iter().find(|other| self.clients[*other].outbox.make_room(bytes, now)) {
+                match others.into_iter().find(|other| self.clients[*other].outbox.make_room(bytes, 0, now)) {
                     Some(other) => self.after(0, MS, Happening::Poll(other)),
                     None => self.clients[p].outbox.no_room_anywhere(),
                 }
