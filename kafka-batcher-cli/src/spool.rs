@@ -1,8 +1,9 @@
 //! `kafka-batcher spool`: what lies in a spool's directory, whether it is whole, its events, and sending them now.
 //!
-//! All but `replay` only read, take no lock, and work beside the process that writes.
+//! All but `replay` leave it as it is, take no lock, and work beside the process that writes.
 
 mod events;
+mod export;
 mod replay;
 
 use std::io::{Write, stdout};
@@ -55,6 +56,8 @@ enum Command {
         #[arg(short, long)]
         topic: Option<String>,
     },
+    /// Writes the events that wait to a file of JSON lines, or as plain Kafka log segments
+    Export(export::Args),
     /// Sends what is there now; exit code 3 if some is left
     Replay(replay::Args),
 }
@@ -65,6 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         Command::Verify { dir } => verify(dir),
         Command::Dump { dir, topic } => written(events::dump(&open(dir)?, topic.as_deref())),
         Command::DeadLetters { dir, topic } => written(events::dead_letters(&open(dir)?, topic.as_deref())),
+        Command::Export(args) => export::run(args),
         Command::Replay(args) => replay::run(args),
     }
 }

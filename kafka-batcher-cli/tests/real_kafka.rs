@@ -22,7 +22,43 @@ fn main() -> ExitCode {
         .test("a receipt names the place where java finds the line", receipts)
         .test("a tombstone and a header are what java reads", tombstone)
         .test("a missing topic is named with what to do", missing_topic)
+        .test("segments that are exported from a spool are what kafka reads", exported)
         .run()
+}
+
+/// Java finds every batch valid, the offsets without a gap, every event.
+fn exported(_: &RealKafka) -> Result<(), Error> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    let command = |args: &[&str], input: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kafka-batcher"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the command starts");
+        child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("it reads");
+        child.wait().expect("it ends").code()
+    };
+    let nobody =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").to_string();
+    let spool = path("spool");
+    let produce = ["produce", "-b", &nobody, "--topic", "flights", "--spool", &spool];
+    let hasty = ["--spool-after", "20ms", "--shutdown-timeout", "200ms"];
+    assert_eq!(command(&[&produce[..], &hasty].concat(), FLIGHTS), Some(3));
+    let to = path("exported");
+    assert_eq!(command(&["spool", "export", &spool, "--format", "segments", "--to", &to], ""), Some(0));
+    let log = dir.path().join("exported/flights-unassigned").join(format!("{:020}.log", 0));
+    let dump = kafka_batcher_testkit::LogDump::of_files(&[log])?;
+    println!("exported: {} events in {} batches", dump.records(), dump.batches.len());
+    assert_eq!(dump.records(), 20_000);
+    let mut next = 0;
+    for batch in &dump.batches {
+        assert_eq!((batch.base_offset, batch.producer_id), (next, -1));
+        next += i64::from(batch.count);
+    }
+    Ok(())
 }
 
 /// Keys and values in order.

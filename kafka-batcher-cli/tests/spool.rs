@@ -134,6 +134,49 @@ fn the_tools_show_what_is_there_beside_nobody_or_a_writer_and_replay_sends_it() 
 }
 
 #[test]
+fn an_export_is_what_dump_shows_replaces_nothing_unasked_and_does_not_touch_the_spool() {
+    let spool = Spool::new();
+    spool.produce(&nobody(), &[], &lines(0..20)).ended_with(3);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("events.ndjson");
+    let to = ["--to", file.to_str().expect("UTF-8")];
+    let exported = spool.tool("export", &to);
+    assert_eq!(exported.code, 0, "{exported:?}");
+    exported.says(&["exported 20 events", "events.ndjson"]);
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    let read: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert_eq!(read, spool.tool("dump", &[]).stdout);
+    assert_eq!(read, spool.tool("export", &["--to", "-"]).stdout);
+    spool.tool("export", &to).ended_with(2).says(&["is there already", "--force"]);
+    spool.tool("export", &[&to[..], &["--force"]].concat()).ended_with(0);
+    let within = std::path::Path::new(&spool.path()).join("events.ndjson");
+    let within = within.to_str().expect("UTF-8");
+    spool.tool("export", &["--to", within]).ended_with(2).says(&["lies inside of the spool"]);
+    spool.tool("export", &["--to", "-", "--format", "segments"]).ended_with(2).says(&["needs a directory"]);
+    spool.tool("export", &["--to", "/dev/full", "--force"]).ended_with(2).says(&["no regular file"]);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).expect("it is there").collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(spool.tool("dump", &[]).stdout.len(), 20);
+}
+
+#[test]
+fn an_export_of_a_damaged_spool_writes_what_is_whole_and_says_so() {
+    let spool = Spool::new();
+    for part in [0..20, 20..40] {
+        spool.produce(&nobody(), &[], &lines(part)).ended_with(3);
+    }
+    let segment =
+        std::path::Path::new(&spool.path()).join("topics").join(TOPIC).join(format!("{:020}.log", 0));
+    let mut file = std::fs::OpenOptions::new().write(true).open(&segment).expect("the segment");
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(100)).expect("there");
+    file.write_all(b"#damage#").expect("written");
+    let dir = tempfile::tempdir().expect("a directory");
+    let to = dir.path().join("events.ndjson");
+    let exported = spool.tool("export", &["--to", to.to_str().expect("UTF-8")]);
+    exported.ended_with(1).says(&["warning", "exported 20 events", "what is damaged is missing"]);
+}
+
+#[test]
 fn replay_without_kafka_leaves_everything_there() {
     let spool = Spool::new();
     spool.produce(&nobody(), &[], &lines(0..20)).ended_with(3);

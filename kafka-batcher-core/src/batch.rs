@@ -132,6 +132,13 @@ impl RecordBatch {
         self.stamp
     }
 
+    /// The same events without numbers: for who wants them elsewhere, and not as this producer's.
+    pub fn unstamped(&self) -> RecordBatch {
+        let mut plain = self.clone();
+        plain.set_stamp(Stamp::NONE);
+        plain
+    }
+
     /// Gives it numbers. Who may do so, and when, is decided by the outbox alone.
     pub(crate) fn set_stamp(&mut self, stamp: Stamp) {
         self.stamp = stamp;

@@ -37,7 +37,7 @@ pub(super) fn time(ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", s / 3_600, s / 60 % 60, s % 60)
 }
 
-fn topics(spool: &Spool, only: Option<&str>) -> anyhow::Result<Vec<String>> {
+pub(super) fn topics(spool: &Spool, only: Option<&str>) -> anyhow::Result<Vec<String>> {
     let topics = spool.topics()?;
     Ok(match only {
         None => topics,
@@ -45,20 +45,28 @@ fn topics(spool: &Spool, only: Option<&str>) -> anyhow::Result<Vec<String>> {
     })
 }
 
-/// Writes what waits.
+/// Prints what waits.
 pub(super) fn dump(spool: &Spool, only: Option<&str>) -> anyhow::Result<u8> {
     let mut out = BufWriter::new(stdout().lock());
+    write(spool, only, &mut out)?;
+    out.flush()?;
+    Ok(exit::OK)
+}
+
+/// Writes what waits; answers how many events that are, and how many damages were met.
+pub(super) fn write(spool: &Spool, only: Option<&str>, out: &mut impl Write) -> anyhow::Result<(u64, usize)> {
+    let (mut events, mut damaged) = (0, 0);
     for topic in topics(spool, only)? {
         let scan = spool.scan(&topic)?;
         for batch in scan.batches.iter().filter(|batch| batch.whole) {
             for stored in scan.waiting(batch)? {
-                write_all(&mut out, &topic, batch.partition, &stored, |_| {})?;
+                write_all(out, &topic, batch.partition, &stored, |_| {})?;
+                events += u64::from(stored.batch.count());
             }
         }
-        tell_damage(&scan);
+        damaged += tell_damage(&scan);
     }
-    out.flush()?;
-    Ok(exit::OK)
+    Ok((events, damaged))
 }
 
 /// Writes what was put aside.
@@ -97,10 +105,12 @@ pub(super) fn dead_letters(spool: &Spool, only: Option<&str>) -> anyhow::Result<
     Ok(exit::OK)
 }
 
-fn tell_damage(scan: &TopicScan) {
+/// Names every damage, and says how many.
+pub(super) fn tell_damage(scan: &TopicScan) -> usize {
     for damage in &scan.damage {
         eprintln!("warning: {damage}");
     }
+    scan.damage.len()
 }
 
 fn write_all(
