@@ -39,7 +39,7 @@ async fn rates_of_replay_beside_live() {
         send().await;
         let spooling = begun.elapsed();
         let report = batcher.report().await;
-        assert_eq!(report.spooled, u64::from(EVENTS), "{report:?}");
+        assert!(report.spooled >= u64::from(EVENTS), "{report:?}");
         let begun = Instant::now();
         site.start_kafka();
         site.drained(&batcher).await;
