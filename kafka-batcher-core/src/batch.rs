@@ -228,7 +228,19 @@ impl RecordBatch {
     /// # Errors
     /// [`DecodeError`] says what is wrong with which record. Compressed batches are not read yet.
     pub fn decode(bytes: &[u8]) -> Result<(RecordBatch, usize), DecodeError> {
-        decoder::decode(bytes)
+        decoder::decode(bytes, &mut Chunk::unpooled)
+    }
+
+    /// The same, in memory of the caller's: `memory` is asked for so many bytes, as often as it gives fewer, and gives at
+    /// least one.
+    ///
+    /// # Errors
+    /// As [`RecordBatch::decode`].
+    pub fn decode_in(
+        bytes: &[u8],
+        memory: &mut dyn FnMut(usize) -> Chunk,
+    ) -> Result<(RecordBatch, usize), DecodeError> {
+        decoder::decode(bytes, memory)
     }
 
     /// The records, decoded and owned. Copies the body once: for split, cut and regroup, which are rare.

@@ -1,6 +1,9 @@
 //! The spool against a real Kafka that was stopped, killed, or given a new topic between two of our processes; read back
 //! by Kafka's Java consumer. (Processes killed with SIGKILL: the command's tests.)
 
+#[path = "support/rates.rs"]
+mod rates;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,6 +36,10 @@ fn main() -> ExitCode {
         .test_alone(
             "events older than a broker remembers arrive, and what may be there twice is counted",
             old,
+        )
+        .test_alone(
+            "what arrives from disk is counted; its rate beside the live one is printed if asked for",
+            replay_rate,
         )
         .run()
 }
@@ -152,6 +159,36 @@ fn restarted(kafka: &RealKafka, signal: Signal) -> Result<(), Error> {
         );
         assert!(report.recovered > 0);
         assert_eq!(found, (0, 0, 0));
+    }
+    Ok(())
+}
+
+/// A measurement of so many million events, three rounds, if `KAFKA_BATCHER_RATES` says how many.
+fn replay_rate(kafka: &RealKafka) -> Result<(), Error> {
+    let millions =
+        std::env::var("KAFKA_BATCHER_RATES").ok().and_then(|millions| millions.parse::<u32>().ok());
+    let (events, rounds) = millions.map_or((100_000, 1), |millions| (millions * 1_000_000, 3));
+    if !kafka.is_ours() {
+        return Ok(());
+    }
+    for round in 1..=rounds {
+        let topic = kafka.fresh_topic("rates", 16, &[])?;
+        let dir = tempfile::tempdir().expect("a directory");
+        let report = runtime().block_on(async {
+            let started = KafkaBatcher::builder(kafka.addresses())
+                .settings(|s| s.retry_backoff_max = Duration::from_millis(250))
+                .spool(dir.path())
+                .spool_after(Duration::from_millis(200));
+            let batcher = started.start().await.expect("it starts");
+            let collector = batcher.collector(&topic).build().expect("a collector");
+            let stop = || kafka.kill(1, Signal::Term).expect("it stops");
+            let start = || kafka.restart(1).expect("it starts");
+            rates::round(&format!("round {round}"), (&batcher, &collector), events, stop, start).await;
+            batcher.shutdown(LONG).await
+        });
+        assert!(report.all_delivered() && report.delivered == 2 * u64::from(events), "{report:?}");
+        let there: i64 = kafka.offsets(&topic)?.iter().map(|p| p.latest - p.earliest).sum();
+        assert_eq!(there, 2 * i64::from(events));
     }
     Ok(())
 }

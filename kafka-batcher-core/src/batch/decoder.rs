@@ -58,7 +58,10 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     out
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<(RecordBatch, usize), DecodeError> {
+pub(super) fn decode(
+    bytes: &[u8],
+    memory: &mut dyn FnMut(usize) -> Chunk,
+) -> Result<(RecordBatch, usize), DecodeError> {
     if bytes.len() < HEADER_LEN {
         return Err(DecodeError::Truncated { have: bytes.len(), need: HEADER_LEN });
     }
@@ -88,10 +91,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RecordBatch, usize), DecodeError> 
     let count = plausible.ok_or(DecodeError::BadCount { count, last_offset_delta })?;
     let base_timestamp = i64::from_be_bytes(field(whole, 27));
     check_records(body, count, base_timestamp, |_| {})?;
-    let mut chunk = Chunk::unpooled(body.len());
-    chunk.claim(body.len()).copy_from_slice(body);
+    let mut chunks = Vec::new();
+    let mut rest = body;
+    while !rest.is_empty() {
+        let mut chunk = memory(rest.len());
+        let fits = rest.len().min(chunk.capacity()).max(1);
+        let (here, later) = rest.split_at(fits);
+        chunk.claim(fits).copy_from_slice(here);
+        chunks.push(chunk);
+        rest = later;
+    }
     let batch = RecordBatch {
-        body: std::sync::Arc::new(Body::new(vec![chunk], Vec::new())),
+        body: std::sync::Arc::new(Body::new(chunks, Vec::new())),
         fixed: Fixed {
             attributes,
             base_timestamp,

@@ -1,57 +1,40 @@
 //! How fast a backlog drains, beside the same events sent live, in one run. A measurement: prints, and asserts only that all
-//! arrives.
+//! arrives. The same against a real Kafka is in `real_kafka_spool`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kafka_batcher::{KafkaBatcher, SpoolMode};
+use kafka_batcher::KafkaBatcher;
+use kafka_batcher_broker::{EmbeddedKafka, ProducerMemory, Storage};
 
-use crate::support::ready;
-use crate::{Kept, LONG, Site, TOPIC};
+use crate::support::{rates, ready};
+use crate::{LONG, PARTITIONS, TOPIC};
 
 const EVENTS: u32 = 5_000_000;
 
+/// The broker keeps nothing: one that did would need new memory for the second half only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: --release --ignored --nocapture rates"]
 async fn rates_of_replay_beside_live() {
-    for round in 1..=3 {
-        let site = Site::on_disk(SpoolMode::OnFailure);
-        let Kept::Disk(dir) = &site.storage else { panic!("it is on disk") };
-        let started = KafkaBatcher::builder([site.bootstrap.clone()])
+    for round in 1..=6 {
+        let kafka = EmbeddedKafka::builder().topic(TOPIC, PARTITIONS).storage(Storage::Discard).start();
+        let kafka = kafka.expect("the embedded broker starts");
+        let dir = tempfile::tempdir().expect("a directory");
+        let started = KafkaBatcher::builder([kafka.bootstrap()])
             .spool(dir.path())
             .spool_after(Duration::from_millis(20))
             .settings(|s| s.retry_backoff_max = Duration::from_millis(100));
         let batcher = started.start().await.expect("it starts");
         let collector = batcher.collector(TOPIC).build().expect("the collector starts");
         ready(&batcher, TOPIC).await;
-        let value = "v".repeat(100);
-        let send = async || {
-            for n in 0..EVENTS {
-                let key = (n % 97).to_string();
-                collector.add_event((&key, &value)).await.expect("accepted");
-            }
-            collector.flush().await;
-        };
-        let begun = Instant::now();
-        send().await;
-        let live = begun.elapsed();
-        site.stop_kafka();
-        let begun = Instant::now();
-        send().await;
-        let spooling = begun.elapsed();
-        let report = batcher.report().await;
-        assert!(report.spooled >= u64::from(EVENTS), "{report:?}");
-        let begun = Instant::now();
-        site.start_kafka();
-        site.drained(&batcher).await;
-        let replay = begun.elapsed();
+        rates::round(
+            &format!("round {round}"),
+            (&batcher, &collector),
+            EVENTS,
+            || kafka.stop_broker(1).expect("a broker"),
+            || kafka.restart_broker(1, ProducerMemory::LastBatch).expect("a broker"),
+        )
+        .await;
         let report = batcher.shutdown(LONG).await;
         assert!(report.all_delivered() && report.delivered == 2 * u64::from(EVENTS), "{report:?}");
-        let rate = |time: Duration| f64::from(EVENTS) / time.as_secs_f64() / 1e6;
-        println!(
-            "round {round}: live {:.2}, to disk {:.2}, replay {:.2} million events a second",
-            rate(live),
-            rate(spooling),
-            rate(replay)
-        );
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test binary uses its own part of it
 
+pub(crate) mod rates;
+
 use std::time::Duration;
 
 use kafka_batcher::{CollectorSettings, KafkaBatcher, Settings};

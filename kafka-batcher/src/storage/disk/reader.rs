@@ -1,8 +1,12 @@
 //! Reads batches back, on a thread of its own: every byte is checked before it is given out.
 
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use kafka_batcher_core::{Chunk, HEADER_LEN, Numbers, RecordBatch, StorageError, Stored};
+use kafka_batcher_core::{
+    BufferPool, Chunk, DecodeError, HEADER_LEN, MAX_CHUNK, Numbers, RecordBatch, Share, StorageError, Stored,
+};
 use tokio::sync::oneshot;
 
 use super::super::Read;
@@ -11,6 +15,11 @@ use super::fs::{File, Fs, failed};
 use super::index::{Entry, NEVER_SENT, Piece};
 use super::recovery::quarantine;
 use super::topic::{Segment, Topic};
+
+/// Bytes of memory that the reader keeps to use again.
+const REUSED: usize = 16 << 20;
+/// For so long, while nobody reads.
+const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// What is to be read.
 #[derive(Debug)]
@@ -22,12 +31,39 @@ pub(super) struct Job {
     pub(super) done: oneshot::Sender<Result<Read, StorageError>>,
 }
 
+/// Memory that batches lie in on their way from the disk to Kafka. It is used again while replay goes on: what is asked
+/// anew of the system for every batch costs a page fault for every 4 KiB of it.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pool: BufferPool,
+    share: Share,
+    bytes: Vec<u8>,
+    used: bool,
+}
+
+impl Memory {
+    pub(super) fn new() -> Self {
+        Memory { pool: BufferPool::new(REUSED), share: Share::new(REUSED), bytes: Vec::new(), used: false }
+    }
+}
+
 /// Serves reads until nobody can ask any more.
 pub(super) fn run(fs: &dyn Fs, jobs: &mpsc::Receiver<Job>) {
-    while let Ok(job) = jobs.recv() {
-        let read = read(fs, &job.topic, job.partition, job.from, job.max_bytes);
-        // Who asked may have gone.
-        let _ = job.done.send(read);
+    let mut memory = Memory::new();
+    loop {
+        let job = match memory.used {
+            true => jobs.recv_timeout(KEPT_FOR),
+            false => jobs.recv().map_err(RecvTimeoutError::from),
+        };
+        match job {
+            Ok(job) => {
+                let read = read(fs, &job, &mut memory);
+                // Who asked may have gone.
+                let _ = job.done.send(read);
+            }
+            Err(RecvTimeoutError::Timeout) => memory = Memory::new(),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
     }
 }
 
@@ -64,18 +100,14 @@ fn plan(topic: &Topic, partition: i32, from: u64, max_bytes: usize) -> Vec<Plann
     planned
 }
 
-fn read(
-    fs: &dyn Fs,
-    topic: &Topic,
-    partition: i32,
-    from: u64,
-    max_bytes: usize,
-) -> Result<Read, StorageError> {
+fn read(fs: &dyn Fs, job: &Job, memory: &mut Memory) -> Result<Read, StorageError> {
+    let Job { topic, partition, from, max_bytes, .. } = job;
+    let (partition, from, max_bytes) = (*partition, *from, *max_bytes);
     let mut read = Read { next: from, ..Read::default() };
     for planned in plan(topic, partition, from, max_bytes) {
         let Planned { entry, pieces, own, saved_ms, segment } = planned;
         let place = Place { position: entry.position, partition };
-        let batch = match fetch(segment.file.as_ref(), &entry, place) {
+        let batch = match fetch(segment.file.as_ref(), &entry, place, memory) {
             Ok(batch) => batch,
             Err(Fetch::Io(error)) if read.batches.is_empty() && read.damage.is_empty() => {
                 return Err(failed("read", &segment.path, &error));
@@ -124,25 +156,51 @@ pub(super) enum Fetch {
 }
 
 /// Reads a batch and checks it.
-pub(super) fn fetch(file: &dyn File, entry: &Entry, place: Place) -> Result<RecordBatch, Fetch> {
-    let bytes = fetch_bytes(file, entry, place)?;
-    RecordBatch::decode(&bytes).map(|(batch, _)| batch).map_err(|error| Fetch::Damaged(error.to_string()))
+pub(super) fn fetch(
+    file: &dyn File,
+    entry: &Entry,
+    place: Place,
+    memory: &mut Memory,
+) -> Result<RecordBatch, Fetch> {
+    memory.used = true;
+    let Memory { pool, share, bytes, .. } = memory;
+    fill(file, entry, place, bytes)?;
+    // Never waits: the reads that are under way are bounded elsewhere.
+    let mut chunk = |bytes: usize| pool.acquire_reserve(share, bytes.min(MAX_CHUNK));
+    match RecordBatch::decode_in(bytes, &mut chunk) {
+        Ok((batch, _)) => Ok(batch),
+        Err(DecodeError::BadCrc { .. }) => Err(Fetch::Damaged(BAD_CRC.to_owned())),
+        Err(error) => Err(Fetch::Damaged(error.to_string())),
+    }
 }
 
 /// The same, as bytes; what of the header lies outside the CRC is written anew.
 pub(super) fn fetch_bytes(file: &dyn File, entry: &Entry, place: Place) -> Result<Vec<u8>, Fetch> {
-    let mut bytes = vec![0; entry.length as usize];
-    match file.read_at(&mut bytes, entry.offset.into()) {
+    let mut bytes = Vec::new();
+    fill(file, entry, place, &mut bytes)?;
+    if crc_of(&bytes, entry.length) != Some(entry.crc) {
+        return Err(Fetch::Damaged(BAD_CRC.to_owned()));
+    }
+    Ok(bytes)
+}
+
+const BAD_CRC: &str = "the batch is damaged, its CRC does not fit";
+
+/// Reads a batch's bytes, and writes anew what of its header lies outside the CRC, and the CRC that it must have.
+fn fill(file: &dyn File, entry: &Entry, place: Place, bytes: &mut Vec<u8>) -> Result<(), Fetch> {
+    // Zeroes only what it never held before.
+    bytes.resize(entry.length as usize, 0);
+    match file.read_at(bytes, entry.offset.into()) {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             return Err(Fetch::Damaged("the file ends before the batch does".to_owned()));
         }
         read => read.map_err(Fetch::Io)?,
     }
-    if bytes.len() < HEADER_LEN || crc_of(&bytes, entry.length) != Some(entry.crc) {
-        return Err(Fetch::Damaged("the batch is damaged, its CRC does not fit".to_owned()));
+    if bytes.len() < HEADER_LEN {
+        return Err(Fetch::Damaged(BAD_CRC.to_owned()));
     }
-    heal(&mut bytes, place, entry.length, entry.crc);
-    Ok(bytes)
+    heal(bytes, place, entry.length, entry.crc);
+    Ok(())
 }
 
 /// Gives out what waits of a batch, piece by piece; when it was saved is left open.

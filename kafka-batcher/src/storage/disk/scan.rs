@@ -12,7 +12,7 @@ use super::fs::{Fs, RealFs, failed};
 use super::index::{Entry, NEVER_SENT};
 use super::load::{Damage, Loaded, Visitor, load};
 use super::place::{TOPICS, check_format, check_topic};
-use super::reader::{Fetch, fetch, give};
+use super::reader::{Fetch, Memory, fetch, give};
 use super::topic::{Segment, State};
 use super::walk::{Found, Group};
 
@@ -197,7 +197,7 @@ impl TopicScan {
         let segment =
             self.state.segments.get(&(batch.segment as u32)).ok_or_else(|| words("no such segment"))?;
         let place = Place { position: batch.position, partition: batch.partition };
-        fetch(segment.file.as_ref(), &batch.entry(), place).map_err(|error| match error {
+        fetch(segment.file.as_ref(), &batch.entry(), place, &mut Memory::new()).map_err(|error| match error {
             Fetch::Io(error) => failed("read", path, &error),
             Fetch::Damaged(what) => words(&what),
         })
