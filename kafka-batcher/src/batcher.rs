@@ -28,7 +28,9 @@ use crate::topic::Topic;
 /// Accumulates events per partition and delivers them in batches. Cheap to clone; all clones are the same batcher.
 ///
 /// Call [`KafkaBatcher::shutdown`] before the process ends: it delivers what is left and says what became of it.
-/// Dropping the last clone without it loses what is still in memory and not in the spool, and says so in the log.
+/// Dropping the last clone without it loses what is still in memory, and says so in the log. With a spool that tries its best
+/// first: the thread on which the runtime ends the batcher's tasks waits up to two seconds a topic until what was in memory
+/// is on disk.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -336,7 +338,13 @@ impl Drop for Inner {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let left: u64 = state.topics.values().map(|running| running.topic.unsettled()).sum();
         if state.report.is_none() {
-            if left > 0 {
+            if left > 0 && self.storage.is_some() {
+                // How that ends, the dispatchers say.
+                tracing::warn!(
+                    events = left,
+                    "the batcher was dropped without shutdown; what was not delivered yet goes to the spool"
+                );
+            } else if left > 0 {
                 tracing::error!(
                     events = left,
                     "the batcher was dropped without shutdown; what was not delivered yet is lost"

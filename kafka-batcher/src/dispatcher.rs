@@ -139,10 +139,14 @@ pub(crate) struct Dispatcher {
     /// Of the dead letters, those that were never an outbox's.
     lane_dead_lettered: u64,
     requests: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Calls of the storage that are under way. Apart from the requests, because they can be waited for without a runtime.
+    storing: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Produce requests under way, by node.
     under_way: HashMap<i32, usize>,
     barriers: Vec<Barrier>,
     closing: Option<Closing>,
+    /// It was told to close, and has.
+    finished: bool,
     /// How many partitions are in trouble; the operator is told of the first and of the end.
     troubled: usize,
     /// The operator was told that somebody must act.
@@ -179,6 +183,8 @@ impl Dispatcher {
             spool_troubled: false,
             lane_dead_lettered: 0,
             requests: FuturesUnordered::new(),
+            storing: FuturesUnordered::new(),
+            finished: false,
             under_way: HashMap::new(),
             barriers: Vec::new(),
             closing: None,
@@ -221,6 +227,7 @@ impl Dispatcher {
             }
             tokio::select! {
                 Some(done) = self.requests.next(), if !self.requests.is_empty() => self.on_done(done),
+                Some(done) = self.storing.next(), if !self.storing.is_empty() => self.on_done(done),
                 () = topic.wake.notified() => {}
                 () = &mut timer, if next.is_some() => {}
                 Some(command) = self.parts.commands.recv() => self.on_command(command),
@@ -237,6 +244,9 @@ impl Dispatcher {
             }
             // What else has been answered meanwhile goes into the same round.
             while let Some(Some(done)) = self.requests.next().now_or_never() {
+                self.on_done(done);
+            }
+            while let Some(Some(done)) = self.storing.next().now_or_never() {
                 self.on_done(done);
             }
         }
@@ -525,7 +535,7 @@ impl Dispatcher {
     }
 
     /// The time to deliver is over. With a spool, what is left goes there first.
-    fn end(&mut self, now: Time) {
+    pub(super) fn end(&mut self, now: Time) {
         let Some(closing) = &mut self.closing else { return };
         match closing.spilling_until {
             None if self.parts.storage.is_some() && self.opened => {
@@ -571,6 +581,7 @@ impl Dispatcher {
     }
 
     fn finish(mut self) {
+        self.finished = true;
         self.settle_barriers();
         self.leave_unassigned();
         let report = self.final_report();
@@ -612,11 +623,12 @@ impl Dispatcher {
 }
 
 impl Drop for Dispatcher {
-    /// Ended before its time, with the batcher or the runtime: what is left is given up, so that nobody waits for ever for
-    /// an outcome that nobody will bring.
+    /// Ended before its time, with the batcher or the runtime: what is left goes to the spool if there is one, and what it
+    /// does not take is given up, so that nobody waits for ever for an outcome that nobody will bring.
     fn drop(&mut self) {
         self.parts.topic.close();
         self.collect();
+        self.spill_at_last();
         self.abandon(self.parts.topic.clock.now());
         self.leave_unassigned();
         self.tell_losses();

@@ -5,11 +5,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 use kafka_batcher_core::{Action, ClusterId, ReadBack, StorageError, Time, TopicPartition};
 
-use super::{Dispatcher, Done};
+use super::{Closing, Dispatcher, Done};
 use crate::connection_manager::ClusterHealth;
 use crate::error_notifier::NotificationKind;
 use crate::panics;
@@ -18,6 +20,18 @@ use crate::storage::{Recovered, TempStorage, UNASSIGNED};
 /// Bytes that all partitions of a topic together may hold in memory for replay. Beyond it a partition reads only when
 /// it has nothing to send; so it bounds what many replaying partitions take besides the memory bound.
 const REPLAY_BYTES: usize = 16 << 20;
+
+/// How long the thread that drops a batcher waits for the storage.
+const LAST_SPILL: Duration = Duration::from_secs(2);
+
+/// Wakes a thread that waits for a future.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
 
 /// A read that an outbox asked for and that waits for memory.
 pub(super) struct PendingRead {
@@ -73,11 +87,60 @@ impl Dispatcher {
         self.parts.storage.clone()
     }
 
+    pub(super) fn spawn_storing(&mut self, call: impl Future<Output = Done> + Send + 'static) {
+        self.storing.push(Box::pin(call));
+    }
+
+    /// The batcher was dropped without shutdown: what is in memory goes to the spool, as far as that takes it at once.
+    ///
+    /// Drop cannot wait for a task, and the runtime may be going, too; so this thread waits for the storage, and for
+    /// nothing else.
+    pub(super) fn spill_at_last(&mut self) {
+        // After a panic nobody knows what state it is in.
+        let in_order = self.opened && !std::thread::panicking();
+        if self.finished || !in_order || self.parts.storage.is_none() {
+            return;
+        }
+        // Whatever they would answer comes too late, and their timers may have gone with the runtime.
+        self.requests.clear();
+        self.under_way.clear();
+        let begun = Instant::now();
+        let deadline = self.parts.topic.clock.now();
+        let closing =
+            self.closing.get_or_insert_with(|| Closing { deadline, spilling_until: None, done: Vec::new() });
+        closing.deadline = deadline;
+        self.end(deadline);
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
+        while let Some(left) = LAST_SPILL.checked_sub(begun.elapsed()) {
+            self.drive();
+            if self.is_done() {
+                break;
+            }
+            let stored = std::future::poll_fn(|context| self.storing.poll_next_unpin(context));
+            // Outside of a task nobody renews tokio's budget.
+            match std::pin::pin!(tokio::task::unconstrained(stored)).poll(&mut context) {
+                Poll::Ready(Some(done)) => self.on_done(done),
+                // The storage does not take it, and there is no time to try again.
+                Poll::Ready(None) => break,
+                Poll::Pending => std::thread::park_timeout(left),
+            }
+        }
+        let events = self.parts.topic.unsettled();
+        if events > 0 {
+            tracing::error!(
+                topic = &*self.parts.topic.name,
+                events,
+                "the batcher was dropped without shutdown, and the spool did not take what was in memory: it is lost"
+            );
+        }
+    }
+
     /// Asks what an earlier process left.
     pub(super) fn open_storage(&mut self) {
         let Some(storage) = self.storage() else { return };
         let topic = self.parts.topic.name.clone();
-        self.spawn(async move { Done::Stored(Stored::Opened(guarded(storage.open(&topic)).await)) });
+        self.spawn_storing(async move { Done::Stored(Stored::Opened(guarded(storage.open(&topic)).await)) });
     }
 
     fn opened(&mut self, result: Result<Recovered, StorageError>) {
@@ -98,7 +161,7 @@ impl Dispatcher {
                     self.tell(NotificationKind::SpoolError, None, message);
                 }
                 let (timer, again) = (self.parts.topic.clock.now(), self.parts.outbox.backoff.initial);
-                self.open_again_at = Some(timer + again.max(std::time::Duration::from_secs(1)));
+                self.open_again_at = Some(timer + again.max(Duration::from_secs(1)));
                 return;
             }
         };
@@ -147,26 +210,26 @@ impl Dispatcher {
         let Some(storage) = self.storage() else { return };
         let place = TopicPartition::new(&*self.parts.topic.name, partition);
         match action {
-            Action::Save { ticket, batches } => self.spawn(async move {
+            Action::Save { ticket, batches } => self.spawn_storing(async move {
                 let result = guarded(storage.save_batch(&place, batches)).await;
                 Done::Stored(Stored::Saved { partition, ticket, result })
             }),
-            Action::Renumber { ticket, numbers } => self.spawn(async move {
+            Action::Renumber { ticket, numbers } => self.spawn_storing(async move {
                 let result = guarded(storage.renumber(&place, numbers)).await;
                 Done::Stored(Stored::Renumbered { partition, ticket, result })
             }),
             Action::Read { ticket, from, max_bytes } => {
                 self.reads.push_back(PendingRead { partition, ticket, from, max_bytes });
             }
-            Action::Reject { ticket, letters } => self.spawn(async move {
+            Action::Reject { ticket, letters } => self.spawn_storing(async move {
                 let result = guarded(storage.reject(&place, letters)).await;
                 Done::Stored(Stored::Rejected { partition, ticket, result })
             }),
-            Action::Drop { ticket, from, through } => self.spawn(async move {
+            Action::Drop { ticket, from, through } => self.spawn_storing(async move {
                 let result = guarded(storage.drop_events(&place, from, through)).await;
                 Done::Stored(Stored::Rejected { partition, ticket, result })
             }),
-            Action::Commit { through, ticket } => self.spawn(async move {
+            Action::Commit { through, ticket } => self.spawn_storing(async move {
                 let result = guarded(storage.commit(&place, through, ticket.is_some())).await;
                 Done::Stored(Stored::Committed { partition, ticket, result })
             }),
@@ -210,7 +273,7 @@ impl Dispatcher {
             held += max_bytes;
             let place = TopicPartition::new(&*self.parts.topic.name, partition);
             let storage = storage.clone();
-            self.spawn(async move {
+            self.spawn_storing(async move {
                 let result = guarded(storage.read(&place, from, max_bytes)).await;
                 Done::Stored(Stored::Read { partition, ticket, result })
             });
@@ -266,7 +329,7 @@ impl Dispatcher {
         }
         self.remembered_partitions = partitions;
         let topic = self.parts.topic.name.clone();
-        self.spawn(async move {
+        self.spawn_storing(async move {
             Done::Stored(Stored::Kept(guarded(storage.keep_partitions(&topic, partitions)).await))
         });
     }

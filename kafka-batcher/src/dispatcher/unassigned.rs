@@ -146,7 +146,7 @@ impl Dispatcher {
             .collect();
         self.unassigned.saving = Some(batches.len());
         let place = TopicPartition::new(&*self.parts.topic.name, UNASSIGNED);
-        self.spawn(async move {
+        self.spawn_storing(async move {
             let result = guarded(storage.save_batch(&place, batches)).await;
             Done::Stored(Stored::Saved { partition: UNASSIGNED, ticket: 0, result })
         });
@@ -265,7 +265,7 @@ impl Dispatcher {
             }
             Ok(step)
         };
-        self.spawn(guarded(step).map(Done::Regrouped));
+        self.spawn_storing(guarded(step).map(Done::Regrouped));
     }
 
     pub(super) fn regrouped(&mut self, step: Result<Step, StorageError>) {

@@ -3,7 +3,9 @@
 //! A process that is killed is a batcher dropped without shutdown, on a storage that outlives it; real processes and a real
 //! Kafka have tests of their own. Nothing here waits for a clock but `spool_after`, which is some milliseconds.
 
+mod dropped;
 mod elsewhere;
+mod mortal;
 mod outage;
 mod policies;
 mod rates;
@@ -13,16 +15,18 @@ mod support;
 mod unknown;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kafka_batcher::storage::StorageError;
 use kafka_batcher::{
-    BuildError, Builder, Collector, ErrorNotifier, KafkaBatcher, MemoryStorage, Notification,
-    NotificationKind, Receipt, SpoolMode,
+    Builder, Collector, DiskSettings, DiskStorage, ErrorNotifier, KafkaBatcher, MemoryStorage, Notification,
+    NotificationKind, Receipt, SpoolMode, TempStorage,
 };
 use kafka_batcher_broker::{EmbeddedKafka, ProducerMemory};
 
+use crate::mortal::Mortal;
 use crate::support::LONG;
 
 const TOPIC: &str = "flights";
@@ -83,6 +87,8 @@ struct Site {
     storage: Kept,
     mode: SpoolMode,
     told: Told,
+    /// Kills the process that was started last.
+    dead: Arc<AtomicBool>,
     /// Events sent so far: key and number.
     sent: u32,
     /// Those that must arrive.
@@ -99,6 +105,7 @@ impl Site {
             storage: Kept::Memory(MemoryStorage::default()),
             mode,
             told: Told::default(),
+            dead: Arc::default(),
             sent: 0,
             durable: Vec::new(),
         }
@@ -117,13 +124,9 @@ impl Site {
         }
     }
 
-    fn builder(&self) -> Builder {
-        let builder = KafkaBatcher::builder([self.bootstrap.clone()]);
-        let builder = match &self.storage {
-            Kept::Memory(memory) => builder.storage(memory.clone()),
-            Kept::Disk(dir) => builder.spool(dir.path()),
-        };
-        builder
+    /// Without a storage.
+    fn settings(&self) -> Builder {
+        KafkaBatcher::builder([self.bootstrap.clone()])
             .settings(|s| {
                 s.retry_backoff = Duration::from_millis(5);
                 s.retry_backoff_max = Duration::from_millis(50);
@@ -138,19 +141,37 @@ impl Site {
             .spool_after(Duration::from_millis(20))
     }
 
-    async fn start(&self) -> (KafkaBatcher, Collector) {
-        let batcher = loop {
-            match self.builder().start().await {
-                Ok(batcher) => break batcher,
-                // The tasks of the one before are dropped by the runtime when it comes to them, and the disk with them.
-                Err(BuildError::Spool(StorageError::Failed(message)))
-                    if message.contains("another process") =>
-                {
-                    tokio::task::yield_now().await;
+    fn builder(&self) -> Builder {
+        match &self.storage {
+            Kept::Memory(memory) => self.settings().storage(memory.clone()),
+            Kept::Disk(dir) => self.settings().spool(dir.path()),
+        }
+    }
+
+    /// The storage as a process has it, until that is killed.
+    async fn life(&mut self) -> Mortal {
+        let storage: Box<dyn TempStorage> = match &self.storage {
+            Kept::Memory(memory) => Box::new(memory.clone()),
+            Kept::Disk(dir) => loop {
+                match DiskStorage::new(DiskSettings::new(dir.path())) {
+                    Ok(disk) => break Box::new(disk),
+                    // The tasks of the one before are dropped by the runtime when it comes to them, and the disk with
+                    // them.
+                    Err(StorageError::Failed(message)) if message.contains("one process at a time") => {
+                        tokio::task::yield_now().await;
+                    }
+                    Err(error) => panic!("{error}"),
                 }
-                Err(error) => panic!("{error}"),
-            }
+            },
         };
+        let mortal = Mortal::new(storage);
+        self.dead = mortal.dead();
+        mortal
+    }
+
+    async fn start(&mut self) -> (KafkaBatcher, Collector) {
+        let storage = self.life().await;
+        let batcher = self.settings().storage(storage).start().await.expect("it starts");
         let collector = batcher.collector(TOPIC).build().expect("the collector starts");
         (batcher, collector)
     }
@@ -185,8 +206,10 @@ impl Site {
         self.kafka.restart_broker(1, ProducerMemory::LastBatch).expect("a broker");
     }
 
-    /// What a kill does: the batcher is gone, and with it what the storage only took as a hint.
+    /// What a kill does: the batcher is gone, and with it what the storage only took as a hint. Nothing reaches the storage
+    /// any more: a batcher that is dropped would put there what it has in memory.
     async fn kill(&self, batcher: KafkaBatcher, collector: Collector) {
+        self.dead.store(true, Ordering::SeqCst);
         drop((batcher, collector));
         // The tasks of the batcher are dropped by the runtime when it comes to them.
         tokio::task::yield_now().await;

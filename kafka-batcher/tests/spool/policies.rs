@@ -156,7 +156,7 @@ async fn a_full_spool_that_rejects_refuses_at_once_and_nothing_that_was_accepted
 #[tokio::test]
 async fn what_kafka_would_delete_at_once_is_held_and_told_until_somebody_consents() {
     for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
-        let site = Site::on_disk(mode);
+        let mut site = Site::on_disk(mode);
         let (batcher, collector) = site.start().await;
         ready(&batcher, TOPIC).await;
         site.stop_kafka();
