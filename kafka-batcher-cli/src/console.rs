@@ -8,7 +8,7 @@ use std::io::{IsTerminal, Write, stderr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use kafka_batcher::{ErrorNotifier, Notification, NotificationKind};
 
 /// How often progress is told where there is no terminal.
@@ -63,12 +63,19 @@ impl Console {
         self.line(message);
     }
 
+    /// How much there is to be done, once that is known.
+    pub(crate) fn total(&self, total: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+        }
+    }
+
     /// How far it is. Cheap enough for a few calls a second.
     pub(crate) fn progress(&self, position: u64, message: impl FnOnce() -> String) {
         match &self.bar {
             Some(bar) => {
-                bar.set_message(message());
                 bar.set_position(position);
+                bar.set_message(message());
             }
             None if self.volume == Volume::Normal => {
                 let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,17 +112,27 @@ impl Console {
 pub(crate) enum Unit {
     Bytes,
     Events,
+    /// Events that wait for their delivery: the message counts them, the bar says how long it may take.
+    Backlog,
 }
 
 fn style(known: bool, unit: Unit) -> ProgressStyle {
     let template = match (known, unit) {
         (true, Unit::Bytes) => "{bar:32.cyan/blue} {binary_bytes:>9}/{binary_total_bytes} {msg}",
         (true, Unit::Events) => "{bar:32.cyan/blue} {pos:>6}/{len} {msg}",
+        (true, Unit::Backlog) => "{bar:32.cyan/blue} {msg}{left}",
+        (false, Unit::Backlog) => "{spinner} {msg}",
         (false, Unit::Bytes) => "{spinner} {binary_bytes} {msg}",
         (false, Unit::Events) => "{spinner} {pos} {msg}",
     };
     // The templates are tested to be valid.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // Before anything was done nobody knows.
+        if state.pos() > 0 {
+            let _ = write!(out, ", {} left", HumanDuration(state.eta()));
+        }
+    })
 }
 
 /// The batcher's news, as lines.
@@ -170,7 +187,7 @@ mod tests {
     #[test]
     fn every_bar_has_a_valid_template() {
         for known in [true, false] {
-            for unit in [Unit::Bytes, Unit::Events] {
+            for unit in [Unit::Bytes, Unit::Events, Unit::Backlog] {
                 let bar = ProgressBar::hidden().with_style(style(known, unit));
                 bar.set_message("x");
             }

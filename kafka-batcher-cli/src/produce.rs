@@ -20,12 +20,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use kafka_batcher::{BuildError, Collector, DiskSettings, KafkaBatcher, Report, SpoolMode};
+use kafka_batcher::{BuildError, Collector, DiskSettings, KafkaBatcher, OnFull, Report, SpoolMode};
 use tokio::sync::oneshot;
 
 pub(crate) use args::{Acks, Args, SummaryForm};
 
-use crate::produce::args::SpoolWhen;
+use crate::produce::args::{SpoolFull, SpoolWhen};
 
 use crate::console::{Console, Shared, Unit, Volume};
 use crate::exit::{self, UsageError};
@@ -109,7 +109,14 @@ async fn start(args: &Args, console: &Arc<Console>) -> anyhow::Result<(KafkaBatc
             SpoolWhen::Always => SpoolMode::Always,
             SpoolWhen::OnFailure | SpoolWhen::Off => SpoolMode::OnFailure,
         };
-        builder = builder.spool_with(disk).spool_mode(mode).spool_after(args.spool_after);
+        let on_full = match args.spool_on_full {
+            SpoolFull::Backpressure => OnFull::Backpressure,
+            SpoolFull::DropOldest => OnFull::DropOldest,
+        };
+        builder = builder.spool_with(disk).spool_mode(mode).spool_after(args.spool_after).on_full(on_full);
+        if let Some(age) = args.spool_max_age {
+            builder = builder.spool_max_age(age);
+        }
     }
     let batcher = builder
         .settings(|settings| {

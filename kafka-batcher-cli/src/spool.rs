@@ -1,7 +1,8 @@
 //! `kafka-batcher spool`: what lies in a spool's directory, whether it is whole, its events, and sending them now.
 //!
-//! All but `replay` leave it as it is, take no lock, and work beside the process that writes.
+//! All but `replay` and `dead-letters --resend` leave it as it is, take no lock, and work beside the process that writes.
 
+mod dead_letters;
 mod events;
 mod export;
 mod replay;
@@ -48,14 +49,8 @@ enum Command {
         #[arg(short, long)]
         topic: Option<String>,
     },
-    /// The events that Kafka will never take, as `dump` shows them, with reason, code, message and time
-    DeadLetters {
-        /// The spool's directory
-        dir: PathBuf,
-        /// Only this topic
-        #[arg(short, long)]
-        topic: Option<String>,
-    },
+    /// The events that Kafka refused for good, as `dump` shows them, with reason, code, message and time; or sends them again
+    DeadLetters(dead_letters::Args),
     /// Writes the events that wait to a file of JSON lines, or as plain Kafka log segments
     Export(export::Args),
     /// Sends what is there now; exit code 3 if some is left
@@ -67,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         Command::Ls { dir, json } => ls(dir, *json),
         Command::Verify { dir } => verify(dir),
         Command::Dump { dir, topic } => written(events::dump(&open(dir)?, topic.as_deref())),
-        Command::DeadLetters { dir, topic } => written(events::dead_letters(&open(dir)?, topic.as_deref())),
+        Command::DeadLetters(args) => dead_letters::run(args),
         Command::Export(args) => export::run(args),
         Command::Replay(args) => replay::run(args),
     }

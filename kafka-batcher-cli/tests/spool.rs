@@ -5,6 +5,7 @@ mod support;
 use std::io::Write;
 use std::net::TcpListener;
 
+use kafka_batcher::storage::{DiskSettings, DiskStorage};
 use support::{Ran, Running, TOPIC, kafka, produce_to, records, run};
 
 /// An address where nobody listens.
@@ -183,6 +184,112 @@ fn replay_without_kafka_leaves_everything_there() {
     let replayed = spool.tool("replay", &["-b", &nobody(), "--timeout", "200ms"]);
     assert_eq!(replayed.code, 3, "{replayed:?}");
     assert_eq!(spool.tool("dump", &[]).stdout.len(), 20);
+}
+
+#[test]
+fn a_full_spool_gives_the_oldest_lines_up_where_it_is_told_so_and_reading_goes_on() {
+    let spool = Spool::new();
+    let input: String = (0..3_000).map(|n| format!("|{n:0100}\n")).collect();
+    let full = ["--spool-max-bytes", "64KiB", "--spool-on-full", "drop_oldest", "--partition", "0"];
+    let small = ["--batch-size", "100", "--max-batch-bytesize", "20000", "--memory", "192KiB"];
+    let ran = spool.produce(&nobody(), &[full, small].concat(), &input);
+    ran.ended_with(1).balances().says(&["lost"]);
+    let (kept, lost) = (ran.count("spooled"), ran.count("lost"));
+    assert!(kept > 100 && kept + lost == 3_000, "{kept} kept, {lost} lost");
+    let kafka = kafka();
+    spool.tool("replay", &["-b", &kafka.bootstrap()]).ended_with(0);
+    assert_eq!(arrived(&kafka), (3_000 - kept as u32..3_000).collect::<Vec<_>>(), "the newest");
+}
+
+#[test]
+fn lines_that_are_too_old_are_dropped_where_it_is_told_so() {
+    let spool = Spool::new();
+    spool.produce(&nobody(), &[], &lines(0..20)).ended_with(3);
+    let kafka = kafka();
+    let ran = spool.produce(&kafka.bootstrap(), &["--spool-max-age", "1ms"], &lines(20..30));
+    ran.ended_with(1).balances().says(&["20 lost"]);
+    assert_eq!((ran.count("lost"), ran.count("delivered")), (20, 10));
+    assert_eq!(arrived(&kafka), (20..30).collect::<Vec<_>>());
+}
+
+/// Two lines that are too large for the broker among eight that are not: delivered, and put aside.
+fn refused(spool: &Spool, kafka: &kafka_batcher_broker::EmbeddedKafka) {
+    kafka.set_topic_config(TOPIC, "max.message.bytes", "400").expect("a topic");
+    let input = format!("{}key-0|{:0500}\n{}key-0|{:0500}\n", lines(0..4), 4, lines(5..9), 9);
+    spool.produce(&kafka.bootstrap(), &[], &input).ended_with(1);
+    assert_eq!(arrived(kafka), [0, 1, 2, 3, 5, 6, 7, 8]);
+}
+
+#[test]
+fn dead_letters_are_sent_again_once_what_they_were_refused_for_is_mended() {
+    let (spool, kafka) = (Spool::new(), kafka());
+    let address = kafka.bootstrap();
+    refused(&spool, &kafka);
+    let listed = spool.tool("dead-letters", &[]).stdout;
+    assert_eq!(
+        (listed.len(), &listed[0]["reason"], &listed[0]["headers"]),
+        (2, &"too_large".into(), &serde_json::json!([]))
+    );
+    // Nothing is mended yet.
+    let ran = spool.tool("dead-letters", &["--resend", "-b", &address]);
+    ran.ended_with(1).says(&["2 dead letters put back", "0 of 2 events delivered", "2 put aside"]);
+    assert_eq!(spool.tool("dead-letters", &[]).stdout.len(), 2);
+    // Kafka is away: they wait in the spool, and the next run sends them.
+    let ran = spool.tool("dead-letters", &["--resend", "-b", &nobody(), "--timeout", "200ms"]);
+    ran.ended_with(3).says(&["2 dead letters put back", "2 events are left in the spool"]);
+    assert_eq!(spool.tool("dead-letters", &[]).stdout.len(), 0);
+    let dumped = spool.tool("dump", &[]).stdout;
+    assert!(
+        dumped.len() == 2 && dumped.iter().all(|event| event["headers"] == serde_json::json!([])),
+        "{dumped:?}"
+    );
+    kafka.set_topic_config(TOPIC, "max.message.bytes", "1000").expect("a topic");
+    spool.tool("replay", &["-b", &address]).ended_with(0).says(&["2 of 2 events delivered"]);
+    assert_eq!(arrived(&kafka), (0..10).collect::<Vec<_>>());
+    spool
+        .tool("dead-letters", &["--resend", "-b", &address])
+        .ended_with(0)
+        .says(&["there are no dead letters"]);
+    assert_eq!(arrived(&kafka).len(), 10);
+}
+
+#[test]
+fn only_the_topic_that_is_named_is_sent() {
+    let (spool, kafka) = (Spool::new(), kafka());
+    let address = kafka.bootstrap();
+    refused(&spool, &kafka);
+    kafka.set_topic_config(TOPIC, "max.message.bytes", "1000").expect("a topic");
+    kafka.create_topic(kafka_batcher_broker::TopicSpec::new("other", 1)).expect("a topic");
+    let path = spool.path();
+    let args = ["produce", "-b", &nobody(), "-t", "other", "--spool", &path, "--spool-after", "20ms"];
+    run(&[&args[..], &["--shutdown-timeout", "200ms", "--summary", "json"]].concat(), b"waits\n")
+        .ended_with(3);
+    let ran = spool.tool("dead-letters", &["--resend", "-t", "other", "-b", &address]);
+    ran.ended_with(0).says(&["there are no dead letters"]);
+    spool.tool("dead-letters", &["--resend", "-t", TOPIC, "-b", &address]).ended_with(0).says(&["2 of 2"]);
+    assert_eq!(arrived(&kafka), (0..10).collect::<Vec<_>>());
+    spool.tool("replay", &["-t", TOPIC, "-b", &address]).ended_with(0).says(&["0 of 0"]);
+    assert!(kafka.log("other", 0).is_empty());
+    spool.tool("replay", &["-t", "other", "-b", &address]).ended_with(0).says(&["1 of 1"]);
+    assert_eq!(kafka.log("other", 0).len(), 1);
+}
+
+#[test]
+fn resending_needs_brokers_and_a_topic_that_is_there() {
+    let (spool, kafka) = (Spool::new(), kafka());
+    refused(&spool, &kafka);
+    spool.tool("dead-letters", &["--resend"]).ended_with(2).says(&["--brokers"]);
+    spool.tool("dead-letters", &["-b", "localhost"]).ended_with(2).says(&["--resend"]);
+    let held = DiskStorage::new(DiskSettings::new(spool.path())).expect("nobody has it");
+    spool.tool("dead-letters", &["--resend", "-b", &nobody()]).ended_with(2).says(&["in use by"]);
+    drop(held);
+    for command in ["dump", "dead-letters"] {
+        spool.tool(command, &["-t", "flihgts"]).ended_with(2).says(&["has no topic \"flihgts\"", TOPIC]);
+    }
+    spool
+        .tool("replay", &["-t", "flihgts", "-b", &nobody()])
+        .ended_with(2)
+        .says(&["has no topic \"flihgts\""]);
 }
 
 #[test]

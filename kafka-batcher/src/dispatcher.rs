@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::outcomes::lost;
 use self::spooling::{PendingRead, Stored};
-use self::unassigned::{Step, Unassigned};
+use self::unassigned::{Gone, Step, Unassigned};
 use crate::connection_manager::{ConnectionManager, TopicHealth};
 use crate::identity::Identity;
 use crate::metrics::Report;
@@ -60,6 +60,7 @@ enum Done {
     Retention { partition: i32, retention: Option<Duration> },
     Stored(Stored),
     Regrouped(Result<Step, StorageError>),
+    LaneExpired(Result<Gone, StorageError>),
 }
 
 /// Requests in the making, by node and acks: whose batch it is and under which ticket, and the batches themselves.
@@ -484,6 +485,7 @@ impl Dispatcher {
             }
             Done::Stored(stored) => self.on_stored(stored),
             Done::Regrouped(step) => self.regrouped(step),
+            Done::LaneExpired(gone) => self.lane_expired(gone),
             Done::Described { partition, state, leader } => {
                 if let Some(lane) = self.lane_mut(partition) {
                     lane.outbox.on_described_by(leader, state, now);
@@ -521,11 +523,11 @@ impl Dispatcher {
 
     fn settle_barriers(&mut self) {
         let lanes = &self.lanes;
-        let unassigned_durable = self.unassigned.memory.is_empty() && self.unassigned.disk.events > 0;
+        let unassigned_settled = self.unassigned.memory.is_empty();
         let (done, waiting) = std::mem::take(&mut self.barriers).into_iter().partition(|barrier| {
             let settled = |(mark, lane): (&u64, &Lane)| lane.outbox.settled_below(*mark);
-            // What waits unassigned is durable when it is on disk.
-            (!barrier.unassigned || unassigned_durable) && barrier.marks.iter().zip(lanes).all(settled)
+            // What waits unassigned is on disk, or was given up by order, when it is in memory no more.
+            (!barrier.unassigned || unassigned_settled) && barrier.marks.iter().zip(lanes).all(settled)
         });
         self.barriers = waiting;
         for barrier in Vec::<Barrier>::into_iter(done) {

@@ -65,6 +65,16 @@ pub(crate) enum SpoolWhen {
     Off,
 }
 
+/// What a full spool does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SpoolFull {
+    /// Reading waits until there is room
+    Backpressure,
+    /// The oldest lines in it make room, are lost and counted; exit code 1
+    #[value(name = "drop_oldest")]
+    DropOldest,
+}
+
 /// A header that every event gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StaticHeader {
@@ -253,9 +263,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::duration, requires = "spool", help_heading = "Spool")]
     pub(crate) spool_after: Duration,
 
-    /// The most that the spool may hold; when it is full, reading waits
+    /// The most that the spool may hold
     #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = units::size, requires = "spool", help_heading = "Spool")]
     pub(crate) spool_max_bytes: usize,
+
+    /// What happens when the spool is full
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = SpoolFull::Backpressure, requires = "spool", help_heading = "Spool")]
+    pub(crate) spool_on_full: SpoolFull,
+
+    /// Drop what is older than this in the spool, and count it as lost; never what may be in Kafka already [default: any age]
+    #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "spool", help_heading = "Spool")]
+    pub(crate) spool_max_age: Option<Duration>,
 
     /// The name by which brokers know this client, in their logs and quotas
     #[arg(long, value_name = "NAME", default_value = "kafka-batcher", help_heading = "Delivery")]

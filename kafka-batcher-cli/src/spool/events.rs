@@ -7,7 +7,7 @@ use kafka_batcher::storage::disk::{Spool, TopicScan, dead_letter_headers};
 use kafka_batcher::storage::{Stored, UNASSIGNED};
 use serde_json::{Map, Value, json};
 
-use crate::exit;
+use crate::exit::{self, UsageError};
 
 /// Text where it is text, else base64; null is null.
 fn value(bytes: Option<&[u8]>) -> Value {
@@ -37,12 +37,15 @@ pub(super) fn time(ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", s / 3_600, s / 60 % 60, s % 60)
 }
 
+/// The topics that are asked for; one that is not there is the user's mistake.
 pub(super) fn topics(spool: &Spool, only: Option<&str>) -> anyhow::Result<Vec<String>> {
     let topics = spool.topics()?;
-    Ok(match only {
-        None => topics,
-        Some(topic) => topics.into_iter().filter(|name| name == topic).collect(),
-    })
+    let Some(only) = only else { return Ok(topics) };
+    if topics.iter().any(|name| name == only) {
+        return Ok(vec![only.to_owned()]);
+    }
+    let there = if topics.is_empty() { "none".to_owned() } else { topics.join(", ") };
+    Err(UsageError(format!("the spool has no topic {only:?}; there are: {there}")).into())
 }
 
 /// Prints what waits.

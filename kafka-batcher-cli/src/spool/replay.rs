@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use kafka_batcher::storage::disk::Spool;
+use kafka_batcher::storage::{DiskSettings, DiskStorage};
 use kafka_batcher::{BuildError, KafkaBatcher};
 
+use super::{events, open};
 use crate::console::{Console, Shared, Unit, Volume};
 use crate::exit::{self, UsageError};
 use crate::signals::Signals;
@@ -20,6 +21,10 @@ const TICK: Duration = Duration::from_millis(100);
 pub(super) struct Args {
     /// The spool's directory; nobody else may be using it
     dir: PathBuf,
+
+    /// Only this topic
+    #[arg(short, long)]
+    topic: Option<String>,
 
     /// Addresses to find the cluster by, separated by commas or given several times; any one is enough [port: 9092]
     #[arg(
@@ -42,26 +47,44 @@ pub(super) struct Args {
     force: bool,
 }
 
+/// How what is there is sent.
+pub(super) struct Sending<'a> {
+    pub(super) brokers: &'a [String],
+    pub(super) timeout: Duration,
+    pub(super) force: bool,
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
+    let topics = events::topics(&open(&args.dir)?, args.topic.as_deref())?;
+    let storage =
+        DiskStorage::new(DiskSettings::new(&args.dir)).map_err(|error| UsageError(error.to_string()))?;
+    let sending = Sending { brokers: &args.brokers, timeout: args.timeout, force: args.force };
+    on_a_runtime(send(storage, topics, &sending))
+}
+
+pub(super) fn on_a_runtime(work: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the runtime could not be started")?;
-    runtime.block_on(replay(args))
+    runtime.block_on(work)
 }
 
-async fn replay(args: &Args) -> anyhow::Result<u8> {
+/// Delivers what waits of these topics.
+pub(super) async fn send(
+    storage: DiskStorage,
+    topics: Vec<String>,
+    args: &Sending<'_>,
+) -> anyhow::Result<u8> {
     let usage = |error: BuildError| match error {
         BuildError::BadConfig(_) | BuildError::Spool(_) => UsageError(error.to_string()).into(),
         other => anyhow::Error::from(other),
     };
-    let topics = Spool::open(&args.dir).and_then(|spool| spool.topics());
-    let topics = topics.map_err(|error| UsageError(error.to_string()))?;
-    let console = Arc::new(Console::new(Volume::Normal, None, Unit::Bytes));
+    let console = Arc::new(Console::new(Volume::Normal, Some(0), Unit::Backlog));
     let mut signals = Signals::listen().context("signals cannot be listened to")?;
     let batcher = KafkaBatcher::builder(args.brokers.iter().cloned())
         .error_notifier(Shared(console.clone()))
-        .spool(&args.dir)
+        .storage(storage)
         .replay_to_other_cluster(args.force)
         .replay_expired(args.force)
         .start()
@@ -76,7 +99,8 @@ async fn replay(args: &Args) -> anyhow::Result<u8> {
     loop {
         let report = batcher.report().await;
         let waiting = report.spooled + report.in_flight + report.in_memory;
-        console.progress(0, || {
+        console.total(report.recovered);
+        console.progress(report.recovered.saturating_sub(waiting), || {
             format!("{} of {} delivered", grouped(report.delivered), grouped(report.recovered))
         });
         if report.delivered != delivered {

@@ -175,7 +175,13 @@ impl Dispatcher {
     }
 
     /// These events are final, and not delivered.
-    fn lose(&mut self, batch: &RecordBatch, error: DeliveryError, partition: Option<i32>, durable: bool) {
+    pub(super) fn lose(
+        &mut self,
+        batch: &RecordBatch,
+        error: DeliveryError,
+        partition: Option<i32>,
+        durable: bool,
+    ) {
         let by_order = matches!(error.reason, FailureReason::MaxAge | FailureReason::DroppedOldest);
         let losses = if by_order { &mut self.drops } else { &mut self.losses };
         let loss = losses.entry(error.to_string()).or_insert((0, partition));

@@ -4,6 +4,8 @@
 //! queues behind it. What is on disk is regrouped first, piece by piece, each piece in one durable step that appends the
 //! regrouped batches to their partitions and settles the lane's part; then what is in memory; then slots appear.
 
+mod expiry;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use kafka_batcher_core::{
     Backlog, DeadLetter, DeliveryError, FailureReason, Persisted, ReadBack, RecordBatch, Sealed, Spans,
     SpoolMode, StorageError, Time, ToSave, TopicPartition,
 };
+
+pub(super) use self::expiry::Gone;
 
 use super::outcomes::error_of;
 use super::spooling::{Stored, guarded};
@@ -43,6 +47,12 @@ pub(super) struct Unassigned {
     saving: Option<usize>,
     /// A step is under way.
     regrouping: bool,
+    /// Something is being put aside or dropped.
+    expiring: bool,
+    /// Bytes that are wanted of the spool for newer events.
+    wanted: u64,
+    /// Since when the open batch is known to be open.
+    open_since: Option<Time>,
     /// How often a step is halved before it is tried: a nearly full disk has room for a small one, and a step that is done
     /// gives room back.
     halvings: u32,
@@ -77,7 +87,7 @@ impl Unassigned {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.saving.is_some() || self.regrouping
+        self.saving.is_some() || self.regrouping || self.expiring
     }
 
     pub(super) fn events_in_memory(&self) -> u64 {
@@ -88,7 +98,7 @@ impl Unassigned {
 impl Dispatcher {
     /// Moves the lane on: to disk while the topic is unknown, to its partitions when it is known.
     pub(super) fn drive_unassigned(&mut self, now: Time) {
-        if self.parts.storage.is_none() || !self.opened {
+        if !self.opened {
             return;
         }
         self.unassigned.failing.take_if(|until| *until <= now);
@@ -102,6 +112,9 @@ impl Dispatcher {
                 // They became known while something was being saved.
                 self.learn_partitions();
             }
+            return;
+        }
+        if self.expire_lane(now) || self.parts.storage.is_none() {
             return;
         }
         let topic = self.parts.topic.clone();
@@ -124,9 +137,10 @@ impl Dispatcher {
 
     /// When [`Dispatcher::drive_unassigned`] has something to do by itself.
     pub(super) fn unassigned_timer(&self, now: Time) -> Option<Time> {
-        let spool = self.parts.outbox.spool?;
-        let away = self.unassigned.since.map(|since| since + spool.after).filter(|at| *at > now);
-        [away, self.unassigned.failing].into_iter().flatten().min()
+        let after = self.parts.outbox.spool.map(|spool| spool.after);
+        let away =
+            self.unassigned.since.zip(after).map(|(since, after)| since + after).filter(|at| *at > now);
+        [away, self.unassigned.failing, self.lane_expiry_timer(now)].into_iter().flatten().min()
     }
 
     fn save_lane(&mut self) {
@@ -159,17 +173,23 @@ impl Dispatcher {
         now: Time,
     ) {
         let Some(count) = self.unassigned.saving.take() else { return };
+        let saved = self.unassigned.memory.iter().take(count);
+        let saved_bytes = saved.map(|sealed| sealed.batch.encoded_len()).sum();
         let positions = match result {
             Ok(positions) => positions,
+            // There may be room for some of it.
+            Err(StorageError::Full(_)) if count > 1 => return self.save_less_than(saved_bytes),
+            Err(StorageError::Full(_)) if self.lane_makes_room(saved_bytes as u64) => return,
             Err(error) => return self.lane_failed(&error, now),
         };
         self.lane_works();
+        let unix_ms = self.parts.topic.clock.unix_ms();
         let lane = &mut self.unassigned;
         for (sealed, position) in lane.memory.drain(..count).zip(positions) {
             let batch = sealed.batch;
             lane.recovered_below = lane.recovered_below.min(position);
             if lane.disk.events == 0 {
-                lane.disk.first = position;
+                (lane.disk.first, lane.disk.oldest_ms) = (position, unix_ms);
             }
             lane.disk.events += u64::from(batch.count());
             if !batch.spans().is_empty() {
@@ -186,6 +206,11 @@ impl Dispatcher {
         std::mem::take(&mut self.unassigned.claims).values().for_each(|spans| spans.failed(&error));
     }
 
+    fn save_less_than(&mut self, bytes: usize) {
+        let halvings = (STEP_BYTES / bytes.max(1)).max(1).ilog2() + 1;
+        self.unassigned.halvings = halvings.max(self.unassigned.halvings + 1).min(STEP_BYTES.ilog2());
+    }
+
     fn lane_failed(&mut self, error: &StorageError, now: Time) {
         self.unassigned.failing = Some(now + STORAGE_PAUSE);
         if let StorageError::Full(_) = error {
@@ -198,6 +223,21 @@ impl Dispatcher {
         self.unassigned.failing = None;
         self.unassigned.halvings = self.unassigned.halvings.saturating_sub(1);
         self.spool_works();
+    }
+
+    fn lane_damaged(&mut self, damage: Vec<(u64, String)>) {
+        for (events, message) in damage {
+            let lane = &mut self.unassigned;
+            let events = events.min(lane.disk.events);
+            lane.disk.events -= events;
+            // They count as found and lost, or as accepted and lost.
+            let found = events.min(lane.recovered);
+            lane.recovered -= found;
+            self.own.recovered += found;
+            self.own.lost += events;
+            let message = format!("{events} events of the spool are lost: {message}");
+            self.tell(NotificationKind::EventsLost, None, message);
+        }
     }
 
     /// Reads the oldest of the lane from disk and gives it to its partitions.
@@ -286,24 +326,10 @@ impl Dispatcher {
         if read_nothing && lane.disk.events > 0 {
             damage.push((lane.disk.events, "the storage does not have them any more".to_owned()));
         }
-        for (events, message) in damage {
-            let lane = &mut self.unassigned;
-            let events = events.min(lane.disk.events);
-            lane.disk.events -= events;
-            // They count as found and lost, or as accepted and lost.
-            let found = events.min(lane.recovered);
-            lane.recovered -= found;
-            self.own.recovered += found;
-            self.own.lost += events;
-            let message = format!("{events} events of the spool are lost: {message}");
-            self.tell(NotificationKind::EventsLost, None, message);
-        }
+        self.lane_damaged(damage);
         for (batch, error, found) in step.rejected {
-            let events = u64::from(batch.count());
-            self.own.dead_lettered += events;
-            self.lane_dead_lettered += events;
-            self.own.recovered += if found { events } else { 0 };
-            self.dead_lettered(&batch, error, None, true);
+            self.own.recovered += if found { u64::from(batch.count()) } else { 0 };
+            self.lane_dead_letter(&batch, error, true);
         }
         for (partition, position, batch, found) in step.placed {
             if let Some(lane) = self.lane_mut(partition) {

@@ -109,6 +109,7 @@ mod log;
 mod place;
 mod reader;
 mod recovery;
+mod resend;
 mod scan;
 mod settings;
 #[cfg(test)]
@@ -134,11 +135,12 @@ use self::fs::{Fs, RealFs, failed};
 pub use self::load::Damage;
 use self::place::{SpoolDir, check_topic};
 use self::recovery::recover;
+pub use self::resend::Resent;
 pub use self::scan::{BatchScan, SegmentScan, Spool, TopicScan};
 pub use self::settings::DiskSettings;
 use self::topic::{State, Topic};
 use self::work::Work;
-use self::writer::{Job, Writer};
+use self::writer::{Job, Owned, Writer};
 use super::{Read, Recovered, TempStorage};
 use crate::producer::BoxFuture;
 
@@ -152,7 +154,7 @@ pub struct DiskStorage {
     place: Arc<SpoolDir>,
     topics: Mutex<HashMap<String, Arc<Topic>>>,
     /// Topics that are being recovered.
-    opening: Mutex<HashSet<String>>,
+    opening: Arc<Mutex<HashSet<String>>>,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -185,19 +187,13 @@ impl DiskStorage {
         let place = Arc::new(SpoolDir::open(fs.clone(), settings, lock)?);
         let (writer, jobs) = mpsc::channel();
         let (reader, reads) = mpsc::channel();
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(run)
-                .map_err(|error| StorageError::Failed(format!("cannot start a thread: {error}")))
-        };
         let writing = Writer::new(place.clone());
         let handles = vec![
-            spawn("spool-writer", Box::new(move || writing.run(&jobs)))?,
-            spawn("spool-reader", Box::new(move || reader::run(fs.as_ref(), &reads)))?,
+            spawn("spool-writer", move || writing.run(&jobs))?,
+            spawn("spool-reader", move || reader::run(fs.as_ref(), &reads))?,
         ];
         let threads = Mutex::new(Some(Threads { writer, reader, handles }));
-        Ok(DiskStorage { place, topics: Mutex::default(), opening: Mutex::default(), threads })
+        Ok(DiskStorage { place, topics: Mutex::default(), opening: Arc::default(), threads })
     }
 
     fn with_threads<T>(&self, ask: impl FnOnce(&Threads) -> Option<T>) -> Result<T, StorageError> {
@@ -229,24 +225,10 @@ impl DiskStorage {
         if let Ok(topic) = self.topic(name) {
             return Ok(found(&topic.state(), Vec::new()));
         }
-        if !lock(&self.opening).insert(name.to_owned()) {
-            return Err(StorageError::Failed(format!("the topic {name} is being opened already")));
-        }
-        let recovered = self.recover_closed(name).await;
-        lock(&self.opening).remove(name);
-        recovered
-    }
-
-    async fn recover_closed(&self, name: &str) -> Result<Recovered, StorageError> {
-        let (place, topic, (done, answer)) = (self.place.clone(), name.to_owned(), oneshot::channel());
-        let work = move || {
-            let _ = done.send(open_topic(&place, &topic));
-        };
-        std::thread::Builder::new()
-            .name("spool-recovery".to_owned())
-            .spawn(work)
-            .map_err(|error| StorageError::Failed(format!("cannot start a thread: {error}")))?;
-        let recovered = answer.await.unwrap_or_else(|_| Err(closed()))?;
+        let opening = Opening::new(&self.opening, name)?;
+        let (place, topic) = (self.place.clone(), name.to_owned());
+        let work = move || open_topic(&place, &topic).map(|recovered| (recovered, opening));
+        let (recovered, _opening) = self.on_a_thread(work).await?;
         let damage = recovered.damage.iter().map(Damage::to_string).collect();
         let found = found(&recovered.state, damage);
         let topic = Arc::new(Topic::new(name, &self.place.topic_dir(name), recovered.state));
@@ -254,6 +236,73 @@ impl DiskStorage {
         self.with_threads(|threads| threads.writer.send(adopt).ok())?;
         lock(&self.topics).insert(name.to_owned(), topic);
         Ok(found)
+    }
+
+    /// Puts the dead letters of a topic back: they wait behind all other events of their partitions, without the headers
+    /// that said why they were refused, and are sent by the next batcher that uses this storage. What Kafka refuses again
+    /// becomes a dead letter again.
+    ///
+    /// To be called once what they were refused for is mended, and before a batcher uses the storage. Needs room for the
+    /// letters of a segment (an eighth of [`dead_letter_bytes`](DiskSettings::dead_letter_bytes)) until they have moved. A
+    /// crash meanwhile loses nothing, but may send some of them twice.
+    ///
+    /// ```no_run
+    /// use kafka_batcher::KafkaBatcher;
+    /// use kafka_batcher::storage::disk::DiskStorage;
+    /// use kafka_batcher::storage::DiskSettings;
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let storage = DiskStorage::new(DiskSettings::new("/var/spool/events"))?;
+    /// let resent = storage.resend_dead_letters("flights").await?;
+    /// println!("{} dead letters are sent again", resent.events);
+    /// let batcher = KafkaBatcher::builder(["localhost:9092"]).storage(storage).start().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Cancel-safe: it goes on by itself.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`]: the topic is open already, or its log cannot be read. What went wrong later stands in
+    /// [`Resent::stopped`].
+    pub async fn resend_dead_letters(&self, topic: &str) -> Result<Resent, StorageError> {
+        check_topic(topic)?;
+        if self.topic(topic).is_ok() {
+            return Err(StorageError::Failed(format!(
+                "the topic {topic} is open already; its dead letters can be put back before a batcher uses the storage"
+            )));
+        }
+        let opening = Opening::new(&self.opening, topic)?;
+        let (place, name) = (self.place.clone(), topic.to_owned());
+        let work = move || {
+            let _opening = opening;
+            let recovered = open_topic(&place, &name)?;
+            let damage = recovered.damage.iter().map(Damage::to_string).collect();
+            let mut resent = Resent { damage, ..Resent::default() };
+            let topic = Arc::new(Topic::new(&name, &place.topic_dir(&name), recovered.state));
+            // Nobody else writes this log: the writer gets it when the topic is opened.
+            let mut owned = Owned::new(topic, recovered.log);
+            resent.stopped = resend::resend(&place, &mut owned, &mut resent).err();
+            Ok(resent)
+        };
+        self.on_a_thread(work).await
+    }
+
+    /// Does what may take seconds on a thread of its own. Who closes the storage waits for it.
+    async fn on_a_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let (done, answer) = oneshot::channel();
+        let run = move || {
+            let _ = done.send(work());
+        };
+        {
+            let mut threads = lock(&self.threads);
+            let threads = threads.as_mut().ok_or_else(closed)?;
+            threads.handles.retain(|handle| !handle.is_finished());
+            threads.handles.push(spawn("spool-recovery", run)?);
+        }
+        answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
     fn end(&self) -> Vec<JoinHandle<()>> {
@@ -264,6 +313,34 @@ impl DiskStorage {
             threads.handles
         })
     }
+}
+
+/// That a topic is being recovered, for as long as this lives.
+struct Opening {
+    all: Arc<Mutex<HashSet<String>>>,
+    name: String,
+}
+
+impl Opening {
+    fn new(all: &Arc<Mutex<HashSet<String>>>, name: &str) -> Result<Self, StorageError> {
+        if !lock(all).insert(name.to_owned()) {
+            return Err(StorageError::Failed(format!("the topic {name} is being opened already")));
+        }
+        Ok(Opening { all: all.clone(), name: name.to_owned() })
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        lock(&self.all).remove(&self.name);
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StorageError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| StorageError::Failed(format!("cannot start a thread: {error}")))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use kafka_batcher::{
-    AddError, DiskSettings, FailureReason, KafkaBatcher, NotificationKind, OnFull, ReceiptError, SpoolMode,
+    AddError, Collector, DiskSettings, FailureReason, KafkaBatcher, NotificationKind, OnFull, ReceiptError,
+    SpoolMode,
 };
 
 use crate::support::{outcome, ready, until};
@@ -15,6 +16,20 @@ async fn failure(receipt: &kafka_batcher::Receipt) -> FailureReason {
         Err(ReceiptError::Failed(error)) => error.reason,
         other => panic!("{other:?}"),
     }
+}
+
+/// A batcher whose Kafka is away: before or after the topic's partitions became known.
+async fn away(site: &mut Site, builder: kafka_batcher::Builder, known: bool) -> (KafkaBatcher, Collector) {
+    if !known {
+        site.stop_kafka();
+    }
+    let batcher = builder.start().await.expect("it starts");
+    let collector = batcher.collector(TOPIC).build().expect("the collector starts");
+    if known {
+        ready(&batcher, TOPIC).await;
+        site.stop_kafka();
+    }
+    (batcher, collector)
 }
 
 #[tokio::test]
@@ -30,16 +45,13 @@ async fn an_event_that_is_not_delivered_in_time_is_a_dead_letter_with_a_spool_an
             })
             .collector_defaults(|c| c.delivery_timeout = Some(TIMEOUT))
     };
-    for spooled in [false, true] {
+    for (spooled, known) in [(false, true), (false, false), (true, true), (true, false)] {
         let mut site = Site::new(SpoolMode::OnFailure);
         let builder = match spooled {
             true => site.builder(),
             false => KafkaBatcher::builder([site.bootstrap.clone()]).error_notifier(site.told.clone()),
         };
-        let batcher = timeouts(builder).start().await.expect("it starts");
-        let collector = batcher.collector(TOPIC).build().expect("the collector starts");
-        ready(&batcher, TOPIC).await;
-        site.stop_kafka();
+        let (batcher, collector) = away(&mut site, timeouts(builder), known).await;
         let receipts = site.send(&collector, 30).await;
         for (_, receipt) in &receipts {
             assert_eq!(failure(receipt).await, FailureReason::Expired);
@@ -57,69 +69,88 @@ async fn an_event_that_is_not_delivered_in_time_is_a_dead_letter_with_a_spool_an
         if spooled {
             assert_eq!(site.memory().dead_letters(TOPIC).iter().map(|l| l.batch.count()).sum::<u32>(), 30);
         }
+        site.check();
     }
 }
 
 #[tokio::test]
 async fn an_event_that_grows_too_old_in_the_spool_is_dropped_counted_and_told() {
-    let mut site = Site::new(SpoolMode::OnFailure);
-    let builder = site.builder().spool_max_age(Duration::from_millis(50));
+    for known in [true, false] {
+        let mut site = Site::new(SpoolMode::OnFailure);
+        let builder = site.builder().spool_max_age(Duration::from_millis(50));
+        let (batcher, collector) = away(&mut site, builder, known).await;
+        let receipts = site.send(&collector, 40).await;
+        for (_, receipt) in &receipts {
+            receipt.durable().await.expect("it was durable, for a time");
+            assert_eq!(failure(receipt).await, FailureReason::MaxAge);
+        }
+        until(|| site.told.count(NotificationKind::EventsLost) > 0).await;
+        collector.flush().await;
+        site.start_kafka();
+        let report = batcher.shutdown(LONG).await;
+        assert!(report.balances(), "{report:?}");
+        assert_eq!((report.lost, report.delivered), (40, 0), "{report:?}");
+        assert!(site.log().iter().all(Vec::is_empty), "what is said to be lost is not in Kafka");
+    }
+}
+
+/// What an earlier process left without a partition grows too old while Kafka is still away.
+#[tokio::test]
+async fn what_was_found_without_a_partition_is_dropped_by_its_age_too_and_counts_as_found_and_lost() {
+    let mut site = Site::on_disk(SpoolMode::Always);
+    site.stop_kafka();
+    let (batcher, collector) = site.start().await;
+    let receipts = site.send(&collector, 20).await;
+    site.durable(&receipts).await;
+    site.kill(batcher, collector).await;
+    let builder = site.builder().spool_max_age(Duration::from_millis(1));
     let batcher = builder.start().await.expect("it starts");
     let collector = batcher.collector(TOPIC).build().expect("the collector starts");
-    ready(&batcher, TOPIC).await;
-    site.stop_kafka();
-    let receipts = site.send(&collector, 40).await;
-    for (_, receipt) in &receipts {
-        receipt.durable().await.expect("it was durable, for a time");
-        assert_eq!(failure(receipt).await, FailureReason::MaxAge);
-    }
     until(|| site.told.count(NotificationKind::EventsLost) > 0).await;
-    site.start_kafka();
-    let report = batcher.shutdown(LONG).await;
+    drop(collector);
+    let report = batcher.shutdown(Duration::ZERO).await;
     assert!(report.balances(), "{report:?}");
-    assert_eq!((report.lost, report.delivered), (40, 0), "{report:?}");
-    assert!(site.log().iter().all(Vec::is_empty), "what is said to be lost is not in Kafka");
+    assert_eq!((report.recovered, report.lost, report.accepted), (20, 20, 0), "{report:?}");
 }
 
 #[tokio::test]
 async fn a_full_spool_that_drops_the_oldest_takes_every_event_and_delivers_the_newest_in_order() {
-    let site = Site::on_disk(SpoolMode::OnFailure);
-    let crate::Kept::Disk(dir) = &site.storage else { panic!("it is on disk") };
-    let mut disk = DiskSettings::new(dir.path());
-    (disk.max_bytes, disk.segment_bytes, disk.reserve_bytes) = (1 << 20, 64 << 10, 64 << 10);
-    (disk.min_free_bytes, disk.dead_letter_bytes) = (Some(0), 64 << 10);
-    let builder = site.builder().spool_with(disk).on_full(OnFull::DropOldest);
-    let batcher = builder.settings(|s| s.memory = 8 << 20).start().await.expect("it starts");
-    let collector = batcher.collector(TOPIC).build().expect("the collector starts");
-    ready(&batcher, TOPIC).await;
-    site.stop_kafka();
-    // Some ten times what the spool holds.
-    let mut receipts = Vec::new();
-    for number in 0..40_000u32 {
-        let value = format!("{number:0>250}");
-        let record = (format!("key-{}", number % 7), value);
-        receipts.push(collector.send((&record.0, &record.1)).await.expect("nobody waits for long"));
+    for known in [true, false] {
+        let mut site = Site::on_disk(SpoolMode::OnFailure);
+        let crate::Kept::Disk(dir) = &site.storage else { panic!("it is on disk") };
+        let mut disk = DiskSettings::new(dir.path());
+        (disk.max_bytes, disk.segment_bytes, disk.reserve_bytes) = (1 << 20, 64 << 10, 64 << 10);
+        (disk.min_free_bytes, disk.dead_letter_bytes) = (Some(0), 64 << 10);
+        let builder = site.builder().spool_with(disk).on_full(OnFull::DropOldest);
+        let (batcher, collector) = away(&mut site, builder.settings(|s| s.memory = 8 << 20), known).await;
+        // Some ten times what the spool holds.
+        let mut receipts = Vec::new();
+        for number in 0..40_000u32 {
+            let value = format!("{number:0>250}");
+            let record = (format!("key-{}", number % 7), value);
+            receipts.push(collector.send((&record.0, &record.1)).await.expect("nobody waits for long"));
+        }
+        collector.flush().await;
+        site.start_kafka();
+        site.drained(&batcher).await;
+        let report = batcher.shutdown(LONG).await;
+        assert!(report.balances() && report.in_doubt == 0, "{report:?}");
+        assert!(report.lost > 20_000 && report.delivered > 500, "{report:?}");
+        assert_eq!(report.lost + report.delivered, 40_000, "{report:?}");
+        // What is lost is the older part of each key, what arrived comes once and in order.
+        let mut arrived: Vec<Vec<u32>> = vec![Vec::new(); 7];
+        for number in site.log().into_iter().flatten() {
+            arrived[number as usize % 7].push(number);
+        }
+        assert_eq!(arrived.iter().map(Vec::len).sum::<usize>() as u64, report.delivered);
+        for numbers in &arrived {
+            assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "out of order: {numbers:?}");
+        }
+        assert!(
+            arrived.iter().all(|numbers| numbers.last().is_some_and(|last| *last > 39_980)),
+            "the newest is there"
+        );
     }
-    collector.flush().await;
-    site.start_kafka();
-    site.drained(&batcher).await;
-    let report = batcher.shutdown(LONG).await;
-    assert!(report.balances() && report.in_doubt == 0, "{report:?}");
-    assert!(report.lost > 20_000 && report.delivered > 500, "{report:?}");
-    assert_eq!(report.lost + report.delivered, 40_000, "{report:?}");
-    // What is lost is the older part of each key, what arrived comes once and in order.
-    let mut arrived: Vec<Vec<u32>> = vec![Vec::new(); 7];
-    for number in site.log().into_iter().flatten() {
-        arrived[number as usize % 7].push(number);
-    }
-    assert_eq!(arrived.iter().map(Vec::len).sum::<usize>() as u64, report.delivered);
-    for numbers in &arrived {
-        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "out of order: {numbers:?}");
-    }
-    assert!(
-        arrived.iter().all(|numbers| numbers.last().is_some_and(|last| *last > 39_980)),
-        "the newest is there"
-    );
 }
 
 #[tokio::test]

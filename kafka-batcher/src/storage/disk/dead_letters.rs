@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kafka_batcher_core::{DeadLetter, FailureReason, RecordBatch, StorageError};
+use kafka_batcher_core::{DeadLetter, DecodeError, FailureReason, OwnedHeader, RecordBatch, StorageError};
 
 use super::bytes::{Place, Plain, encode};
+use super::fs::{failed, remove_if_there};
 use super::log::{Draft, Log, Unwritten};
 use super::place::SpoolDir;
 use super::recovery::recover;
@@ -38,7 +39,7 @@ pub(super) struct DeadLetters {
 impl DeadLetters {
     pub(super) fn open(place: &Arc<SpoolDir>, topic: &str) -> Result<DeadLetters, StorageError> {
         let dir = place.topic_dir(topic).join(DIR);
-        place.fs.create_dir(&dir).map_err(|error| super::fs::failed("create", &dir, &error))?;
+        place.fs.create_dir(&dir).map_err(|error| failed("create", &dir, &error))?;
         // An eighth, so that dropping the oldest does not drop all.
         let segment_bytes = place.segment_bytes.min(place.settings.dead_letter_bytes / 8).max(1);
         let recovered = recover(&place.fs, &dir, segment_bytes)?;
@@ -73,6 +74,16 @@ impl DeadLetters {
         Ok(())
     }
 
+    /// The letters of the oldest segment are no letters any more.
+    pub(super) fn remove_oldest(&mut self) -> Result<(), StorageError> {
+        let Some((_, path, length)) = self.segments.pop_front() else { return Ok(()) };
+        let dir = path.parent().unwrap_or(&path);
+        remove_if_there(self.place.fs.as_ref(), &path).map_err(|error| failed("remove", &path, &error))?;
+        self.place.fs.sync_dir(dir).map_err(|error| failed("fsync", dir, &error))?;
+        self.place.freed(length);
+        Ok(())
+    }
+
     fn bound(&mut self) {
         let mut bytes: u64 = self.segments.iter().map(|(_, _, length)| length).sum();
         while bytes > self.place.settings.dead_letter_bytes && self.segments.len() > 1 {
@@ -95,7 +106,7 @@ impl DeadLetters {
 }
 
 /// The letter's event with the reason in its headers, as a batch of its own, without numbers.
-fn with_reason(letter: &DeadLetter, now: i64) -> Result<RecordBatch, kafka_batcher_core::DecodeError> {
+fn with_reason(letter: &DeadLetter, now: i64) -> Result<RecordBatch, DecodeError> {
     let reason = match letter.error.reason {
         FailureReason::TooLarge => "too_large",
         FailureReason::Rejected => "rejected",
@@ -113,7 +124,27 @@ fn with_reason(letter: &DeadLetter, now: i64) -> Result<RecordBatch, kafka_batch
     own.push((MESSAGE, Some(letter.error.message.as_bytes())));
     own.push((TIME, Some(time.as_bytes())));
     own.extend(position.as_ref().map(|position| (POSITION, Some(position.as_bytes()))));
-    let records = letter.batch.records()?;
+    reencode(&letter.batch, |headers| headers.len(), &own)
+}
+
+/// The event as it was before it became a dead letter.
+pub(super) fn without_reason(batch: &RecordBatch) -> Result<RecordBatch, DecodeError> {
+    let ours = |header: &OwnedHeader| [REASON, CODE, MESSAGE, TIME, POSITION].contains(&header.name.as_str());
+    // They stand behind the event's own, whatever names those have.
+    reencode(
+        batch,
+        |headers| headers.iter().rposition(|header| !ours(header)).map_or(0, |last| last + 1),
+        &[],
+    )
+}
+
+/// The same events without numbers: of each as many headers as `keep` says, and these.
+fn reencode(
+    batch: &RecordBatch,
+    keep: impl Fn(&[OwnedHeader]) -> usize,
+    added: &[(&str, Option<&[u8]>)],
+) -> Result<RecordBatch, DecodeError> {
+    let records = batch.records()?;
     let plain: Vec<Plain<'_>> = records
         .iter()
         .map(|record| Plain {
@@ -123,8 +154,9 @@ fn with_reason(letter: &DeadLetter, now: i64) -> Result<RecordBatch, kafka_batch
             headers: record
                 .headers
                 .iter()
+                .take(keep(&record.headers))
                 .map(|header| (header.name.as_str(), header.value.as_deref()))
-                .chain(own.iter().copied())
+                .chain(added.iter().copied())
                 .collect(),
         })
         .collect();

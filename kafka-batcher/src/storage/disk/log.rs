@@ -27,7 +27,7 @@ impl Draft {
         self.batches.is_empty() && self.facts.is_empty()
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.batches.iter().map(|(_, batch, _)| batch.encoded_len() as u64).sum()
     }
 }

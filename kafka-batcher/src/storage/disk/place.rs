@@ -106,11 +106,14 @@ impl SpoolDir {
         let (used, max) = (self.used.load(Ordering::Relaxed), self.settings.max_bytes);
         let space = self.fs.space(&self.settings.dir);
         let wanted = bytes.saturating_add(more);
+        // The bound may be exceeded a little so that the spool can drain, the disk cannot: a small spool must not keep all
+        // of itself for that.
+        let more = more.min(max / 8);
         let kept = match more {
             0 => String::new(),
             _ => format!(", with {more} left to write them once more when their partitions are known"),
         };
-        if used.saturating_add(wanted) > max {
+        if used.saturating_add(bytes).saturating_add(more) > max {
             let free = match &space {
                 Ok((free, _)) => format!(" (its disk has {free} free)"),
                 Err(_) => String::new(),

@@ -5,6 +5,7 @@ mod damage;
 mod facts;
 mod faults;
 mod giving_up;
+mod resend;
 mod room;
 mod sim;
 mod wandering;

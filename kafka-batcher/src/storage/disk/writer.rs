@@ -19,7 +19,7 @@ use super::work::{Work, check_renumbered, draft_work};
 use crate::storage::UNASSIGNED;
 
 /// Bytes that are drained into one group at the most, so that who comes late does not wait for everybody's bytes.
-const GROUP_BYTES: usize = 8 << 20;
+pub(super) const GROUP_BYTES: usize = 8 << 20;
 /// Room that is left, when batches without a partition are saved, for giving them one: a batch and what goes with it.
 const REGROUP_BYTES: u64 = 2 << 20;
 /// After so long without work, what was settled is written down.
@@ -54,6 +54,12 @@ pub(super) struct Owned {
     pub(super) topic: Arc<Topic>,
     pub(super) log: Log,
     letters: Option<DeadLetters>,
+}
+
+impl Owned {
+    pub(super) fn new(topic: Arc<Topic>, log: Log) -> Self {
+        Owned { topic, log, letters: None }
+    }
 }
 
 /// The writer's own.
@@ -102,7 +108,7 @@ impl Writer {
         while let Some(job) = next.take() {
             match job {
                 Job::Adopt { topic, log } => {
-                    self.topics.insert(topic.name.clone(), Owned { topic, log, letters: None });
+                    self.topics.insert(topic.name.clone(), Owned::new(topic, log));
                 }
                 Job::Write { topic, work, done } => {
                     bytes += work.bytes();
@@ -167,10 +173,7 @@ impl Writer {
             let admitted = match &work {
                 Work::Save { partition, .. } => {
                     let own = work.bytes() as u64;
-                    // What has no partition yet is written once more when it gets one, before the room it takes comes
-                    // back: a disk filled to the brim with it could never be drained.
-                    let again = if *partition == UNASSIGNED { own + REGROUP_BYTES } else { 0 };
-                    let room = self.place.room_for(bytes + own, again);
+                    let room = room_for(&self.place, *partition, bytes, own);
                     if room.is_ok() {
                         bytes += own;
                     }
@@ -272,6 +275,14 @@ impl Writer {
     }
 }
 
+/// Whether there is room for so many bytes of a partition behind `before` others.
+pub(super) fn room_for(place: &SpoolDir, partition: i32, before: u64, own: u64) -> Result<(), StorageError> {
+    // What has no partition yet is written once more when it gets one, before the room it takes comes back: a disk filled to
+    // the brim with it could never be drained.
+    let again = if partition == UNASSIGNED { own + REGROUP_BYTES } else { 0 };
+    place.room_for(before + own, again)
+}
+
 /// Adds to what is asked of a topic.
 fn gather<T>(groups: &mut Asked<T>, topic: Arc<Topic>, one: T) {
     match groups.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &topic)) {
@@ -282,7 +293,11 @@ fn gather<T>(groups: &mut Asked<T>, topic: Arc<Topic>, one: T) {
 
 /// Writes a draft, if there is anything in it, with what the log does not say yet: hints become durable for a few bytes.
 /// The positions of its batches.
-fn write_draft(place: &SpoolDir, owned: &mut Owned, mut draft: Draft) -> Result<Vec<u64>, Unwritten> {
+pub(super) fn write_draft(
+    place: &SpoolDir,
+    owned: &mut Owned,
+    mut draft: Draft,
+) -> Result<Vec<u64>, Unwritten> {
     if draft.is_empty() {
         return Ok(Vec::new());
     }

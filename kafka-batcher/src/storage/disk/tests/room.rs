@@ -207,7 +207,7 @@ fn a_refusal_for_want_of_room_says_how_much_was_to_be_written_what_there_is_and_
     let bound = format!("it holds {used} of the 3000 that it may (max_bytes), {} are left", 3_000 - used);
     assert!(words.contains(&bound) && words.contains("raise the bound"), "{words}");
     // Without a partition, room is wanted for giving them one.
-    let (_, words) = refusal(&storage, UNASSIGNED, 10);
+    let (_, words) = refusal(&storage, UNASSIGNED, 2_700);
     assert!(words.contains("once more when their partitions are known"), "{words}");
 
     let (_, storage, _) = start(1 << 40, 19_000, 20_000);

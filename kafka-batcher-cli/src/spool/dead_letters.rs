@@ -1,0 +1,91 @@
+//! `spool dead-letters`: shows them, or sends them again.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kafka_batcher::storage::disk::Resent;
+use kafka_batcher::storage::{DiskSettings, DiskStorage};
+
+use super::replay::{self, Sending};
+use super::{events, open, written};
+use crate::exit::{self, UsageError};
+use crate::units::{self, counted};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The spool's directory
+    dir: PathBuf,
+
+    /// Only this topic
+    #[arg(short, long)]
+    topic: Option<String>,
+
+    /// Send them again, once what they were refused for is mended: behind what waits in the spool, as they were. What is
+    /// refused again stays a dead letter. Nobody else may be using the directory
+    #[arg(long, requires = "brokers")]
+    resend: bool,
+
+    /// Addresses to find the cluster by, separated by commas or given several times; any one is enough [port: 9092]
+    #[arg(
+        short = 'b',
+        long = "brokers",
+        visible_alias = "bootstrap-server",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        requires = "resend"
+    )]
+    brokers: Vec<String>,
+
+    /// End when nothing was acknowledged for so long; what is left stays in the spool
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration, requires = "resend")]
+    timeout: Duration,
+
+    /// Send what was meant for another cluster to this one, and what is older than the topic keeps events (Kafka would
+    /// delete it again)
+    #[arg(long, requires = "resend")]
+    force: bool,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
+    if args.resend { replay::on_a_runtime(resend(args)) } else { list(args) }
+}
+
+fn list(args: &Args) -> anyhow::Result<u8> {
+    written(events::dead_letters(&open(&args.dir)?, args.topic.as_deref()))
+}
+
+async fn resend(args: &Args) -> anyhow::Result<u8> {
+    let mut topics = Vec::new();
+    let spool = open(&args.dir)?;
+    for topic in events::topics(&spool, args.topic.as_deref())? {
+        if !spool.dead_letters(&topic)?.batches.is_empty() {
+            topics.push(topic);
+        }
+    }
+    if topics.is_empty() {
+        eprintln!("there are no dead letters");
+        return Ok(exit::OK);
+    }
+    let usage = |error: kafka_batcher::storage::StorageError| UsageError(error.to_string());
+    let storage = DiskStorage::new(DiskSettings::new(&args.dir)).map_err(usage)?;
+    let mut all = true;
+    for topic in &topics {
+        let Resent { events, stopped, damage, .. } = storage.resend_dead_letters(topic).await?;
+        for damage in &damage {
+            eprintln!("warning: topic {topic:?}: {damage}");
+        }
+        if events > 0 {
+            eprintln!(
+                "topic {topic:?}: {} put back into the spool",
+                counted(events, "dead letter", "dead letters")
+            );
+        }
+        if let Some(error) = stopped {
+            eprintln!("error: topic {topic:?}: the other dead letters stay where they are: {error}");
+            all = false;
+        }
+    }
+    let sending = Sending { brokers: &args.brokers, timeout: args.timeout, force: args.force };
+    let code = replay::send(storage, topics, &sending).await?;
+    Ok(if all { code } else { exit::NOT_ALL })
+}
