@@ -153,14 +153,20 @@ impl RecordBatch {
         self.crc = OnceLock::new();
     }
 
-    /// Whether the user gave event `index` its time. Of a batch that was decoded nobody knows: false, as if we had
-    /// given it, so that a refused time holds the event rather than rejects it.
+    /// Whether the user gave event `index` its time. Of a batch that was decoded nobody knows unless its storage says so:
+    /// false, as if we had given it, so that a refused time holds the event rather than rejects it.
     pub(crate) fn time_given(&self, index: u32) -> bool {
         self.body.given.iter().any(|range| range.contains(&index))
     }
 
-    /// Says so of a batch that was just encoded and is not shared yet.
-    fn set_given(&mut self, given: Vec<Range<u32>>) {
+    /// The events whose time the user gave, as ascending ranges of indices; all others got theirs at acceptance. It is no
+    /// part of the bytes: a storage keeps it beside them.
+    pub fn times_given(&self) -> &[Range<u32>] {
+        &self.body.given
+    }
+
+    /// Says so of a batch that was just encoded or decoded; of one that has been cloned it says nothing.
+    pub fn set_times_given(&mut self, given: Vec<Range<u32>>) {
         if let Some(body) = Arc::get_mut(&mut self.body) {
             body.given = given;
         }
@@ -287,7 +293,7 @@ impl RecordBatch {
             let span = self.spans.slice(i..i + 1);
             if indices.binary_search(&i).is_ok() {
                 let mut batch = encoder::encode_all(&[record], chunk);
-                batch.set_given(self.time_given(i).then_some(0..1).into_iter().collect());
+                batch.set_times_given(self.time_given(i).then_some(0..1).into_iter().collect());
                 batch.spans = span;
                 cut.push(batch);
             } else {
@@ -301,7 +307,7 @@ impl RecordBatch {
         }
         let rest = (!rest.is_empty()).then(|| {
             let mut batch = encoder::encode_all(&rest, chunk);
-            batch.set_given(given);
+            batch.set_times_given(given);
             batch.spans = spans;
             batch
         });
@@ -319,7 +325,7 @@ impl RecordBatch {
         let given = self.body.given.iter().filter(|range| range.start < end && range.end > first);
         let given = given.map(|range| range.start.max(first) - first..range.end.min(end) - first).collect();
         let mut batch = encoder::encode_all(records, chunk);
-        batch.set_given(given);
+        batch.set_times_given(given);
         batch.spans = self.spans.slice(first..end);
         if self.stamp != Stamp::NONE {
             batch.stamp =

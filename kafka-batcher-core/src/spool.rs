@@ -35,7 +35,8 @@ pub struct Numbers {
 /// A batch to be saved at its partition's tail.
 #[derive(Clone, Debug)]
 pub struct ToSave {
-    /// The batch; its bytes carry the stamp of `numbers`, or none.
+    /// The batch; its bytes carry the stamp of `numbers`, or none. Whose time its events have
+    /// ([`RecordBatch::times_given`]) is no part of the bytes, and to be kept beside them.
     pub batch: RecordBatch,
     /// The numbers that it was, or is about to be, sent under; `None`: never sent.
     pub numbers: Option<Numbers>,

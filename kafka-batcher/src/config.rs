@@ -148,7 +148,7 @@ settings! {
         enable_idempotence: Option<bool> = None, "";
         /// How long after its acceptance an event may still be sent; then it goes to the dead letters, or fails where there is no spool. Unset: for ever. What may be in Kafka already never expires. Kept to a sixteenth of it; in the spool it counts from the saving.
         delivery_timeout: Option<Duration> = None, "ms";
-        /// What becomes of an event whose time, assigned by this library, the broker refuses as too old: hold (its partition waits, and the operator is told), restamp_time (it gets the time of now), dead_letter. What was read back from the spool counts as assigned.
+        /// What becomes of an event whose time, assigned by this library, the broker refuses as too old: hold (its partition waits, and the operator is told), restamp_time (it gets the time of now), dead_letter.
         on_expired_timestamp: OnExpiredTimestamp = OnExpiredTimestamp::Hold, "";
         /// Let the broker create the topic when it is missing (if the broker allows it, too).
         allow_topic_auto_creation: bool = false, "";

@@ -68,7 +68,7 @@ impl RecordBatch {
         for (partition, group) in groups {
             let mut batch = encode_all(&group.records, &mut |size| chunk(partition, size));
             batch.spans = group.spans;
-            batch.set_given(group.given);
+            batch.set_times_given(group.given);
             out.assigned.push((partition, batch));
         }
         Ok(out)

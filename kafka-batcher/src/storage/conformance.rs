@@ -144,7 +144,12 @@ fn sealed(records: &[OwnedRecord]) -> RecordBatch {
         });
     }
     accumulator.seal(FlushReason::Flush, Time::from_millis(1));
-    accumulator.poll_sealed().map(|sealed| sealed.batch).unwrap_or_else(|| panic!("the suite's own batch"))
+    let sealed = accumulator.poll_sealed().unwrap_or_else(|| panic!("the suite's own batch"));
+    let mut batch = sealed.batch;
+    // Some have their time from the user, in several stretches, others not.
+    let given = (0u32..).zip(records).filter(|(_, record)| record.timestamp % 3 == 0);
+    batch.set_times_given(given.map(|(n, _)| n..n + 1).collect());
+    batch
 }
 
 fn numbers(first_sequence: i32) -> Numbers {
@@ -162,7 +167,10 @@ fn with_numbers(batch: &RecordBatch, numbers: &Numbers) -> RecordBatch {
     bytes[53..57].copy_from_slice(&numbers.stamp.first_sequence.to_be_bytes());
     let crc = crc32c::crc32c(&bytes[21..]);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    RecordBatch::decode(&bytes).unwrap_or_else(|error| panic!("the suite's own batch: {error}")).0
+    let (mut same, _) =
+        RecordBatch::decode(&bytes).unwrap_or_else(|error| panic!("the suite's own batch: {error}"));
+    same.set_times_given(batch.times_given().to_vec());
+    same
 }
 
 fn stamped(values: &[&str], first_sequence: i32) -> ToSave {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kafka_batcher::{
-    AddError, Collector, DiskSettings, FailureReason, KafkaBatcher, NotificationKind, OnFull, ReceiptError,
-    SpoolMode,
+    AddError, Collector, DiskSettings, FailureReason, KafkaBatcher, NotificationKind, OnExpiredTimestamp,
+    OnFull, ReceiptError, SpoolMode,
 };
 
 use crate::support::{outcome, ready, until};
@@ -223,4 +223,32 @@ async fn what_kafka_would_delete_at_once_is_held_and_told_until_somebody_consent
         let report = batcher.shutdown(LONG).await;
         assert!(report.balances() && report.delivered == 20, "{report:?}");
     }
+}
+
+/// Only the disk knows it then.
+#[tokio::test]
+async fn after_a_restart_a_refused_time_that_the_user_gave_is_a_dead_letter_and_not_restamped() {
+    let mut site = Site::on_disk(SpoolMode::Always);
+    site.kafka.set_topic_config(TOPIC, "message.timestamp.before.max.ms", "60000").unwrap();
+    site.stop_kafka();
+    let (batcher, collector) = site.start().await;
+    let hour_ago = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64 - 3_600_000;
+    for number in 0..20u32 {
+        let (key, value) = (format!("key-{}", number % 7), number.to_string());
+        let timestamp = (number % 5 == 0).then_some(hour_ago);
+        let record = kafka_batcher::Record { timestamp, ..kafka_batcher::Record::keyed(&key, &value) };
+        collector.send(record).await.expect("accepted").durable().await.expect("on disk");
+    }
+    site.kill(batcher, collector).await;
+    site.start_kafka();
+    let restamp = OnExpiredTimestamp::RestampTime;
+    let builder = site.builder().collector_defaults(|c| c.on_expired_timestamp = restamp);
+    let batcher = builder.start().await.expect("it starts");
+    let collector = batcher.collector(TOPIC).build().expect("the collector starts");
+    site.drained(&batcher).await;
+    drop(collector);
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.balances(), "{report:?}");
+    assert_eq!((report.recovered, report.delivered, report.dead_lettered), (20, 16, 4), "{report:?}");
+    assert!(site.log().iter().flatten().all(|number| number % 5 != 0), "{:?}", site.log());
 }

@@ -232,6 +232,9 @@ impl TempStorage for Broken {
                     let opened = self.noted().opened;
                     read.batches.iter_mut().for_each(|stored| stored.saved_ms += 100 * opened);
                 }
+                Wrong::ForgetsWhoseTime => read.batches.iter_mut().for_each(|stored| {
+                    stored.batch = RecordBatch::decode(&stored.batch.to_bytes()).expect("a batch").0;
+                }),
                 Wrong::SavedWhenRead => {
                     self.noted().opened += 1;
                     let reads = self.noted().opened;

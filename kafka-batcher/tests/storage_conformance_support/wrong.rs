@@ -46,6 +46,7 @@ pub(crate) enum Wrong {
     ForgetsTimes,
     SavedWhenOpened,
     SavedWhenRead,
+    ForgetsWhoseTime,
     OldestIsTheLatest,
 }
 
@@ -92,5 +93,6 @@ pub(crate) const WRONG: &[Wrong] = &[
     Wrong::ForgetsTimes,
     Wrong::SavedWhenOpened,
     Wrong::SavedWhenRead,
+    Wrong::ForgetsWhoseTime,
     Wrong::OldestIsTheLatest,
 ];

@@ -14,8 +14,8 @@ use kafka_batcher_core::{
 use super::super::{TempStorage, UNASSIGNED};
 use super::{Medium, error, sealed, with_numbers};
 
-/// An event, its position and its numbers.
-type Seen = (u64, OwnedRecord, Option<Numbers>);
+/// An event: its position, itself, its numbers, and whether the user gave it its time.
+type Seen = (u64, OwnedRecord, Option<Numbers>, bool);
 
 /// A storage beside its model. Its calls fail the case where the two disagree.
 pub(super) struct Model<'m> {
@@ -51,6 +51,7 @@ struct Lane {
 struct Event {
     record: OwnedRecord,
     numbers: Option<Numbers>,
+    time_given: bool,
     /// Position of the batch that it was saved in.
     batch: u64,
 }
@@ -77,7 +78,9 @@ impl Topic {
         assert!(last < Some(position), "positions of a partition ascend: {last:?}, then {position}");
         for (n, record) in (0..).zip(records(&saved.batch)) {
             let numbers = shifted(saved.numbers.as_ref(), n);
-            lane.events.insert(position + u64::from(n), Event { record, numbers, batch: position });
+            let time_given = time_given(&saved.batch, n);
+            let event = Event { record, numbers, time_given, batch: position };
+            lane.events.insert(position + u64::from(n), event);
         }
         let batch = Batch { count: saved.batch.count(), bytes: saved.batch.to_bytes(), changed: false };
         lane.batches.insert(position, batch);
@@ -116,6 +119,10 @@ fn shifted(numbers: Option<&Numbers>, n: u32) -> Option<Numbers> {
         numbers.stamp.first_sequence = sequence_add(numbers.stamp.first_sequence, n);
         numbers
     })
+}
+
+fn time_given(batch: &RecordBatch, n: u32) -> bool {
+    batch.times_given().iter().any(|range| range.contains(&n))
 }
 
 fn records(batch: &RecordBatch) -> Vec<OwnedRecord> {

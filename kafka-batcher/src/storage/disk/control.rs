@@ -1,6 +1,7 @@
 //! The control batch that closes every group commit: what it vouches for, and what else was decided. The byte table
 //! stands in the documentation of [`super`].
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use kafka_batcher_core::{ClusterId, Origin, RecordBatch, Stamp, TopicId};
@@ -18,6 +19,8 @@ const DROPPED: u8 = 7;
 const VERSION: u8 = 1;
 /// The header of a group's record that tells when what it lists was saved, where that is not its own time.
 const SAVED: &str = "saved";
+/// The header of a group's record that tells which of the events that it lists have their time from the user.
+const GIVEN: &str = "given";
 /// No origin: never sent.
 const NONE: u16 = u16::MAX;
 
@@ -78,6 +81,8 @@ pub(super) struct Control {
     pub(super) time: i64,
     /// From which position on which time holds: in a segment that was cleaned.
     pub(super) saved: Vec<(u64, i64)>,
+    /// Positions of listed events whose time the user gave, ascending.
+    pub(super) given: Vec<Range<u64>>,
 }
 
 impl Control {
@@ -139,6 +144,14 @@ impl Control {
         if !saved.is_empty() {
             first.headers.push((SAVED, Some(&saved)));
         }
+        let mut given = Vec::with_capacity(12 * self.given.len());
+        for range in &self.given {
+            given.extend_from_slice(&range.start.to_be_bytes());
+            given.extend_from_slice(&((range.end - range.start) as u32).to_be_bytes());
+        }
+        if !given.is_empty() {
+            first.headers.push((GIVEN, Some(&given)));
+        }
         let mut records = vec![first];
         records.extend(facts.iter().map(|(key, value)| plain(key, value)));
         encode(Place { position: self.position, partition: CONTROL_PARTITION }, true, &records)
@@ -148,7 +161,7 @@ impl Control {
     pub(super) fn decode(bytes: &[u8]) -> Result<Control, String> {
         let (batch, _) = RecordBatch::decode(bytes).map_err(|error| error.to_string())?;
         let records = batch.records().map_err(|error| error.to_string())?;
-        let (time, saved) = records.first().map(times).unwrap_or_default();
+        let (time, saved, given) = records.first().map(times).unwrap_or_default();
         let mut records = records
             .iter()
             .map(|r| (r.key.as_deref().unwrap_or_default(), Cursor(r.value.as_deref().unwrap_or_default())));
@@ -158,7 +171,7 @@ impl Control {
             }
             _ => return Err("it does not begin with the list of its group's batches".to_owned()),
         };
-        (control.time, control.saved) = (time, saved);
+        (control.time, control.saved, control.given) = (time, saved, given);
         for (key, cursor) in records {
             match (key, decode_fact(key, cursor, &origins)) {
                 (_, Some(fact)) => control.facts.push(fact),
@@ -172,15 +185,23 @@ impl Control {
     }
 }
 
-/// When a group was written, and when what it lists was saved where that is another time.
-fn times(group: &kafka_batcher_core::OwnedRecord) -> (i64, Vec<(u64, i64)>) {
-    let header = group.headers.iter().find(|header| header.name == SAVED);
-    let mut cursor = Cursor(header.and_then(|header| header.value.as_deref()).unwrap_or_default());
-    let mut saved = Vec::new();
+/// When a group was written, when what it lists was saved where that is another time, and which of its events have their
+/// time from the user.
+fn times(group: &kafka_batcher_core::OwnedRecord) -> (i64, Vec<(u64, i64)>, Vec<Range<u64>>) {
+    let header = |name| {
+        let header = group.headers.iter().find(|header| header.name == name);
+        Cursor(header.and_then(|header| header.value.as_deref()).unwrap_or_default())
+    };
+    let (mut saved, mut given) = (Vec::new(), Vec::new());
+    let mut cursor = header(SAVED);
     while let (Some(from), Some(unix_ms)) = (cursor.u64(), cursor.u64()) {
         saved.push((from, unix_ms as i64));
     }
-    (group.timestamp, saved)
+    let mut cursor = header(GIVEN);
+    while let (Some(from), Some(count)) = (cursor.u64(), cursor.u32()) {
+        given.push(from..from.saturating_add(count.into()));
+    }
+    (group.timestamp, saved, given)
 }
 
 fn index_of<'a>(origins: &mut Vec<&'a Origin>, origin: &'a Origin) -> u16 {

@@ -160,5 +160,7 @@ fn reencode(
                 .collect(),
         })
         .collect();
-    RecordBatch::decode(&encode(Place { position: 0, partition: -1 }, false, &plain)).map(|(batch, _)| batch)
+    let (mut same, _) = RecordBatch::decode(&encode(Place { position: 0, partition: -1 }, false, &plain))?;
+    same.set_times_given(batch.times_given().to_vec());
+    Ok(same)
 }

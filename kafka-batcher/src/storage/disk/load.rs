@@ -178,6 +178,7 @@ impl Loaded {
         for (from, unix_ms) in &group.saved {
             self.state.times.note(*from, *unix_ms);
         }
+        group.given.iter().for_each(|range| self.state.given.note(range.clone()));
         for fact in &group.facts {
             self.state.apply(fact, (group.position, id));
         }

@@ -5,6 +5,7 @@
 //! above that does not exist.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,6 +50,8 @@ pub(super) struct Written {
     pub(super) next: u64,
     /// When, in milliseconds since the Unix epoch.
     pub(super) time: i64,
+    /// Positions whose events have their time from the user.
+    pub(super) given: Vec<Range<u64>>,
     /// The batches with their offsets, in the order of the draft.
     pub(super) members: Vec<(u64, Member)>,
     pub(super) facts: Vec<Fact>,
@@ -169,6 +172,7 @@ impl Log {
             control: group.control.position,
             next: self.next,
             time: group.control.time,
+            given: group.control.given,
             members: group.offsets.into_iter().zip(group.control.members).collect(),
             facts: group.control.facts,
         };
@@ -238,6 +242,8 @@ impl Group {
             }
             let origin = numbers.as_ref().map(|numbers| numbers.origin.clone());
             control.members.push(Member { place, count, length, crc, origin });
+            let at = |index: u32| position + u64::from(index);
+            control.given.extend(batch.times_given().iter().map(|range| at(range.start)..at(range.end)));
             position += u64::from(count);
             offset += u64::from(length);
         }

@@ -72,6 +72,7 @@ struct Planned {
     pieces: Vec<(Piece, Option<Numbers>)>,
     own: Option<kafka_batcher_core::Origin>,
     saved_ms: i64,
+    times_given: Vec<std::ops::Range<u32>>,
     segment: Segment,
 }
 
@@ -95,7 +96,8 @@ fn plan(topic: &Topic, partition: i32, from: u64, max_bytes: usize) -> Vec<Plann
         });
         let own = (entry.origin != NEVER_SENT).then(|| state.origin(entry.origin)).flatten();
         let (pieces, saved_ms) = (pieces.collect(), state.times.at(entry.position));
-        planned.push(Planned { entry: *entry, pieces, own, saved_ms, segment: segment.clone() });
+        let times_given = state.given.of(entry.position, entry.count);
+        planned.push(Planned { entry: *entry, pieces, own, saved_ms, times_given, segment: segment.clone() });
     }
     planned
 }
@@ -105,9 +107,9 @@ fn read(fs: &dyn Fs, job: &Job, memory: &mut Memory) -> Result<Read, StorageErro
     let (partition, from, max_bytes) = (*partition, *from, *max_bytes);
     let mut read = Read { next: from, ..Read::default() };
     for planned in plan(topic, partition, from, max_bytes) {
-        let Planned { entry, pieces, own, saved_ms, segment } = planned;
+        let Planned { entry, pieces, own, saved_ms, times_given, segment } = planned;
         let place = Place { position: entry.position, partition };
-        let batch = match fetch(segment.file.as_ref(), &entry, place, memory) {
+        let mut batch = match fetch(segment.file.as_ref(), &entry, place, memory) {
             Ok(batch) => batch,
             Err(Fetch::Io(error)) if read.batches.is_empty() && read.damage.is_empty() => {
                 return Err(failed("read", &segment.path, &error));
@@ -137,6 +139,7 @@ fn read(fs: &dyn Fs, job: &Job, memory: &mut Memory) -> Result<Read, StorageErro
                 continue;
             }
         };
+        batch.set_times_given(times_given);
         let already = read.batches.len();
         give(&batch, &entry, &pieces, own.as_ref(), from, &mut read.batches)
             .map_err(|error| StorageError::Failed(format!("{}: {error}", segment.path.display())))?;

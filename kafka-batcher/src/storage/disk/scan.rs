@@ -222,7 +222,8 @@ impl TopicScan {
                 (piece, numbers)
             })
             .collect();
-        let whole = self.read(batch)?;
+        let mut whole = self.read(batch)?;
+        whole.set_times_given(self.state.given.of(batch.position, batch.count));
         give(&whole, &entry, &pieces, batch.origin.as_ref(), 0, &mut out)
             .map_err(|error: DecodeError| StorageError::Failed(error.to_string()))?;
         let saved_ms = self.state.times.at(batch.position);

@@ -175,7 +175,8 @@ fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritt
         for (partition, lane) in &state.lanes {
             for entry in lane.entries().filter(|entry| entry.segment == id) {
                 let (origin, saved_ms) = (state.origin(entry.origin), state.times.at(entry.position));
-                live.push(Live { partition: *partition, entry: *entry, origin, saved_ms });
+                let given = state.given.within(entry.position..entry.end()).collect();
+                live.push(Live { partition: *partition, entry: *entry, origin, saved_ms, given });
             }
         }
         (segment, live)
@@ -225,6 +226,8 @@ struct Live {
     entry: Entry,
     origin: Option<kafka_batcher_core::Origin>,
     saved_ms: i64,
+    /// Positions whose events have their time from the user.
+    given: Vec<std::ops::Range<u64>>,
 }
 
 fn rewrite(
@@ -239,7 +242,8 @@ fn rewrite(
     // In the place of the segment's last control batch, it accounts for all that was before.
     let mut control =
         Control { base: segment.base, from: segment.base, position: segment.control, ..Control::default() };
-    for Live { partition, entry, origin, saved_ms } in live {
+    for Live { partition, entry, origin, saved_ms, given } in live {
+        control.given.extend(given.iter().cloned());
         let at = Place { position: entry.position, partition: *partition };
         if control.saved.last().is_none_or(|(_, last)| last != saved_ms) {
             control.saved.push((entry.position, *saved_ms));

@@ -2,6 +2,7 @@
 //! it is the time of a group's control batch; a segment that was cleaned keeps a list of them with its own.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// What times are rounded down to, in milliseconds: ten entries a second are the most there can be.
 const GRAIN: i64 = 100;
@@ -33,6 +34,41 @@ impl Times {
     }
 }
 
+/// The events whose time the user gave, by position, as ascending ranges.
+#[derive(Debug, Default)]
+pub(super) struct Given(VecDeque<Range<u64>>);
+
+impl Given {
+    /// Positions ascend.
+    pub(super) fn note(&mut self, range: Range<u64>) {
+        match self.0.back_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.0.push_back(range),
+        }
+    }
+
+    /// What of this stretch is meant.
+    pub(super) fn within(&self, stretch: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let first = self.0.partition_point(|range| range.end <= stretch.start);
+        let ranges = self.0.range(first..).take_while(move |range| range.start < stretch.end);
+        ranges.map(move |range| range.start.max(stretch.start)..range.end.min(stretch.end))
+    }
+
+    /// The same for a batch's events, as indices in it.
+    pub(super) fn of(&self, position: u64, count: u32) -> Vec<Range<u32>> {
+        let index = |at: u64| (at - position) as u32;
+        let ranges = self.within(position..position + u64::from(count));
+        ranges.map(|range| index(range.start)..index(range.end)).collect()
+    }
+
+    /// Forgets what is about nothing that waits: what lies below `first`.
+    pub(super) fn forget_below(&mut self, first: u64) {
+        while self.0.front().is_some_and(|range| range.end <= first) {
+            self.0.pop_front();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +84,20 @@ mod tests {
             [9, 10, 29, 30, 39, 40, 50, 99].map(|at| times.at(at)),
             [0, 1000, 1000, 1100, 1100, 0, 900, 900]
         );
+    }
+
+    #[test]
+    fn a_batch_knows_which_of_its_events_have_their_time_from_the_user() {
+        let mut given = Given::default();
+        for range in [3..5, 5..7, 10..11, 20..30] {
+            given.note(range);
+        }
+        assert_eq!(given.0.len(), 3, "what touches is one");
+        assert_eq!(given.of(0, 3), []);
+        assert_eq!(given.of(4, 7), [0..3, 6..7]);
+        assert_eq!(given.of(22, 100), std::slice::from_ref(&(0..8)));
+        given.forget_below(7);
+        assert_eq!((given.0.len(), given.of(0, 30)), (2, vec![10..11, 20..30]));
     }
 
     #[test]

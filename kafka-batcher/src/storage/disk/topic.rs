@@ -9,7 +9,7 @@ use kafka_batcher_core::{Backlog, Origin};
 use super::control::{Fact, Member};
 use super::fs::File;
 use super::index::{Entry, Freed, Lane, NEVER_SENT};
-use super::times::Times;
+use super::times::{Given, Times};
 
 /// A segment of the log.
 #[derive(Clone, Debug)]
@@ -60,6 +60,7 @@ pub(super) struct State {
     /// The control batch and the segment that say it.
     pub(super) partitions_at: Option<(u64, u32)>,
     pub(super) times: Times,
+    pub(super) given: Given,
     /// The next position to be given.
     pub(super) next: u64,
     /// Where the last durable group ends.
@@ -201,10 +202,12 @@ impl State {
         }
     }
 
-    /// Forgets when events were saved that do not wait any more.
+    /// Forgets the times of events that do not wait any more.
     pub(super) fn forget_times(&mut self) {
         let firsts = self.lanes.values().filter_map(|lane| lane.entries().next()).map(|entry| entry.position);
-        self.times.forget_below(firsts.min().unwrap_or(u64::MAX));
+        let first = firsts.min().unwrap_or(u64::MAX);
+        self.times.forget_below(first);
+        self.given.forget_below(first);
     }
 
     /// Nothing of the topic waits.

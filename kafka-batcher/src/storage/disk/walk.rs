@@ -12,6 +12,8 @@ pub(super) struct Group {
     pub(super) end: u64,
     /// From which position on what was saved when.
     pub(super) saved: Vec<(u64, i64)>,
+    /// Positions whose events have their time from the user.
+    pub(super) given: Vec<std::ops::Range<u64>>,
     pub(super) members: Vec<Found>,
     pub(super) facts: Vec<Fact>,
     /// What is wrong with it, although nothing is lost by it.
@@ -191,7 +193,8 @@ fn vouched(bytes: &[u8], start: usize, pending: &[(usize, Frame)], control: Cont
     if saved.is_empty() {
         saved.push((control.from, control.time));
     }
-    Group { position: control.position, end, saved, members: found, facts: control.facts, notes }
+    let Control { position, given, facts, .. } = control;
+    Group { position, end, saved, given, members: found, facts, notes }
 }
 
 /// Whether what lies outside the CRC of the header at `at` is as it was written.

@@ -320,7 +320,8 @@ pub(super) fn write_whole(place: &SpoolDir, owned: &mut Owned, draft: &Draft) ->
 
 /// What was written is known from now on.
 fn take_in(topic: &Topic, written: Written) {
-    let Written { id, base, path, file, length, from, control, next, time, members, facts, .. } = written;
+    let Written { id, base, path, file, length, from, control, next, time, given, members, facts, .. } =
+        written;
     let mut state = topic.state();
     let new = Segment { base, path, file, length, control, live: 0, batches: 0, data: false };
     let segment = state.segments.entry(id).or_insert(new);
@@ -329,6 +330,7 @@ fn take_in(topic: &Topic, written: Written) {
         state.add(member, id, *offset);
     }
     state.times.note(from, time);
+    given.into_iter().for_each(|range| state.given.note(range));
     for fact in &facts {
         state.apply(fact, (control, id));
     }

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use kafka_batcher_core::{OwnedRecord, StorageError, TopicPartition};
 
-use super::{Lane, Model, Seen, Topic, records, shifted};
+use super::{Event, Lane, Model, Seen, Topic, records, shifted, time_given};
 
 fn compare(what: &str, read: &[Seen], expected: &[Seen]) {
     let differ = (0..read.len().max(expected.len())).find(|at| read.get(*at) != expected.get(*at));
@@ -32,8 +32,8 @@ impl Model<'_> {
         for (name, topic) in &self.topics {
             for (partition, lane) in &topic.lanes {
                 let place = TopicPartition::new(*name, *partition);
-                let expected: Vec<Seen> =
-                    lane.waiting().map(|(at, e)| (*at, e.record.clone(), e.numbers.clone())).collect();
+                let seen = |(at, e): (&u64, &Event)| (*at, e.record.clone(), e.numbers.clone(), e.time_given);
+                let expected: Vec<Seen> = lane.waiting().map(seen).collect();
                 self.check_backlog(&place, lane, topic.end()).await;
                 for max_bytes in [1, 200, usize::MAX] {
                     let read = self.read(&place, lane, 0, max_bytes).await;
@@ -112,7 +112,8 @@ impl Model<'_> {
                 for (n, record) in (0..).zip(records(&stored.batch)) {
                     let at = stored.position + u64::from(n);
                     self.check_time(place, at, stored.saved_ms);
-                    out.push((at, record, shifted(stored.numbers.as_ref(), n)));
+                    let numbers = shifted(stored.numbers.as_ref(), n);
+                    out.push((at, record, numbers, time_given(&stored.batch, n)));
                 }
                 assert!(read.next >= end, "what was given out lies below {}: {stored:?}", read.next);
             }

@@ -56,6 +56,11 @@ pub(super) fn read(storage: &DiskStorage, of: i32) -> BTreeMap<u64, (String, Opt
     out
 }
 
+/// Whether the user gave this event its time.
+fn is_given(value: &str) -> bool {
+    value.split(' ').next().unwrap().parse::<u64>().unwrap() % 3 == 0
+}
+
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -119,7 +124,10 @@ impl Row {
         self.made += count;
         let values: Vec<String> = (self.made - count..self.made).map(|n| format!("{n} {padding}")).collect();
         let slices: Vec<&str> = values.iter().map(String::as_str).collect();
-        let saved = numbers.map_or_else(|| fresh(&slices), |numbers| sent(&slices, numbers));
+        let mut saved = numbers.map_or_else(|| fresh(&slices), |numbers| sent(&slices, numbers));
+        saved.batch.set_times_given(
+            (0..count as u32).filter(|n| is_given(&values[*n as usize])).map(|n| n..n + 1).collect(),
+        );
         (values, saved)
     }
 
@@ -258,6 +266,12 @@ impl Row {
             .map(|((_, position), known)| (*position, (known.value.clone(), known.numbers.clone())))
             .collect();
         assert_eq!(read, expected, "{end:?}: what waits of {lane}");
+        for stored in wait(self.storage.read(&partition(lane), 0, usize::MAX)).unwrap().batches {
+            for (n, value) in (0..).zip(values(std::slice::from_ref(&stored))) {
+                let given = stored.batch.times_given().iter().any(|range| range.contains(&n));
+                assert_eq!(given, is_given(&value), "{end:?}: whose time event {n} of {stored:?} has");
+            }
+        }
     }
 }
 
