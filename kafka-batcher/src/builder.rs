@@ -143,8 +143,7 @@ impl Builder {
     }
 
     /// How old an event in the storage may become (default: any age); then it is dropped, counted as lost and told, unless
-    /// it may be in Kafka already. Counted from when it was saved. Of what is collected before the topic's partitions were
-    /// ever known, nothing is dropped.
+    /// it may be in Kafka already. Counted from when it was saved.
     pub fn spool_max_age(mut self, age: Duration) -> Self {
         self.spool.max_age = Some(age);
         self
