@@ -184,8 +184,43 @@ impl RealKafka {
         LogDump::of_files(&self.segments(node, topic, partition)?)
     }
 
+    /// Cuts the last `batches` batches off each partition's log on a node's disk, as a disk does that lost what was not
+    /// fsynced when the power failed (Kafka itself does not fsync). Call it while the node is down after a KILL: at its next
+    /// start it reads the log again, and knows of each producer what the log says. Returns how many events went.
+    ///
+    /// # Errors
+    /// As [`LogDump::of_files`], or a file that cannot be cut.
+    pub fn cut_log(&self, node: u8, topic: &str, partitions: i32, batches: usize) -> Result<u64, Error> {
+        let mut gone = 0;
+        for partition in 0..partitions {
+            let dir = self.partition_dir(node, topic, partition)?;
+            let Some(file) = self.segments(node, topic, partition)?.pop() else { continue };
+            let dump = LogDump::of_files(std::slice::from_ref(&file))?.batches;
+            let Some(cut) = dump.get(dump.len().saturating_sub(batches)..).filter(|cut| !cut.is_empty())
+            else {
+                continue;
+            };
+            gone += cut.iter().map(|batch| u64::from(batch.count)).sum::<u64>();
+            let failed = || Error::io(format!("cannot cut {}", file.display()));
+            let log = std::fs::OpenOptions::new().write(true).open(&file).map_err(failed())?;
+            log.set_len(cut.iter().map(|batch| batch.position).min().unwrap_or(0)).map_err(failed())?;
+            // What else would remember: the indexes, and the snapshots of producers.
+            for entry in std::fs::read_dir(&dir).map_err(failed())? {
+                let path = entry.map_err(failed())?.path();
+                if path.extension().is_some_and(|e| e == "index" || e == "timeindex" || e == "snapshot") {
+                    std::fs::remove_file(&path).map_err(failed())?;
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    fn partition_dir(&self, node: u8, topic: &str, partition: i32) -> Result<PathBuf, Error> {
+        Ok(self.node_dir(node)?.join("data").join(format!("{topic}-{partition}")))
+    }
+
     fn segments(&self, node: u8, topic: &str, partition: i32) -> Result<Vec<PathBuf>, Error> {
-        let dir = self.node_dir(node)?.join("data").join(format!("{topic}-{partition}"));
+        let dir = self.partition_dir(node, topic, partition)?;
         let failed = || Error::io(format!("cannot list {}", dir.display()));
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&dir).map_err(failed())? {

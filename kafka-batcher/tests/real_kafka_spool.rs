@@ -10,7 +10,9 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kafka_batcher::storage::StorageError;
-use kafka_batcher::{BuildError, Collector, KafkaBatcher, Receipt, Record, Report, SpoolMode};
+use kafka_batcher::{
+    BuildError, Collector, ErrorNotifier, KafkaBatcher, Notification, Receipt, Record, Report, SpoolMode,
+};
 use kafka_batcher_testkit::{Error, Isolation, Options, RealKafka, Signal, Suite, Tally};
 
 const LONG: Duration = Duration::from_secs(120);
@@ -33,6 +35,11 @@ fn main() -> ExitCode {
             |kafka| sixteen_callers(kafka, true),
         )
         .test_alone("a topic created anew gets what waited in the spool", recreated)
+        .test_alone("a log that was cut while nobody looked is continued in a new run", cut)
+        .test_alone(
+            "another cluster gets nothing of what was sent to the old one until somebody consents",
+            replaced,
+        )
         .test_alone(
             "events older than a broker remembers arrive, and what may be there twice is counted",
             old,
@@ -306,6 +313,119 @@ fn recreated(kafka: &RealKafka) -> Result<(), Error> {
     );
     // The hundred went with the old topic.
     assert_eq!((lost, surplus, reordered), (100, 0, 0));
+    Ok(())
+}
+
+/// What Kafka acknowledged and lost when the power failed is not ours to bring back; what it did not acknowledge is.
+fn cut(kafka: &RealKafka) -> Result<(), Error> {
+    if !kafka.is_ours() {
+        return Ok(());
+    }
+    for batches in [2, usize::MAX] {
+        let topic = kafka.fresh_topic("cut", PARTITIONS, &[])?;
+        let dir = tempfile::tempdir().expect("a directory");
+        let runtime = runtime();
+        let (batcher, collector) = runtime.block_on(start(kafka, &topic, dir.path(), SpoolMode::Always));
+        runtime.block_on(async {
+            for receipt in send(&collector, 0..1_000, None).await {
+                receipt.delivered().await.expect("delivered");
+            }
+        });
+        let written = kafka.consume(&topic, Isolation::Committed)?.len() as u64;
+        kafka.kill(1, Signal::Kill)?;
+        let report = runtime.block_on(async {
+            durable(&send(&collector, 1_000..3_000, None).await).await;
+            batcher.shutdown(Duration::ZERO).await
+        });
+        assert!(report.spooled == 2_000 && report.lost == 0, "{report:?}");
+        let gone = kafka.cut_log(1, &topic, PARTITIONS as i32, batches)?;
+        assert!(gone > 0 && written == 1_000, "{gone} of {written} events were cut off");
+        kafka.restart(1)?;
+        let there: i64 = kafka.offsets(&topic)?.iter().map(|p| p.latest - p.earliest).sum();
+        assert_eq!(there as u64, 1_000 - gone, "the log was cut");
+        let report = runtime.block_on(async {
+            let (batcher, _collector) = start(kafka, &topic, dir.path(), SpoolMode::Always).await;
+            drained(&batcher).await
+        });
+        assert!(report.balances() && report.all_delivered(), "{report:?}");
+        let (lost, surplus, reordered) = compare(kafka, &topic, 3_000)?;
+        println!(
+            "cut: {gone} events cut off by us, {lost} not there, {surplus} surplus, {reordered} reordered; \
+             {} possible duplicates told",
+            report.possible_duplicates
+        );
+        assert_eq!((lost as u64, surplus, reordered), (gone, 0, 0));
+    }
+    Ok(())
+}
+
+struct Told(tokio::sync::mpsc::UnboundedSender<String>);
+
+impl ErrorNotifier for Told {
+    fn report(&self, notification: &Notification) {
+        // Nobody listens any more once it was heard.
+        let _ = self.0.send(notification.message.clone());
+    }
+}
+
+fn replaced(kafka: &RealKafka) -> Result<(), Error> {
+    if !kafka.is_ours() {
+        return Ok(());
+    }
+    let topic = kafka.fresh_topic("moved", PARTITIONS, &[])?;
+    let dir = tempfile::tempdir().expect("a directory");
+    let runtime = runtime();
+    let (batcher, collector) = runtime.block_on(start(kafka, &topic, dir.path(), SpoolMode::Always));
+    runtime.block_on(async {
+        for receipt in send(&collector, 0..100, None).await {
+            receipt.delivered().await.expect("delivered to the old cluster");
+        }
+    });
+    // So that what comes now is sent, and never answered.
+    kafka.freeze(1)?;
+    let report = runtime.block_on(async {
+        durable(&send(&collector, 100..2_000, None).await).await;
+        batcher.shutdown(Duration::ZERO).await
+    });
+    assert!(report.spooled == 1_900 && report.lost + report.in_doubt == 0, "{report:?}");
+    let other = RealKafka::start(&Options::one_broker())?;
+    kafka.thaw(1)?;
+    assert_ne!(other.cluster_id()?, kafka.cluster_id()?);
+    other.create_topic(&topic, PARTITIONS, 1, &[])?;
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let report = runtime.block_on(async {
+        let batcher = KafkaBatcher::builder(other.addresses())
+            .spool(dir.path())
+            .error_notifier(Told(told))
+            .start()
+            .await
+            .expect("it starts");
+        let _collector = batcher.collector(&topic).build().expect("a collector");
+        let held = async {
+            while let Some(message) = heard.recv().await {
+                if message.contains("another cluster") {
+                    return;
+                }
+            }
+            panic!("nobody was told");
+        };
+        tokio::time::timeout(LONG, held).await.expect("somebody is told");
+        batcher.shutdown(Duration::ZERO).await
+    });
+    assert_eq!((report.spooled, report.delivered), (1_900, 0), "{report:?}");
+    assert!(other.consume(&topic, Isolation::Uncommitted)?.is_empty());
+    let report = runtime.block_on(async {
+        let consenting =
+            KafkaBatcher::builder(other.addresses()).spool(dir.path()).replay_to_other_cluster(true);
+        let batcher = consenting.start().await.expect("it starts");
+        let _collector = batcher.collector(&topic).build().expect("a collector");
+        drained(&batcher).await
+    });
+    assert!(report.balances() && report.all_delivered(), "{report:?}");
+    let (missing, surplus, reordered) = compare(&other, &topic, 2_000)?;
+    println!("replaced: {missing} went to the old cluster; {surplus} surplus, {reordered} reordered");
+    // The hundred went to the old cluster.
+    assert_eq!((missing, surplus, reordered), (100, 0, 0));
     Ok(())
 }
 
