@@ -28,6 +28,8 @@ mod delivery;
 mod error;
 mod error_code;
 pub mod flusher;
+#[doc(hidden)]
+pub mod nearest;
 mod outbox;
 pub mod partitioner;
 mod record;

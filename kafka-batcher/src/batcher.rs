@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::builder::{Builder, Choices, CollectorBuilder};
 use crate::clock::Clock;
 use crate::collector::Collector;
-use crate::config::{CollectorSettings, Settings};
+use crate::config::{CollectorMissingError, CollectorSettings, Config, Settings};
 use crate::connection_manager::{ConnectionManager, Health, TopicHealth};
 use crate::dispatcher::{Command, Dispatcher, Parts};
 use crate::error::BuildError;
@@ -22,6 +23,7 @@ use crate::identity::Identity;
 use crate::metrics::Report;
 use crate::producer::contained::Contained;
 use crate::producer::{MissingTopic, Producer};
+use crate::registry::Registry;
 use crate::storage::TempStorage;
 use crate::topic::Topic;
 
@@ -51,6 +53,7 @@ pub struct KafkaBatcher {
 struct Inner {
     settings: Settings,
     defaults: CollectorSettings,
+    registry: Arc<Registry>,
     runtime: Handle,
     /// Ends the thread that `start_blocking` made, if it did.
     stop: Mutex<Option<oneshot::Sender<()>>>,
@@ -97,8 +100,25 @@ impl KafkaBatcher {
         Builder::new(endpoints.into_iter().map(Into::into).collect())
     }
 
+    /// Starts what a configuration file says, with all its collectors, on the current tokio runtime; the environment
+    /// (`KAFKA_BATCHER__...`) has the last word. A program with partitioners, flushers, notifiers, storages or producers of
+    /// its own uses [`Builder::from_config`].
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let batcher = kafka_batcher::KafkaBatcher::from_config("kafka-batcher.toml").await?;
+    /// batcher.get_collector("flights")?.add_event(("SEA", r#"{"delay":66}"#)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Builder::start`]; a file that cannot be read is [`BuildError::BadConfig`], too.
+    pub async fn from_config(path: impl AsRef<Path>) -> Result<KafkaBatcher, BuildError> {
+        Builder::from_config(&Config::from_file(path)?.with_environment())?.start().await
+    }
+
     pub(crate) fn launch(choices: Choices, runtime: Handle, stop: Option<oneshot::Sender<()>>) -> Self {
-        let Choices { settings, defaults, producer, storage, spool, notifier, seed } = choices;
+        let Choices { settings, defaults, registry, producer, storage, spool, notifier, seed } = choices;
         let producer: Arc<dyn Producer> = Arc::new(Contained::new(producer));
         let clock = Clock::start();
         let topics = Topics::default();
@@ -119,6 +139,7 @@ impl KafkaBatcher {
         let inner = Inner {
             settings,
             defaults,
+            registry,
             runtime,
             stop: Mutex::new(stop),
             clock,
@@ -140,6 +161,44 @@ impl KafkaBatcher {
     /// A collector for a topic; may be called at any time, once for each topic.
     pub fn collector(&self, topic: impl Into<String>) -> CollectorBuilder {
         CollectorBuilder::new(self.clone(), topic.into(), self.inner.defaults.clone())
+    }
+
+    /// The collector of this topic that runs: one of the configuration's, or one built before.
+    ///
+    /// # Errors
+    /// There is none; the error names those that there are.
+    pub fn get_collector(&self, topic: &str) -> Result<Collector, CollectorMissingError> {
+        let state = lock(&self.inner.state);
+        match state.topics.get(topic) {
+            Some(running) => Ok(self.collector_of(running)),
+            None => Err(CollectorMissingError {
+                topic: topic.to_owned(),
+                known: state.topics.keys().cloned().collect(),
+            }),
+        }
+    }
+
+    fn collector_of(&self, running: &Running) -> Collector {
+        Collector {
+            topic: running.topic.clone(),
+            commands: running.commands.clone(),
+            max_block: self.inner.settings.max_block,
+        }
+    }
+
+    /// Starts the collectors of a configuration.
+    pub(crate) fn with_collectors(
+        self,
+        collectors: BTreeMap<String, CollectorSettings>,
+    ) -> Result<Self, BuildError> {
+        for (topic, settings) in collectors {
+            CollectorBuilder::new(self.clone(), topic, settings).build()?;
+        }
+        Ok(self)
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.inner.registry
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -199,12 +258,9 @@ impl KafkaBatcher {
         lock(&inner.topics).push(Arc::downgrade(&topic));
         state.tasks.push(inner.runtime.spawn(watcher));
         state.tasks.push(inner.runtime.spawn(dispatcher.run()));
-        let collector = Collector {
-            topic: topic.clone(),
-            commands: commands.clone(),
-            max_block: inner.settings.max_block,
-        };
-        state.topics.insert(topic.name.to_string(), Running { topic, commands });
+        let running = Running { topic: topic.clone(), commands };
+        let collector = self.collector_of(&running);
+        state.topics.insert(topic.name.to_string(), running);
         Ok(collector)
     }
 

@@ -1,5 +1,6 @@
 //! `Builder` and `CollectorBuilder`: settings and user code, checked as a whole before anything starts.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,11 +14,14 @@ use tokio::runtime::Handle;
 use crate::batcher::KafkaBatcher;
 use crate::client::ClientSettings;
 use crate::collector::Collector;
-use crate::config::{CollectorSettings, Mistake, Settings};
+use crate::config::{
+    BadConfigError, CollectorSettings, Config, LOG, Mistake, NATIVE, Resolved, Settings, SpoolConfig,
+};
 use crate::error::BuildError;
 use crate::error_notifier::{ErrorNotifier, LogNotifier};
 use crate::producer::Producer;
 use crate::producer::native::NativeProducer;
+use crate::registry::Registry;
 use crate::storage::{DiskSettings, DiskStorage, TempStorage};
 use crate::topic::Topic;
 
@@ -48,6 +52,7 @@ impl Settings {
 pub(crate) struct Choices {
     pub(crate) settings: Settings,
     pub(crate) defaults: CollectorSettings,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) producer: Arc<dyn Producer>,
     pub(crate) storage: Option<Arc<dyn TempStorage>>,
     pub(crate) spool: SpoolSettings,
@@ -60,24 +65,55 @@ pub(crate) struct Choices {
 pub struct Builder {
     settings: Settings,
     defaults: CollectorSettings,
+    spool: SpoolConfig,
+    /// Started with the batcher.
+    collectors: BTreeMap<String, CollectorSettings>,
+    registry: Registry,
     producer: Option<Arc<dyn Producer>>,
     storage: Option<Arc<dyn TempStorage>>,
-    disk: Option<DiskSettings>,
-    spool: SpoolSettings,
-    notifier: Arc<dyn ErrorNotifier>,
+    notifier: Option<Arc<dyn ErrorNotifier>>,
 }
 
 impl Builder {
     pub(crate) fn new(endpoints: Vec<String>) -> Self {
+        let mut nothing_said = Resolved::default();
+        nothing_said.settings.endpoints = endpoints;
+        Builder::of(nothing_said)
+    }
+
+    fn of(resolved: Resolved) -> Self {
+        let Resolved { settings, spool, defaults, collectors, .. } = resolved;
         Builder {
-            settings: Settings { endpoints, ..Settings::default() },
-            defaults: CollectorSettings::default(),
+            settings,
+            defaults,
+            spool,
+            collectors,
+            registry: Registry::default(),
             producer: None,
             storage: None,
-            disk: None,
-            spool: spool_defaults(),
-            notifier: Arc::new(LogNotifier),
+            notifier: None,
         }
+    }
+
+    /// What a configuration says, with all its collectors. Register what it chooses by name before you start.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use kafka_batcher::{Builder, Config, flusher::FlushFn};
+    ///
+    /// let config = Config::from_file("kafka-batcher.toml")?.with_environment();
+    /// let batcher = Builder::from_config(&config)?
+    ///     .register_flusher("alarms", FlushFn::new(|key, _| key == Some(b"alarm")))
+    ///     .start()
+    ///     .await?;
+    /// let flights = batcher.get_collector("flights")?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`BuildError::BadConfig`] with every mistake at once.
+    pub fn from_config(config: &Config) -> Result<Self, BuildError> {
+        Ok(Builder::of(config.resolve()?))
     }
 
     /// Changes application-wide settings.
@@ -86,21 +122,56 @@ impl Builder {
         self
     }
 
-    /// Changes what every collector starts from.
+    /// Changes what every collector starts from that no configuration speaks of.
     pub fn collector_defaults(mut self, change: impl FnOnce(&mut CollectorSettings)) -> Self {
         change(&mut self.defaults);
         self
     }
 
-    /// Tells this notifier of trouble instead of the log.
+    /// Tells this notifier of trouble instead of the one that the settings name (the log).
     pub fn error_notifier(mut self, notifier: impl ErrorNotifier) -> Self {
-        self.notifier = Arc::new(notifier);
+        self.notifier = Some(Arc::new(notifier));
         self
     }
 
     /// Delivers through this producer instead of the native one; the endpoints are then its own affair.
     pub fn producer(mut self, producer: impl Producer) -> Self {
         self.producer = Some(Arc::new(producer));
+        self
+    }
+
+    /// Lets `partition_fn = "name"` mean this partitioner. A later one of the same name takes its place; so with all of
+    /// these.
+    pub fn register_partitioner(
+        mut self,
+        name: impl Into<String>,
+        partitioner: impl Partitioner + 'static,
+    ) -> Self {
+        self.registry.partitioners.insert(name, Arc::new(partitioner));
+        self
+    }
+
+    /// Lets `batch_flusher = "name"` mean this flusher.
+    pub fn register_flusher(mut self, name: impl Into<String>, flusher: impl BatchFlusher + 'static) -> Self {
+        self.registry.flushers.insert(name, Arc::new(flusher));
+        self
+    }
+
+    /// Lets `error_notifier = "name"` mean this notifier.
+    pub fn register_error_notifier(mut self, name: impl Into<String>, notifier: impl ErrorNotifier) -> Self {
+        self.registry.notifiers.insert(name, Arc::new(notifier));
+        self
+    }
+
+    /// Lets `storage = "name"` in the table `[spool]` mean this storage.
+    pub fn register_storage(mut self, name: impl Into<String>, storage: impl TempStorage) -> Self {
+        self.registry.storages.insert(name, Arc::new(storage));
+        self
+    }
+
+    /// Lets `producer = "name"` mean this producer.
+    pub fn register_producer(mut self, name: impl Into<String>, producer: impl Producer) -> Self {
+        self.registry.producers.insert(name, Arc::new(producer));
         self
     }
 
@@ -114,13 +185,29 @@ impl Builder {
     /// # Ok(()) }
     /// ```
     pub fn spool(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.disk = Some(DiskSettings::new(dir));
+        self.spool.dir = Some(dir.into());
         self
     }
 
     /// The same, with bounds of your own.
     pub fn spool_with(mut self, settings: DiskSettings) -> Self {
-        self.disk = Some(settings);
+        let DiskSettings { dir, max_bytes, min_free_bytes, segment_bytes, dead_letter_bytes, reserve_bytes } =
+            settings;
+        self.spool = SpoolConfig {
+            dir: Some(dir),
+            max_bytes,
+            min_free_bytes,
+            segment_bytes,
+            dead_letter_bytes,
+            reserve_bytes,
+            ..self.spool
+        };
+        self
+    }
+
+    /// Changes the spool's settings, all of them in one place.
+    pub fn spool_settings(mut self, change: impl FnOnce(&mut SpoolConfig)) -> Self {
+        change(&mut self.spool);
         self
     }
 
@@ -132,13 +219,13 @@ impl Builder {
 
     /// When batches go to the storage: only when Kafka takes none (the default), or always before they are sent.
     pub fn spool_mode(mut self, mode: SpoolMode) -> Self {
-        self.spool.mode = mode;
+        self.spool.mode = Some(mode);
         self
     }
 
     /// How long Kafka may take nothing of a partition before its batches go to the storage (default 5 s).
     pub fn spool_after(mut self, after: Duration) -> Self {
-        self.spool.after = after;
+        self.spool.spool_after = after;
         self
     }
 
@@ -164,73 +251,104 @@ impl Builder {
 
     /// Consents to sending what the storage holds for another cluster to this one (default: it is held).
     pub fn replay_to_other_cluster(mut self, consent: bool) -> Self {
-        self.spool.other_cluster = consent;
+        self.spool.replay_to_other_cluster = consent;
         self
     }
 
-    /// Starts the batcher on the current tokio runtime. Kafka being down is no error: events are accepted, and
-    /// delivered when it is back.
+    /// Starts the batcher on the current tokio runtime, with the collectors of its configuration. Kafka being down is no
+    /// error: events are accepted, and delivered when it is back.
     ///
     /// # Errors
     /// [`BuildError::BadConfig`] with every mistake at once; [`BuildError::Spool`] if the directory cannot be used.
     // Async although nothing is awaited yet: callers must not have to change.
     #[allow(clippy::unused_async)]
-    pub async fn start(self) -> Result<KafkaBatcher, BuildError> {
+    pub async fn start(mut self) -> Result<KafkaBatcher, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        Ok(KafkaBatcher::launch(self.check(&runtime)?, runtime, None))
+        let collectors = std::mem::take(&mut self.collectors);
+        KafkaBatcher::launch(self.check(&runtime, &collectors)?, runtime, None).with_collectors(collectors)
     }
 
     /// Starts the batcher on a runtime and a thread of its own, for programs that are not asynchronous.
     ///
     /// # Errors
     /// As [`Builder::start`]; also if the thread cannot be started.
-    pub fn start_blocking(self) -> Result<KafkaBatcher, BuildError> {
+    pub fn start_blocking(mut self) -> Result<KafkaBatcher, BuildError> {
         let failed = |error: std::io::Error| BuildError::Thread(error.to_string());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let handle = runtime.handle().clone();
-        let choices = self.check(&handle)?;
+        let collectors = std::mem::take(&mut self.collectors);
+        let choices = self.check(&handle, &collectors)?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let run = move || {
             // Drives every task until it is told to stop, or the batcher is gone.
             let _ = runtime.block_on(stopped);
         };
         std::thread::Builder::new().name("kafka-batcher".to_owned()).spawn(run).map_err(failed)?;
-        Ok(KafkaBatcher::launch(choices, handle, Some(stop)))
+        KafkaBatcher::launch(choices, handle, Some(stop)).with_collectors(collectors)
     }
 
-    fn check(self, runtime: &Handle) -> Result<Choices, BuildError> {
-        let mut mistakes = self.settings.check();
-        if self.producer.is_some() {
+    fn check(
+        self,
+        runtime: &Handle,
+        collectors: &BTreeMap<String, CollectorSettings>,
+    ) -> Result<Choices, BuildError> {
+        let Builder { settings, defaults, spool, registry, producer, storage, notifier, .. } = self;
+        let mut mistakes = settings.check();
+        mistakes.extend(spool.check(storage.is_some()));
+        let producer = match (producer, settings.producer.as_str()) {
+            (None, NATIVE) => None,
+            (None, name) => registry.producers.find("producer", name, &mut mistakes),
+            (given, _) => given,
+        };
+        let notifier = match (notifier, settings.error_notifier.as_str()) {
+            (None, LOG) => Some(Arc::new(LogNotifier) as Arc<dyn ErrorNotifier>),
+            (None, name) => registry.notifiers.find("error_notifier", name, &mut mistakes),
+            (given, _) => given,
+        };
+        let mut elsewhere = Vec::new();
+        let storage = match (storage, &spool.storage) {
+            (None, Some(name)) => registry.storages.find("storage", name, &mut elsewhere),
+            (given, _) => given,
+        };
+        mistakes.extend(elsewhere.into_iter().map(Mistake::in_spool));
+        for (topic, settings) in collectors {
+            let mut wrong = Vec::new();
+            registry.choose(settings, &mut wrong);
+            mistakes.extend(wrong.into_iter().map(|mistake| mistake.in_collector(topic)));
+        }
+        if producer.is_some() {
+            // They are its own affair.
             mistakes.retain(|mistake| mistake.key != "endpoints");
         }
-        if !mistakes.is_empty() {
-            return Err(BuildError::BadConfig(mistakes));
-        }
-        let producer = match self.producer {
+        let (Some(notifier), []) = (notifier, mistakes.as_slice()) else {
+            return Err(BadConfigError(mistakes).into());
+        };
+        let producer = match producer {
             Some(producer) => producer,
             None => {
                 let _inside = runtime.enter();
-                let native = NativeProducer::new(self.settings.client()).map_err(|error| {
-                    let mistake = |message| Mistake { key: "client", topic: None, message };
-                    BuildError::BadConfig(error.mistakes.into_iter().map(mistake).collect())
+                let native = NativeProducer::new(settings.client()).map_err(|error| {
+                    BadConfigError(error.mistakes.into_iter().map(|m| Mistake::of("client", m)).collect())
                 })?;
                 Arc::new(native)
             }
         };
-        let storage = match (self.storage, self.disk) {
-            (None, Some(disk)) => {
-                let disk = DiskStorage::new(disk).map_err(BuildError::Spool)?;
+        let storage = match (storage, &spool.dir) {
+            _ if spool.mode.is_none() => None,
+            (None, Some(dir)) => {
+                let disk = DiskStorage::new(DiskSettings::of(dir, &spool)).map_err(BuildError::Spool)?;
                 Some(Arc::new(disk) as Arc<dyn TempStorage>)
             }
             (storage, _) => storage,
         };
         Ok(Choices {
-            settings: self.settings,
-            defaults: self.defaults,
+            spool: spool.core(),
+            settings,
+            defaults,
+            registry: Arc::new(registry),
             producer,
             storage,
-            spool: self.spool,
-            notifier: self.notifier,
+            notifier,
             seed: random_seed(),
         })
     }
@@ -240,11 +358,6 @@ impl Builder {
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
-}
-
-/// How a spool is used unless somebody says otherwise.
-pub(crate) fn spool_defaults() -> SpoolSettings {
-    SpoolSettings::new(SpoolMode::OnFailure, Duration::from_secs(5))
 }
 
 impl fmt::Debug for Builder {
@@ -299,14 +412,18 @@ impl CollectorBuilder {
     /// [`BuildError::Closed`].
     pub fn build(self) -> Result<Collector, BuildError> {
         let application = self.batcher.settings().clone();
-        let mistakes = self.settings.check(&self.topic, &application);
+        let mut mistakes = Vec::new();
+        let chosen = self.batcher.registry().choose(&self.settings, &mut mistakes);
+        let mut mistakes: Vec<_> = mistakes.into_iter().map(|m| m.in_collector(&self.topic)).collect();
+        mistakes.extend(self.settings.check(&self.topic, &application));
         if !mistakes.is_empty() {
-            return Err(BuildError::BadConfig(mistakes));
+            return Err(BadConfigError(mistakes).into());
         }
         if self.settings.min_delay > self.settings.max_wait_time {
             tracing::warn!(topic = self.topic, "min_delay is longer than max_wait_time and so does nothing");
         }
         let CollectorBuilder { batcher, topic, settings, partitioner, flusher } = self;
+        let (partitioner, flusher) = (partitioner.or(chosen.0), flusher.or(chosen.1));
         let seed = batcher.next_seed();
         let user_partitioner = partitioner.is_some();
         let assigner = match partitioner {

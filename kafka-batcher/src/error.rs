@@ -7,7 +7,7 @@ use kafka_batcher_core::flusher::FlushError;
 use kafka_batcher_core::partitioner::PartitionError;
 use kafka_batcher_core::{DeliveryError, RecordError, StorageError};
 
-use crate::config::Mistake;
+use crate::config::BadConfigError;
 
 /// Why an event was not accepted. It is not in any batch; events before and after it are unharmed.
 #[derive(Debug, thiserror::Error)]
@@ -77,8 +77,8 @@ pub enum ReceiptError {
 #[non_exhaustive]
 pub enum BuildError {
     /// Settings that cannot be; all of them.
-    #[error("{}", Mistakes(.0))]
-    BadConfig(Vec<Mistake>),
+    #[error(transparent)]
+    BadConfig(#[from] BadConfigError),
     /// There is a collector of that topic already.
     #[error("topic {0:?} has a collector already; clone that one")]
     DuplicateCollector(String),
@@ -94,14 +94,4 @@ pub enum BuildError {
     /// The thread of `start_blocking` could not be started.
     #[error("the batcher's own thread could not be started: {0}")]
     Thread(String),
-}
-
-struct Mistakes<'a>(&'a [Mistake]);
-
-impl fmt::Display for Mistakes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let many = if self.0.len() == 1 { "mistake" } else { "mistakes" };
-        write!(f, "{} {many} in the settings", self.0.len())?;
-        self.0.iter().try_for_each(|mistake| write!(f, "; {mistake}"))
-    }
 }

@@ -36,8 +36,8 @@
 //!
 //! # The map
 //!
-//! - [`KafkaBatcher`], [`Builder`]: start and shut down; [`Settings`], [`CollectorSettings`]: every setting, its unit
-//!   and default; [`Health`], [`Report`]: how it is and what became of every event;
+//! - [`KafkaBatcher`], [`Builder`]: start and shut down; [`Config`]: a file, the environment; [`Settings`],
+//!   [`CollectorSettings`], [`SpoolConfig`]: every setting, its unit and default; [`Health`], [`Report`]: how it is and what became of every event;
 //! - [`Collector`], [`TypedCollector`], [`Record`], [`Receipt`]: events in, outcomes out;
 //! - the seams that may be filled: [`Producer`], [`TempStorage`], [`ErrorNotifier`], [`Partitioner`](partitioner),
 //!   [`BatchFlusher`](flusher).
@@ -59,6 +59,7 @@ mod metrics;
 mod panics;
 pub mod producer;
 mod receipt;
+mod registry;
 mod slots;
 pub mod storage;
 mod topic;
@@ -67,7 +68,7 @@ mod typed;
 pub use batcher::KafkaBatcher;
 pub use builder::{Builder, CollectorBuilder};
 pub use collector::Collector;
-pub use config::{CollectorSettings, Settings};
+pub use config::{BadConfigError, CollectorMissingError, CollectorSettings, Config, Settings, SpoolConfig};
 pub use connection_manager::{ClusterHealth, Health, TopicHealth};
 pub use error::{AddError, BuildError, ReceiptError};
 pub use error_notifier::{ErrorNotifier, LogNotifier, Notification, NotificationKind};

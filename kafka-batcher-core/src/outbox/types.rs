@@ -66,6 +66,15 @@ impl fmt::Display for OnFull {
     }
 }
 
+impl fmt::Display for SpoolMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SpoolMode::OnFailure => "on_failure",
+            SpoolMode::Always => "always",
+        })
+    }
+}
+
 /// What happens when the storage is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFull {

@@ -1,6 +1,8 @@
 //! The built-in strategies by name, as `partition_strategy` and `--partitioner` give them.
 
 use std::str::FromStr;
+
+use crate::nearest::nearest;
 use std::sync::Arc;
 
 use super::{
@@ -115,37 +117,15 @@ pub fn strategy_by_name(name: &str) -> Result<Strategy, UnknownStrategy> {
     let wanted = name.trim().to_ascii_lowercase().replace('-', "_");
     match known().find(|(known, _)| *known == wanted) {
         Some((_, strategy)) => Ok(strategy),
-        None => Err(UnknownStrategy { name: name.into(), nearest: nearest(&wanted) }),
+        None => Err(UnknownStrategy {
+            name: name.into(),
+            nearest: nearest(&wanted, known().map(|(name, _)| name)),
+        }),
     }
 }
 
 fn known() -> impl Iterator<Item = (&'static str, Strategy)> {
     Strategy::ALL.into_iter().map(|strategy| (strategy.name(), strategy)).chain(ALIASES)
-}
-
-/// The known name with the fewest typing errors, if it is not a different word altogether.
-fn nearest(wanted: &str) -> Option<&'static str> {
-    let (distance, name) = known().map(|(name, _)| (edit_distance(wanted, name), name)).min()?;
-    (distance <= name.len().div_ceil(2)).then_some(name)
-}
-
-/// Levenshtein's distance, in characters.
-fn edit_distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (b, above) in to.chars().zip(row.iter_mut().skip(1)) {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = *above;
-            left = changed.min(left + 1).min(*above + 1);
-            *above = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 /// The name of a strategy that does not exist.
@@ -213,14 +193,5 @@ mod tests {
             "unknown partition strategy `murmur3`, did you mean `murmur2`? (known: murmur2, sticky, random, \
              round_robin, phash2, crc32, fnv1a)"
         );
-    }
-
-    #[test]
-    fn the_edit_distance_is_levenshteins() {
-        for (a, b, distance) in
-            [("", "", 0), ("a", "", 1), ("", "abc", 3), ("kitten", "sitting", 3), ("ab", "ba", 2)]
-        {
-            assert_eq!(edit_distance(a, b), distance, "{a} {b}");
-        }
     }
 }

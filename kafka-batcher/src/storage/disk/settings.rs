@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::config::SpoolConfig;
+
 /// Where a spool lies and how large it may grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -29,13 +31,18 @@ pub struct DiskSettings {
 impl DiskSettings {
     /// The defaults, in this directory.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
+        DiskSettings::of(dir, &SpoolConfig::default())
+    }
+
+    /// The bounds that the configuration has, in this directory.
+    pub(crate) fn of(dir: impl Into<PathBuf>, config: &SpoolConfig) -> Self {
         DiskSettings {
             dir: dir.into(),
-            max_bytes: 10 << 30,
-            min_free_bytes: None,
-            segment_bytes: 64 << 20,
-            dead_letter_bytes: 64 << 20,
-            reserve_bytes: 1 << 20,
+            max_bytes: config.max_bytes,
+            min_free_bytes: config.min_free_bytes,
+            segment_bytes: config.segment_bytes,
+            dead_letter_bytes: config.dead_letter_bytes,
+            reserve_bytes: config.reserve_bytes,
         }
     }
 

@@ -1,0 +1,223 @@
+//! What cannot be, though each value alone could: limits and contradictions.
+
+use kafka_batcher_core::{AccumulatorSettings, HEADER_LEN, MAX_CHUNK, SpoolMode, SpoolSettings};
+
+use super::mistake::Mistake;
+use super::table::{CollectorSettings, Settings, SpoolConfig};
+use super::units::duration_text;
+
+impl Settings {
+    /// Every mistake in them, all at once.
+    pub fn check(&self) -> Vec<Mistake> {
+        let mut found = Vec::new();
+        let mut say = |key: &str, message: String| found.push(Mistake::of(key, message));
+        if self.endpoints.is_empty() {
+            say("endpoints", "no address given; one such as 127.0.0.1:9092 is needed".to_owned());
+        }
+        for endpoint in &self.endpoints {
+            if let Err(error) = crate::client::Endpoint::parse(endpoint) {
+                say("endpoints", error.to_string());
+            }
+        }
+        if !(1..=5).contains(&self.max_in_flight) {
+            let n = self.max_in_flight;
+            say(
+                "max_in_flight",
+                format!("{n} is outside of 1 to 5: a broker recognises the last five batches of a producer"),
+            );
+        }
+        if self.retry_backoff > self.retry_backoff_max {
+            let (first, most) = (duration_text(self.retry_backoff), duration_text(self.retry_backoff_max));
+            say("retry_backoff", format!("{first} is longer than retry_backoff_max, {most}"));
+        }
+        if self.retry_backoff.is_zero() {
+            say(
+                "retry_backoff",
+                "0 would ask a failing broker without pause; the default is 100 ms".to_owned(),
+            );
+        }
+        for (key, value) in
+            [("request_timeout", self.request_timeout), ("connect_timeout", self.connect_timeout)]
+        {
+            if value.is_zero() {
+                say(key, "0 leaves no time for an answer".to_owned());
+            }
+        }
+        found
+    }
+
+    /// The most bytes that one partition may hold: a quarter of the memory, but at least two batches.
+    pub(crate) fn partition_cap(&self, collector: &CollectorSettings) -> usize {
+        // A batch of large records may leave most of a chunk unused.
+        (self.memory / 4).max(2 * collector.max_batch_bytesize + 2 * MAX_CHUNK).min(self.memory)
+    }
+}
+
+impl CollectorSettings {
+    /// Every mistake in them, all at once.
+    pub fn check(&self, topic: &str, settings: &Settings) -> Vec<Mistake> {
+        let mut found = Vec::new();
+        let mut say = |key: &str, message: String| found.push(Mistake::of(key, message).in_collector(topic));
+        if let Some(message) = topic_name_mistake(topic) {
+            say("topic_name", message);
+        }
+        if self.batch_size == 0 {
+            say("batch_size", "0 would never hold an event; the least is 1".to_owned());
+        }
+        let smallest = HEADER_LEN + 64;
+        if self.max_batch_bytesize < smallest {
+            let n = self.max_batch_bytesize;
+            say(
+                "max_batch_bytesize",
+                format!("{n} bytes hardly hold a batch's header; the least is {smallest}"),
+            );
+        }
+        if self.max_batch_bytesize > settings.max_request_size {
+            let (n, most) = (self.max_batch_bytesize, settings.max_request_size);
+            say("max_batch_bytesize", format!("{n} is more than max_request_size, {most}"));
+        }
+        let needed = 2 * self.max_batch_bytesize + 2 * MAX_CHUNK;
+        if settings.memory < needed {
+            let n = settings.memory;
+            say(
+                "max_batch_bytesize",
+                format!("memory of {n} bytes does not hold two batches of this size ({needed} bytes)"),
+            );
+        }
+        if let Some(timeout) = self.delivery_timeout.filter(|timeout| *timeout < settings.request_timeout) {
+            let (timeout, least) = (duration_text(timeout), duration_text(settings.request_timeout));
+            say(
+                "delivery_timeout",
+                format!("{timeout} is shorter than request_timeout, {least}: one attempt would not fit"),
+            );
+        }
+        if self.delivery_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            say("delivery_timeout", "0 leaves no time; for no limit, leave it out or say \"off\"".to_owned());
+        }
+        if ![-1, 0, 1].contains(&self.required_acks) {
+            say("required_acks", format!("{} is none of -1, 0 and 1", self.required_acks));
+        }
+        if self.enable_idempotence == Some(true) && self.required_acks != -1 {
+            let acks = self.required_acks;
+            say(
+                "enable_idempotence",
+                format!(
+                    "true needs required_acks = -1, not {acks}: a broker deduplicates only what all replicas have"
+                ),
+            );
+        }
+        found
+    }
+
+    /// Whether batches are stamped.
+    pub fn idempotent(&self) -> bool {
+        self.enable_idempotence.unwrap_or(self.required_acks == -1)
+    }
+
+    pub(crate) fn accumulator(&self) -> AccumulatorSettings {
+        AccumulatorSettings {
+            batch_size: self.batch_size,
+            max_batch_bytesize: self.max_batch_bytesize,
+            max_wait_time: self.max_wait_time,
+            min_delay: self.min_delay,
+        }
+    }
+}
+
+impl SpoolConfig {
+    /// Every mistake in them, all at once; `own_storage`: a program brings its own, so that no directory is needed.
+    pub(crate) fn check(&self, own_storage: bool) -> Vec<Mistake> {
+        let mut found = Vec::new();
+        let mut say = |key: &str, message: &str| found.push(Mistake::of(key, message.to_owned()).in_spool());
+        let somewhere = own_storage || self.storage.is_some() || self.dir.is_some();
+        if self.mode == Some(SpoolMode::Always) && !somewhere {
+            say("mode", "\"always\" needs a place to write to: give a dir");
+        }
+        if self.storage.is_some() && self.dir.is_some() {
+            say("storage", "a directory is given, too: one of storage and dir must go");
+        }
+        if self.max_bytes == 0 {
+            say("max_bytes", "0 would hold nothing; for no spool, say mode = \"off\"");
+        }
+        if self.max_age.is_some_and(|age| age.is_zero()) {
+            say("max_age", "0 would drop everything at once; for no limit, leave it out or say \"off\"");
+        }
+        found
+    }
+
+    /// How the outboxes use it.
+    pub(crate) fn core(&self) -> SpoolSettings {
+        let mut spool = SpoolSettings::new(self.mode.unwrap_or(SpoolMode::OnFailure), self.spool_after);
+        spool.max_age = self.max_age;
+        spool.on_full = self.on_full;
+        spool.replay_expired = self.replay_expired;
+        spool.other_cluster = self.replay_to_other_cluster;
+        spool
+    }
+}
+
+/// What is wrong with a topic's name (Kafka's `Topic.validate`).
+fn topic_name_mistake(topic: &str) -> Option<String> {
+    let bad = topic.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')));
+    if topic.is_empty() {
+        Some("the name is empty".to_owned())
+    } else if topic == "." || topic == ".." {
+        Some(format!("{topic:?} is no name for a topic"))
+    } else if topic.len() > 249 {
+        Some(format!("the name is {} characters long; Kafka allows 249", topic.len()))
+    } else {
+        bad.map(|c| format!("{topic:?} has {c:?} in it; Kafka allows letters, digits, '.', '_' and '-'"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings { endpoints: vec!["127.0.0.1:9092".to_owned()], ..Settings::default() }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let bad = Settings { max_in_flight: 6, retry_backoff: Duration::from_secs(9), ..Settings::default() };
+        let keys: Vec<_> = bad.check().into_iter().map(|m| m.key).collect();
+        assert_eq!(keys, ["endpoints", "max_in_flight", "retry_backoff"]);
+        let bad = CollectorSettings {
+            batch_size: 0,
+            required_acks: 1,
+            enable_idempotence: Some(true),
+            max_batch_bytesize: 100 << 20,
+            ..CollectorSettings::default()
+        };
+        let keys: Vec<_> = bad.check("no spaces", &settings()).into_iter().map(|m| m.key).collect();
+        assert_eq!(
+            keys,
+            ["topic_name", "batch_size", "max_batch_bytesize", "max_batch_bytesize", "enable_idempotence"]
+        );
+    }
+
+    #[test]
+    fn acks_decide_about_idempotence_where_nothing_is_said() {
+        let with = |required_acks| CollectorSettings { required_acks, ..CollectorSettings::default() };
+        assert!(with(-1).idempotent() && !with(1).idempotent() && !with(0).idempotent());
+    }
+
+    #[test]
+    fn topic_names_are_kafkas() {
+        for good in ["a", "a.b_c-D9", &"x".repeat(249)] {
+            assert_eq!(topic_name_mistake(good), None, "{good}");
+        }
+        for bad in ["", ".", "..", "a b", "ä", "a/b", &"x".repeat(250)] {
+            assert!(topic_name_mistake(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_partition_may_hold_at_least_two_batches() {
+        let small = Settings { memory: 3 << 20, ..settings() };
+        assert!(small.partition_cap(&CollectorSettings::default()) >= 2_000_000);
+    }
+}

@@ -1,0 +1,291 @@
+//! The merge: layer by layer, by presence; then what cannot be. Each value keeps where it came from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use super::document::{COLLECTORS, SPOOL};
+use super::mistake::{BadConfigError, CollectorMissingError, Mistake, Origin, suggestion};
+use super::table::{ALIASES, CollectorSettings, Settings, SpoolConfig};
+use super::value::Value;
+use super::{Config, Entry, Layer, Place};
+
+/// Names its collector; each has one of its own.
+pub(super) const TOPIC_NAME: &str = "topic_name";
+
+/// Where the values of one table come from.
+type Origins = BTreeMap<&'static str, Origin>;
+
+/// The settings in effect.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Resolved {
+    /// Of the whole batcher.
+    pub settings: Settings,
+    /// Of the spool.
+    pub spool: SpoolConfig,
+    /// What a collector starts from that nobody configured.
+    pub defaults: CollectorSettings,
+    /// Of the configured collectors, by topic.
+    pub collectors: BTreeMap<String, CollectorSettings>,
+    origins: Origins,
+    spool_origins: Origins,
+    default_origins: Origins,
+    collector_origins: BTreeMap<String, Origins>,
+}
+
+impl Resolved {
+    pub(super) fn missing(&self, topic: &str) -> CollectorMissingError {
+        let known = self.collectors.keys().cloned().collect();
+        CollectorMissingError { topic: topic.to_owned(), known }
+    }
+
+    /// The values in effect as a file that gives just these, each with where it came from. With a topic: of its collector
+    /// alone; otherwise of everything.
+    ///
+    /// # Errors
+    /// Nobody configured a collector of that topic.
+    pub fn show(&self, topic: Option<&str>) -> Result<String, CollectorMissingError> {
+        let mut out = String::new();
+        let collector = |out: &mut String, topic: &str, settings: &CollectorSettings| {
+            let _ = writeln!(out, "[[{COLLECTORS}]]\n{TOPIC_NAME} = {}", super::value::quoted(topic));
+            show(out, settings.written(), self.collector_origins.get(topic).unwrap_or(&Origins::new()));
+        };
+        if let Some(topic) = topic {
+            let settings = self.collectors.get(topic).ok_or_else(|| self.missing(topic))?;
+            collector(&mut out, topic, settings);
+            return Ok(out);
+        }
+        show(&mut out, self.settings.written(), &self.origins);
+        show(&mut out, self.defaults.written(), &self.default_origins);
+        let _ = writeln!(out, "\n[{SPOOL}]");
+        show(&mut out, self.spool.written(), &self.spool_origins);
+        for (topic, settings) in &self.collectors {
+            out.push('\n');
+            collector(&mut out, topic, settings);
+        }
+        Ok(out)
+    }
+}
+
+fn show(out: &mut String, values: Vec<(&'static str, Option<String>)>, origins: &Origins) {
+    let lines = values.into_iter().map(|(name, value)| {
+        let origin = origins.get(name).cloned().unwrap_or_default();
+        let line = match value {
+            Some(value) => format!("{name} = {value}"),
+            None => format!("# {name}: unset"),
+        };
+        (line, origin)
+    });
+    let lines: Vec<_> = lines.collect();
+    // A long list must not push everything else to the right.
+    let width = lines.iter().map(|(line, _)| line.chars().count()).filter(|n| *n <= 48).max().unwrap_or(0);
+    for (line, origin) in lines {
+        let _ = writeln!(out, "{line:width$}  # {origin}");
+    }
+}
+
+/// What can be set by name.
+trait Table {
+    fn set(&mut self, name: &str, value: &Value) -> Option<Result<(), String>>;
+    fn names() -> &'static [&'static str];
+}
+
+macro_rules! table {
+    ($($type:ty)*) => { $(
+        impl Table for $type {
+            fn set(&mut self, name: &str, value: &Value) -> Option<Result<(), String>> {
+                <$type>::set(self, name, value)
+            }
+
+            fn names() -> &'static [&'static str] {
+                Self::NAMES
+            }
+        }
+    )* };
+}
+table! { Settings CollectorSettings SpoolConfig }
+
+/// The setting's own name, where this is another name of it.
+fn own_name<T: Table>(key: &str) -> Option<&'static str> {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == key).map_or(key, |(_, name)| name);
+    T::names().iter().find(|name| **name == alias).copied()
+}
+
+/// Every name that may stand in this place.
+fn known(place: Place) -> impl Iterator<Item = &'static str> {
+    let (tables, own): (Vec<&'static [&'static str]>, &[&str]) = match place {
+        Place::Application => (vec![Settings::NAMES, CollectorSettings::NAMES], &[SPOOL, COLLECTORS]),
+        Place::Spool => (vec![SpoolConfig::NAMES], &[]),
+        Place::Collector(_) => (vec![CollectorSettings::NAMES], &[TOPIC_NAME]),
+    };
+    let names: BTreeSet<&'static str> = tables.into_iter().flatten().chain(own).copied().collect();
+    let aliases = ALIASES.iter().filter(|(_, name)| names.contains(name)).map(|(alias, _)| *alias);
+    aliases.chain(names.iter().copied()).collect::<Vec<_>>().into_iter()
+}
+
+pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
+    let mut found = config.mistakes.clone();
+    found.extend(config.entries.iter().filter_map(unknown));
+    found.extend(twice(&config.entries));
+    let mut resolved = Resolved::default();
+    merge(&mut resolved.settings, &mut resolved.origins, config, &[Place::Application], &mut found);
+    merge(&mut resolved.spool, &mut resolved.spool_origins, config, &[Place::Spool], &mut found);
+    merge(&mut resolved.defaults, &mut resolved.default_origins, config, &[Place::Application], &mut found);
+    // Of the values that every collector shares, one mistake is enough.
+    let shared = found.len();
+    let mut topics: BTreeMap<String, Origin> = BTreeMap::new();
+    for (n, begun) in config.collectors.iter().enumerate() {
+        let place = Place::Collector(n);
+        let (mut settings, mut origins) = (CollectorSettings::default(), Origins::new());
+        let mut own = Vec::new();
+        merge(&mut settings, &mut origins, config, &[Place::Application, place], &mut own);
+        own.retain(|mistake| !found.contains(mistake));
+        let (topic, named_at) = match topic_name(config, place) {
+            Some((topic, origin)) => (topic, origin),
+            None => (Err("missing; every collector has one".to_owned()), begun.clone()),
+        };
+        let topic = match topic {
+            Ok(topic) => topic,
+            Err(message) => {
+                own.push(Mistake::of(TOPIC_NAME, message).at(named_at));
+                found.append(&mut own);
+                continue;
+            }
+        };
+        if let Some(first) = topics.get(&topic) {
+            let message = format!("{topic:?} has a collector already, at {first}");
+            own.push(Mistake::of(TOPIC_NAME, message).at(named_at.clone()));
+        }
+        topics.entry(topic.clone()).or_insert(named_at.clone());
+        origins.insert(TOPIC_NAME, named_at);
+        own.iter_mut().for_each(|mistake| mistake.topic = Some(topic.clone()));
+        let checked = settings.check(&topic, &resolved.settings);
+        own.extend(checked.into_iter().map(|mistake| placed(mistake, &[&origins, &resolved.origins])));
+        for mistake in own {
+            // The same wrong value of all collectors is told once.
+            if !found.iter().any(|known| same(known, &mistake)) {
+                found.push(mistake);
+            }
+        }
+        resolved.collectors.insert(topic.clone(), settings);
+        resolved.collector_origins.insert(topic, origins);
+    }
+    let whole = resolved.settings.check().into_iter().map(|m| placed(m, &[&resolved.origins]));
+    let spool = resolved.spool.check(false).into_iter().map(|m| placed(m, &[&resolved.spool_origins]));
+    let told: Vec<_> = whole.chain(spool).filter(|m| !found.iter().any(|known| same_key(known, m))).collect();
+    found.splice(shared..shared, told);
+    match found.is_empty() {
+        true => Ok(resolved),
+        false => {
+            found.sort_by_key(|mistake| order(&mistake.origin));
+            Err(BadConfigError(found))
+        }
+    }
+}
+
+/// A file from top to bottom, then the rest as it was found.
+fn order(origin: &Origin) -> (u8, usize, usize) {
+    match origin {
+        Origin::File { line, column, .. } => (0, *line, *column),
+        Origin::Environment(_) => (1, 0, 0),
+        Origin::Option(_) => (2, 0, 0),
+        Origin::BuiltIn | Origin::Code => (3, 0, 0),
+    }
+}
+
+/// One place, one thing: told once although several collectors share it.
+fn same(known: &Mistake, mistake: &Mistake) -> bool {
+    known.origin == mistake.origin && known.key == mistake.key && known.message == mistake.message
+}
+
+/// A value that cannot be read is not judged as if it were the default.
+fn same_key(known: &Mistake, mistake: &Mistake) -> bool {
+    known.key == mistake.key && known.table == mistake.table && known.topic.is_none()
+}
+
+fn placed(mistake: Mistake, origins: &[&Origins]) -> Mistake {
+    let said = origins.iter().find_map(|origins| origins.get(mistake.key.as_str())).cloned();
+    mistake.at(said.unwrap_or(Origin::BuiltIn))
+}
+
+fn unknown(entry: &Entry) -> Option<Mistake> {
+    let key = entry.key.as_str();
+    if known(entry.place).any(|name| name == key) {
+        return None;
+    }
+    let elsewhere = || {
+        Some(match () {
+            () if own_name::<SpoolConfig>(key).is_some() => format!("it belongs into the table [{SPOOL}]"),
+            () if own_name::<Settings>(key).is_some() => {
+                "it is application-wide: write it above the first table".to_owned()
+            }
+            () if key == TOPIC_NAME => format!("it belongs into a table [[{COLLECTORS}]]"),
+            () if own_name::<CollectorSettings>(key).is_some() => {
+                format!("it belongs into a table [[{COLLECTORS}]], or above the first table for all of them")
+            }
+            () => return None,
+        })
+    };
+    let message = match elsewhere() {
+        Some(elsewhere) => format!("not a setting here; {elsewhere}"),
+        None => format!("not a setting{}", suggestion(key, known(entry.place))),
+    };
+    let mistake = Mistake::of(key, message).at(entry.origin.clone());
+    Some(if entry.place == Place::Spool { mistake.in_spool() } else { mistake })
+}
+
+/// A setting and another name of it in one place.
+fn twice(entries: &[Entry]) -> Vec<Mistake> {
+    let name = |key: &str| ALIASES.iter().find(|(alias, _)| *alias == key).map(|(_, name)| *name);
+    let aliased = entries.iter().filter_map(|entry| Some((entry, name(&entry.key)?)));
+    let clashes = aliased.filter_map(|(entry, name)| {
+        let same = |other: &&Entry| {
+            (other.layer, other.place) == (entry.layer, entry.place)
+                && other.key != entry.key
+                && (other.key == name || self::twice_named(&other.key, name) && other.key < entry.key)
+        };
+        let other = entries.iter().find(same)?;
+        let message = format!("another name of {name}, which is given at {}, too; one must go", other.origin);
+        Some(Mistake::of(entry.key.as_str(), message).at(entry.origin.clone()))
+    });
+    clashes.collect()
+}
+
+fn twice_named(key: &str, name: &str) -> bool {
+    ALIASES.iter().any(|(alias, of)| *alias == key && *of == name)
+}
+
+/// Applies what concerns this table, layer by layer, within a layer place by place.
+fn merge<T: Table>(
+    table: &mut T,
+    origins: &mut Origins,
+    config: &Config,
+    places: &[Place],
+    mistakes: &mut Vec<Mistake>,
+) {
+    for layer in [Layer::File, Layer::Environment, Layer::CommandLine] {
+        for place in places {
+            for entry in config.entries.iter().filter(|e| e.layer == layer && e.place == *place) {
+                let Some(name) = own_name::<T>(&entry.key) else { continue };
+                match table.set(name, &entry.value) {
+                    Some(Ok(())) => drop(origins.insert(name, entry.origin.clone())),
+                    Some(Err(message)) => {
+                        let mistake = Mistake::of(entry.key.as_str(), message).at(entry.origin.clone());
+                        mistakes.push(if *place == Place::Spool { mistake.in_spool() } else { mistake });
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+}
+
+fn topic_name(config: &Config, place: Place) -> Option<(Result<String, String>, Origin)> {
+    let named = |entry: &&Entry| entry.place == place && entry.key == TOPIC_NAME;
+    let entry = config.entries.iter().filter(named).max_by_key(|entry| entry.layer)?;
+    let topic = match &entry.value {
+        Value::Text(topic) => Ok(topic.clone()),
+        _ => Err("expected a text".to_owned()),
+    };
+    Some((topic, entry.origin.clone()))
+}

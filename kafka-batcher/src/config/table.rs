@@ -1,0 +1,184 @@
+//! The one table of settings: name, type, default, unit and words of each.
+//!
+//! A setting is declared once, in the `settings!` blocks below. Its field, its default, its documentation, its row in the
+//! reference (CONFIGURATION.md), how a file sets it and how it is written there all come from this one line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kafka_batcher_core::partitioner::Strategy;
+use kafka_batcher_core::{OnExpiredTimestamp, OnFull, SpoolMode};
+
+use super::value::{Setting, Value, Written};
+
+/// One row of the reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingRow {
+    /// The name.
+    pub name: &'static str,
+    /// The built-in value, as a file has it; `None`: there is none.
+    pub default: Option<String>,
+    /// Its unit; empty if it has none.
+    pub unit: &'static str,
+    /// What it does, what gets better and what worse, and what it leans on.
+    pub text: String,
+}
+
+macro_rules! settings {
+    ($(#[$outer:meta])* $type:ident { $($(#[doc = $doc:literal])+ $name:ident: $ty:ty = $default:expr, $unit:literal;)* }) => {
+        $(#[$outer])*
+        #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
+        pub struct $type {
+            $($(#[doc = $doc])+ pub $name: $ty,)*
+        }
+
+        impl Default for $type {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl $type {
+            /// The names, in order.
+            pub(super) const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+
+            /// The rows of the reference, in order.
+            pub fn rows() -> Vec<SettingRow> {
+                let defaults = Self::default().written();
+                let texts = [$([$($doc.trim()),+].join(" ")),*];
+                let units = [$($unit),*];
+                let rows = defaults.into_iter().zip(texts).zip(units);
+                rows.map(|(((name, default), text), unit)| SettingRow { name, default, unit, text }).collect()
+            }
+
+            /// Sets what has this name; what is wrong with the value. `None`: nothing has this name.
+            pub(super) fn set(&mut self, name: &str, value: &Value) -> Option<Result<(), String>> {
+                match name {
+                    $(stringify!($name) => Some(Setting::read(value).map(|value| self.$name = value)),)*
+                    _ => None,
+                }
+            }
+
+            /// All of them, as a file would have them; `None`: unset.
+            pub(super) fn written(&self) -> Vec<(&'static str, Option<String>)> {
+                let toml = |written| match written {
+                    Written::Toml(text) => Some(text),
+                    Written::Unset => None,
+                };
+                vec![$((stringify!($name), toml(self.$name.written())),)*]
+            }
+        }
+    };
+}
+
+settings! {
+    /// What holds for the whole [`KafkaBatcher`](crate::KafkaBatcher).
+    Settings {
+        /// Addresses to find the cluster by, `host:port` (port 9092 if none is given, IPv6 as `[::1]:9092`); any one of them that answers is enough, and all are tried again when every known broker is gone.
+        endpoints: Vec<String> = Vec::new(), "";
+        /// The name by which brokers know this client, in their logs and quotas.
+        client_id: String = "kafka-batcher".to_owned(), "";
+        /// The most memory that accepted events may hold, over all topics. Larger: a longer stall of Kafka is ridden out before callers wait. At least 2 x `max_batch_bytesize`.
+        memory: usize = 64 << 20, "bytes";
+        /// How long `add_event` waits for memory before it answers `Full`. Shorter: callers learn sooner; longer: a slow broker is noticed as latency, not as errors.
+        max_block: Duration = Duration::from_secs(60), "ms";
+        /// How long a broker may take to answer. When it is over the connection is closed and what was in flight is sent again; idempotence keeps it from being written twice.
+        request_timeout: Duration = Duration::from_secs(30), "ms";
+        /// How long one address may take to accept a connection.
+        connect_timeout: Duration = Duration::from_secs(10), "ms";
+        /// The first pause after a failure; it doubles up to `retry_backoff_max`, with 20 % jitter.
+        retry_backoff: Duration = Duration::from_millis(100), "ms";
+        /// The longest pause between two attempts. The Elixir library's `reconnect_timeout` and `recheck_kafka_availability_interval` were 5 s, always.
+        retry_backoff_max: Duration = Duration::from_secs(5), "ms";
+        /// How old metadata may become before it is asked for again without a reason; that is how new partitions are found.
+        metadata_max_age: Duration = Duration::from_secs(300), "ms";
+        /// The most one Produce request may hold, over all partitions of a broker. Must not exceed the broker's `socket.request.max.bytes`.
+        max_request_size: usize = 8 << 20, "bytes";
+        /// Batches of one partition in flight at once, once its run is established; 1 to 5, since a broker recognises the last five. Without idempotence it is 1, or order would be lost.
+        max_in_flight: u32 = 5, "batches";
+        /// How long `shutdown` may take to deliver what is left.
+        shutdown_timeout: Duration = Duration::from_secs(10), "ms";
+        /// What delivers: `native`, or the name under which a producer of your own was registered (`Builder::register_producer`).
+        producer: String = NATIVE.to_owned(), "";
+        /// Who is told of trouble: `log`, or the name under which a notifier of your own was registered (`Builder::register_error_notifier`).
+        error_notifier: String = LOG.to_owned(), "";
+    }
+}
+
+settings! {
+    /// What may differ from collector to collector.
+    CollectorSettings {
+        /// Events that make a batch ready. More: fewer and larger requests; fewer: less latency at high rates.
+        batch_size: u32 = 10_000, "events";
+        /// The longest an event waits for others, from its acceptance; other clients call it linger. While batches of its partition wait to be sent, the open one goes on filling. 0: no waiting, batches form only while the broker is busy.
+        max_wait_time: Duration = Duration::from_millis(5), "ms";
+        /// The shortest time between a seal and one by `batch_size`. Longer than `max_wait_time` it does nothing.
+        min_delay: Duration = Duration::ZERO, "ms";
+        /// The most a batch may be, encoded, header included. Must not exceed the topic's `max.message.bytes`. An event that does not fit alone is refused to the caller.
+        max_batch_bytesize: usize = 1_000_000, "bytes";
+        /// True: a batch is ready partition by partition. False: the limits count over the topic and all its partitions are sealed together.
+        collect_by_partition: bool = true, "";
+        /// How a partition is chosen for an event that names none: murmur2 (as Java's client, events without a key are sticky), sticky, round_robin, random, phash2 (the Elixir library's, also called md5), crc32, fnv1a.
+        partition_strategy: Strategy = Strategy::Murmur2, "";
+        /// The name under which a partitioner of your own was registered (`Builder::register_partitioner`); it takes the place of `partition_strategy`.
+        partition_fn: Option<String> = None, "";
+        /// The name under which a flusher of your own was registered (`Builder::register_flusher`): it sees each event and says whether its batch must go at once. Unset: never.
+        batch_flusher: Option<String> = None, "";
+        /// What the broker waits for before it acknowledges: -1 all in-sync replicas, 1 the leader alone, 0 nothing (delivered then means written to the socket). Only -1 is idempotent and keeps order through errors.
+        required_acks: i16 = -1, "";
+        /// Number batches so that the broker recognises a resend. Unset: true exactly when `required_acks` is -1. True with another `required_acks` is an error.
+        enable_idempotence: Option<bool> = None, "";
+        /// How long after its acceptance an event may still be sent; then it goes to the dead letters, or fails where there is no spool. Unset: for ever. What may be in Kafka already never expires. Kept to a sixteenth of it; in the spool it counts from the saving.
+        delivery_timeout: Option<Duration> = None, "ms";
+        /// What becomes of an event whose time, assigned by this library, the broker refuses as too old: hold (its partition waits, and the operator is told), restamp_time (it gets the time of now), dead_letter.
+        on_expired_timestamp: OnExpiredTimestamp = OnExpiredTimestamp::Hold, "";
+        /// Let the broker create the topic when it is missing (if the broker allows it, too).
+        allow_topic_auto_creation: bool = false, "";
+    }
+}
+
+settings! {
+    /// Where events are kept while Kafka does not take them.
+    SpoolConfig {
+        /// The directory; unset: there is no spool. One process at a time; a local disk with room.
+        dir: Option<PathBuf> = None, "";
+        /// The name under which a storage of your own was registered (`Builder::register_storage`), in place of a directory.
+        storage: Option<String> = None, "";
+        /// `on_failure`: events go to disk when Kafka has taken nothing of their partition for `spool_after`. `always`: before they are sent, so that whatever is durable survives kill -9 and power loss, for one fsync a group of batches. `off`: never; what an earlier process left there stays there.
+        mode: Option<SpoolMode> = Some(SpoolMode::OnFailure), "";
+        /// How long nothing may be acknowledged, although something waits, until Kafka counts as away. Shorter: less is in memory when the process dies; longer: short outages never touch the disk.
+        spool_after: Duration = Duration::from_secs(5), "ms";
+        /// How old an event in the spool may become; then it is dropped, counted as lost and told, unless it may be in Kafka already. Counted from when it was saved.
+        max_age: Option<Duration> = None, "ms";
+        /// What happens when the spool is full. `backpressure`: events stay in memory, and when that is full callers wait (`max_block`). `reject`: the same, but callers are refused at once. `drop_oldest`: each partition drops its own oldest events (lost, counted, told), unless they may be in Kafka already.
+        on_full: OnFull = OnFull::Backpressure, "";
+        /// Send events from the spool that are older than the topic's `retention.ms`, too. False: they are held and the operator is told, because Kafka would acknowledge and delete them.
+        replay_expired: bool = false, "";
+        /// Consent to sending what the spool holds for another cluster to this one. False: it is held and the operator is told.
+        replay_to_other_cluster: bool = false, "";
+        /// What all segments and dead letters may hold. When it is reached `on_full` says what happens.
+        max_bytes: u64 = 10 << 30, "bytes";
+        /// What is left of the disk to others; below it the spool counts as full. Unset: 1 GiB, or 5 % of a small disk.
+        min_free_bytes: Option<u64> = None, "bytes";
+        /// When a segment has so many bytes the next begins. Smaller: room comes back earlier; larger: fewer files. At most 1 GiB and an eighth of `max_bytes`.
+        segment_bytes: u64 = 64 << 20, "bytes";
+        /// What the dead letters of a topic may hold; beyond it the oldest go.
+        dead_letter_bytes: u64 = 64 << 20, "bytes";
+        /// Kept back on the disk, so that a spool on a full disk can drain.
+        reserve_bytes: u64 = 1 << 20, "bytes";
+    }
+}
+
+/// The built-in producer's name.
+pub(crate) const NATIVE: &str = "native";
+/// The built-in notifier's name.
+pub(crate) const LOG: &str = "log";
+
+/// Other names of settings: of other clients, and of the Elixir library where two of its settings are one here.
+pub(super) const ALIASES: &[(&str, &str)] = &[
+    ("linger", "max_wait_time"),
+    ("reconnect_timeout", "retry_backoff_max"),
+    ("recheck_kafka_availability_interval", "retry_backoff_max"),
+    ("after", "spool_after"),
+];

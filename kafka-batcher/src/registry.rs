@@ -1,0 +1,88 @@
+//! Code of the program's own by name, so that a configuration can choose it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use kafka_batcher_core::flusher::BatchFlusher;
+use kafka_batcher_core::partitioner::Partitioner;
+
+use crate::config::{CollectorSettings, Mistake};
+use crate::error_notifier::ErrorNotifier;
+use crate::producer::Producer;
+use crate::storage::TempStorage;
+
+/// What was registered of one kind.
+pub(crate) struct Named<T: ?Sized> {
+    /// "partitioner", as messages call it.
+    kind: &'static str,
+    by_name: BTreeMap<String, Arc<T>>,
+}
+
+impl<T: ?Sized> Named<T> {
+    fn new(kind: &'static str) -> Self {
+        Named { kind, by_name: BTreeMap::new() }
+    }
+
+    /// A later one of the same name takes the place of the earlier one.
+    pub(crate) fn insert(&mut self, name: impl Into<String>, value: Arc<T>) {
+        self.by_name.insert(name.into(), value);
+    }
+
+    /// What is registered under this name; `key` is the setting that asks for it.
+    pub(crate) fn find(&self, key: &str, name: &str, mistakes: &mut Vec<Mistake>) -> Option<Arc<T>> {
+        let found = self.by_name.get(name).cloned();
+        if found.is_none() {
+            let names: Vec<_> = self.by_name.keys().map(String::as_str).collect();
+            let known = match names.as_slice() {
+                [] => "the program registered none".to_owned(),
+                names => format!("registered are: {}", names.join(", ")),
+            };
+            let kind = self.kind;
+            mistakes.push(Mistake::of(key, format!("no {kind} is registered as {name:?}; {known}")));
+        }
+        found
+    }
+}
+
+/// Everything that was registered.
+pub(crate) struct Registry {
+    pub(crate) partitioners: Named<dyn Partitioner>,
+    pub(crate) flushers: Named<dyn BatchFlusher>,
+    pub(crate) notifiers: Named<dyn ErrorNotifier>,
+    pub(crate) storages: Named<dyn TempStorage>,
+    pub(crate) producers: Named<dyn Producer>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry {
+            partitioners: Named::new("partitioner"),
+            flushers: Named::new("flusher"),
+            notifiers: Named::new("error notifier"),
+            storages: Named::new("storage"),
+            producers: Named::new("producer"),
+        }
+    }
+}
+
+/// The partitioner and the flusher that a collector's settings name.
+pub(crate) type Chosen = (Option<Arc<dyn Partitioner>>, Option<Arc<dyn BatchFlusher>>);
+
+impl Registry {
+    /// What these settings name; every name that is not there is a mistake.
+    pub(crate) fn choose(&self, settings: &CollectorSettings, mistakes: &mut Vec<Mistake>) -> Chosen {
+        let partitioner = settings.partition_fn.as_deref();
+        let flusher = settings.batch_flusher.as_deref();
+        (
+            partitioner.and_then(|name| self.partitioners.find("partition_fn", name, mistakes)),
+            flusher.and_then(|name| self.flushers.find("batch_flusher", name, mistakes)),
+        )
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").finish_non_exhaustive()
+    }
+}
