@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{bench, broker, demo, produce, spool};
+use crate::{bench, broker, config, demo, produce, spool};
 
 /// Styles of the help: bold headings, as cargo's.
 fn styles() -> clap::builder::Styles {
@@ -23,6 +23,7 @@ Examples:
   kafka-batcher produce -b 127.0.0.1:9092 --topic flights --key-field origin data/flights.ndjson
   tail -F app.log | kafka-batcher produce -b kafka-1:9092,kafka-2:9092 --topic logs --spool /var/spool/logs
   kafka-batcher spool ls /var/spool/logs
+  kafka-batcher config init > kafka-batcher.toml
 
 Exit codes:
   0  everything was delivered
@@ -40,6 +41,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Produce(Box<produce::Args>),
     Spool(spool::Args),
+    Config(config::Args),
     Demo(demo::Args),
     Broker(broker::Args),
     Bench(bench::Args),

@@ -1,7 +1,7 @@
 //! The `kafka-batcher` command.
 //!
 //! - `cli`: the command line; `exit`: the exit codes, the same everywhere;
-//! - `produce`: lines to a topic; `spool`: what lies in a spool; `demo`: sees it work; `broker`: the embedded broker as a process; `bench`: figures;
+//! - `produce`: lines to a topic; `spool`: what lies in a spool; `config`: looks at a file; `demo`: sees it work; `broker`: the embedded broker as a process; `bench`: figures;
 //! - `lines`, `json`: reading; `console`, `signals`, `units`, `usage`: what all of them share.
 //!
 //! What goes to stdout is for machines, and each line of it says its type; what goes to stderr is for people.
@@ -11,6 +11,7 @@
 mod bench;
 mod broker;
 mod cli;
+mod config;
 mod console;
 mod demo;
 mod exit;
@@ -38,6 +39,7 @@ fn main() {
     let ended = match cli.command {
         Command::Produce(args) => produce::run(&args),
         Command::Spool(args) => spool::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Broker(args) => broker::run(&args),
         Command::Bench(args) => bench::run(&args),

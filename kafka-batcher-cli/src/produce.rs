@@ -11,6 +11,7 @@ mod args;
 mod extract;
 mod feed;
 mod gate;
+mod plan;
 mod receipts;
 mod summary;
 mod watch;
@@ -20,25 +21,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use kafka_batcher::{BuildError, Collector, DiskSettings, KafkaBatcher, OnFull, Report, SpoolMode};
+use kafka_batcher::{BuildError, Builder, Collector, KafkaBatcher, Report};
 use tokio::sync::oneshot;
 
 pub(crate) use args::{Acks, Args, SummaryForm};
-
-use crate::produce::args::{SpoolFull, SpoolWhen};
 
 use crate::console::{Console, Shared, Unit, Volume};
 use crate::exit::{self, UsageError};
 use crate::produce::feed::{Ended, Feeder};
 use crate::produce::gate::{Counts, Gate};
+use crate::produce::plan::{NO_LIMIT, Plan};
 use crate::produce::receipts::Receipts;
 use crate::produce::summary::Summary;
 use crate::produce::watch::{Stall, wait_until_ready};
 use crate::signals::{Signal, Signals};
 use crate::units;
-
-/// How long a full memory may keep the feeder waiting: as good as for ever; the watch decides when it is over.
-const NO_LIMIT: Duration = Duration::from_secs(365 * 86_400);
 
 /// How long a second signal waits for each of: the counts, the receipts, the summary to be read.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -100,68 +97,29 @@ fn usage(error: BuildError) -> anyhow::Error {
     }
 }
 
-async fn start(args: &Args, console: &Arc<Console>) -> anyhow::Result<(KafkaBatcher, Collector)> {
-    let mut builder = KafkaBatcher::builder(args.brokers.iter().cloned());
-    if let Some(dir) = args.spool.as_ref().filter(|_| args.spools()) {
-        let mut disk = DiskSettings::new(dir);
-        disk.max_bytes = args.spool_max_bytes as u64;
-        let mode = match args.spool_mode {
-            SpoolWhen::Always => SpoolMode::Always,
-            SpoolWhen::OnFailure | SpoolWhen::Off => SpoolMode::OnFailure,
-        };
-        let on_full = match args.spool_on_full {
-            SpoolFull::Backpressure => OnFull::Backpressure,
-            SpoolFull::DropOldest => OnFull::DropOldest,
-        };
-        builder = builder.spool_with(disk).spool_mode(mode).spool_after(args.spool_after).on_full(on_full);
-        if let Some(age) = args.spool_max_age {
-            builder = builder.spool_max_age(age);
-        }
-    }
-    let batcher = builder
-        .settings(|settings| {
-            settings.client_id.clone_from(&args.client_id);
-            settings.memory = args.memory;
-            settings.max_block = NO_LIMIT;
-            settings.shutdown_timeout = args.shutdown_timeout;
-            // An address that accepts and stays silent must have been found out before patience ends.
-            settings.connect_timeout = settings.connect_timeout.min(args.timeout / 2);
-            // The seam that splits a request bounds a batch, too.
-            settings.max_request_size = settings.max_request_size.max(args.max_batch_bytesize);
-        })
-        .error_notifier(Shared(console.clone()))
-        .start()
-        .await
-        .map_err(usage)?;
-    let collector = batcher
-        .collector(args.topic.clone())
-        .settings(|settings| {
-            settings.batch_size = args.batch_size;
-            settings.max_wait_time = args.max_wait_time;
-            settings.max_batch_bytesize = args.max_batch_bytesize;
-            settings.required_acks = args.acks.0;
-            settings.allow_topic_auto_creation = args.allow_topic_auto_creation;
-            settings.partition_strategy = args.partitioner;
-        })
-        .build()
-        .map_err(usage)?;
+async fn start(plan: &Plan<'_>, console: &Arc<Console>) -> anyhow::Result<(KafkaBatcher, Collector)> {
+    let builder = Builder::from(plan.resolved.clone());
+    let batcher = builder.error_notifier(Shared(console.clone())).start().await.map_err(usage)?;
+    let collector = batcher.get_collector(&plan.topic)?;
     Ok((batcher, collector))
 }
 
 async fn produce(args: &Args) -> anyhow::Result<u8> {
     let began = Instant::now();
+    let plan = Plan::new(args)?;
     let extractor = args.extractor().map_err(UsageError)?;
     let input = open(args)?;
     let volume = if args.quiet { Volume::Quiet } else { Volume::Normal };
     let console = Arc::new(Console::new(volume, input.length, Unit::Bytes));
     let mut signals = Signals::listen().context("signals cannot be listened to")?;
-    let (batcher, collector) = start(args, &console).await?;
+    let (batcher, collector) = start(&plan, &console).await?;
 
     let gate = Arc::new(Gate::default());
-    let mut run = Run { args, console: &console, batcher: &batcher, gate: gate.clone(), receipts: None };
+    let mut run =
+        Run { args, plan: &plan, console: &console, batcher: &batcher, gate: gate.clone(), receipts: None };
     let ready = tokio::select! {
-        ready = found_in_spool(&batcher, args, &console), if args.spools() => Ok(ready),
-        ready = wait_until_ready(&batcher, args, &console), if !args.spools() => ready.map_err(Why::Stalled),
+        ready = found_in_spool(&batcher, &plan, &console), if plan.spools() => Ok(ready),
+        ready = wait_until_ready(&batcher, &plan, &console), if !plan.spools() => ready.map_err(Why::Stalled),
         signal = signals.next() => Err(Why::Signal(signal)),
     };
     let why = match ready {
@@ -170,7 +128,7 @@ async fn produce(args: &Args) -> anyhow::Result<u8> {
                 && partition >= partitions
             {
                 let _ = batcher.shutdown(Duration::ZERO).await;
-                let (topic, last) = (&args.topic, partitions - 1);
+                let (topic, last) = (&plan.topic, partitions - 1);
                 let message = format!(
                     "topic {topic:?} has no partition {partition}: it has {partitions}, 0 to {last} (--partition)"
                 );
@@ -197,17 +155,18 @@ async fn produce(args: &Args) -> anyhow::Result<u8> {
 }
 
 /// Says what an earlier run left in the spool. Nobody waits for Kafka, so how many partitions there are is not known.
-async fn found_in_spool(batcher: &KafkaBatcher, args: &Args, console: &Console) -> Option<i32> {
+async fn found_in_spool(batcher: &KafkaBatcher, plan: &Plan<'_>, console: &Console) -> Option<i32> {
     let found = batcher.report().await.recovered;
     if found > 0 {
         let events = units::counted(found, "event", "events");
-        console.say(format_args!("the spool holds {events} of topic {:?}: delivered first", args.topic));
+        console.say(format_args!("the spool holds {events} of topic {:?}: delivered first", plan.topic));
     }
     None
 }
 
 struct Run<'a> {
     args: &'a Args,
+    plan: &'a Plan<'a>,
     console: &'a Arc<Console>,
     batcher: &'a KafkaBatcher,
     gate: Arc<Gate>,
@@ -219,7 +178,7 @@ impl Run<'_> {
     async fn feed(&mut self, feeder: Feeder, input: Input, signals: &mut Signals) -> anyhow::Result<Why> {
         let (done, mut fed) = oneshot::channel();
         let runtime = tokio::runtime::Handle::current();
-        let limit = self.args.max_batch_bytesize;
+        let limit = self.plan.collector().max_batch_bytesize;
         let thread = std::thread::Builder::new()
             .name("feeder".to_owned())
             .spawn(move || {
@@ -228,7 +187,7 @@ impl Run<'_> {
             .context("the feeder's thread could not be started")?;
         self.gate.feeder_is(thread.thread().clone());
 
-        let mut stall = Stall::new(self.args);
+        let mut stall = Stall::new(self.plan);
         let why = loop {
             tokio::select! {
                 ended = &mut fed => break match ended {
@@ -280,14 +239,14 @@ impl Run<'_> {
         // All is safe. What is in the spool is delivered as long as acknowledgements come; after that for as long as a
         // shutdown may take.
         let (mut delivered, mut since) = (0, Instant::now());
-        while self.args.spools() {
+        while self.plan.spools() {
             let report = self.batcher.report().await;
             self.show(&report);
             let waiting = report.spooled + report.in_memory + report.in_flight;
             if report.delivered != delivered {
                 (delivered, since) = (report.delivered, Instant::now());
             }
-            if waiting == 0 || since.elapsed() >= self.args.shutdown_timeout {
+            if waiting == 0 || since.elapsed() >= self.plan.resolved.settings.shutdown_timeout {
                 break;
             }
             tokio::select! {
@@ -318,8 +277,8 @@ impl Run<'_> {
         let patience = match &why {
             Why::Stalled(_) => Duration::ZERO,
             // What could be delivered was, above.
-            Why::EndOfInput if self.args.spools() => Duration::ZERO,
-            _ => self.args.shutdown_timeout,
+            Why::EndOfInput if self.plan.spools() => Duration::ZERO,
+            _ => self.plan.resolved.settings.shutdown_timeout,
         };
         if let Why::Signal(signal) = &why {
             self.console.say(format_args!(
@@ -347,7 +306,7 @@ impl Run<'_> {
         }
         self.console.done();
         let counts = self.gate.counts();
-        let mut summary = Summary::new(report.unwrap_or_default(), &counts, self.args, &why, began);
+        let mut summary = Summary::new(report.unwrap_or_default(), &counts, self.plan, &why, began);
         if let Why::Failed(message) | Why::BadLine(message) | Why::Stalled(message) = &why {
             self.console.error(message);
         }

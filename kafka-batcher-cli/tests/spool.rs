@@ -30,8 +30,13 @@ impl Spool {
     }
 
     fn produce(&self, address: &str, args: &[&str], input: &str) -> Ran {
+        self.produce_after("20ms", address, args, input)
+    }
+
+    /// With this `--spool-after`: an hour where new lines must not go to disk however busy the machine is.
+    fn produce_after(&self, after: &str, address: &str, args: &[&str], input: &str) -> Ran {
         let path = self.path();
-        let own = ["--spool", path.as_str(), "--spool-after", "20ms", "--shutdown-timeout", "200ms"];
+        let own = ["--spool", path.as_str(), "--spool-after", after, "--shutdown-timeout", "200ms"];
         produce_to(address, &[&own[..], &["--key-separator", "|"], args].concat(), input.as_bytes())
     }
 
@@ -206,7 +211,7 @@ fn lines_that_are_too_old_are_dropped_where_it_is_told_so() {
     let spool = Spool::new();
     spool.produce(&nobody(), &[], &lines(0..20)).ended_with(3);
     let kafka = kafka();
-    let ran = spool.produce(&kafka.bootstrap(), &["--spool-max-age", "1ms"], &lines(20..30));
+    let ran = spool.produce_after("1h", &kafka.bootstrap(), &["--spool-max-age", "1ms"], &lines(20..30));
     ran.ended_with(1).balances().says(&["20 lost"]);
     assert_eq!((ran.count("lost"), ran.count("delivered")), (20, 10));
     assert_eq!(arrived(&kafka), (20..30).collect::<Vec<_>>());

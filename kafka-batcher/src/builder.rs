@@ -78,21 +78,7 @@ impl Builder {
     pub(crate) fn new(endpoints: Vec<String>) -> Self {
         let mut nothing_said = Resolved::default();
         nothing_said.settings.endpoints = endpoints;
-        Builder::of(nothing_said)
-    }
-
-    fn of(resolved: Resolved) -> Self {
-        let Resolved { settings, spool, defaults, collectors, .. } = resolved;
-        Builder {
-            settings,
-            defaults,
-            spool,
-            collectors,
-            registry: Registry::default(),
-            producer: None,
-            storage: None,
-            notifier: None,
-        }
+        Builder::from(nothing_said)
     }
 
     /// What a configuration says, with all its collectors. Register what it chooses by name before you start.
@@ -113,7 +99,7 @@ impl Builder {
     /// # Errors
     /// [`BuildError::BadConfig`] with every mistake at once.
     pub fn from_config(config: &Config) -> Result<Self, BuildError> {
-        Ok(Builder::of(config.resolve()?))
+        Ok(Builder::from(config.resolve()?))
     }
 
     /// Changes application-wide settings.
@@ -360,6 +346,22 @@ fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
+impl From<Resolved> for Builder {
+    fn from(resolved: Resolved) -> Self {
+        let Resolved { settings, spool, defaults, collectors, .. } = resolved;
+        Builder {
+            settings,
+            defaults,
+            spool,
+            collectors,
+            registry: Registry::default(),
+            producer: None,
+            storage: None,
+            notifier: None,
+        }
+    }
+}
+
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("settings", &self.settings).finish_non_exhaustive()
@@ -419,8 +421,8 @@ impl CollectorBuilder {
         if !mistakes.is_empty() {
             return Err(BadConfigError(mistakes).into());
         }
-        if self.settings.min_delay > self.settings.max_wait_time {
-            tracing::warn!(topic = self.topic, "min_delay is longer than max_wait_time and so does nothing");
+        for warning in self.settings.warnings() {
+            tracing::warn!(topic = self.topic, "{warning}");
         }
         let CollectorBuilder { batcher, topic, settings, partitioner, flusher } = self;
         let (partitioner, flusher) = (partitioner.or(chosen.0), flusher.or(chosen.1));

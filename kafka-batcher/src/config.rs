@@ -142,10 +142,7 @@ impl Config {
     /// Says one thing more, with the rank of the command line: over everything else, for every collector. A key of the
     /// spool is `spool.dir`. `option` is how the option is called in messages.
     pub fn set_option(&mut self, key: &str, value: impl Into<Value>, option: &str) {
-        let (place, key) = match key.split_once('.') {
-            Some((document::SPOOL, key)) => (Place::Spool, key),
-            _ => (Place::Application, key),
-        };
+        let (place, key) = place(key);
         self.entries.push(Entry {
             layer: Layer::CommandLine,
             place,
@@ -155,14 +152,21 @@ impl Config {
         });
     }
 
+    /// Whether anything was said about this key of the top level, or of the spool: `spool.dir`.
+    pub fn says(&self, key: &str) -> bool {
+        let (place, key) = place(key);
+        self.entries.iter().any(|entry| entry.place == place && entry.key == key)
+    }
+
+    /// The topics that collectors are named for, in the order of the file.
+    pub fn topics(&self) -> Vec<String> {
+        let places = (0..self.collectors.len()).map(Place::Collector);
+        places.filter_map(|place| resolved::topic_name(self, place)?.0.ok()).collect()
+    }
+
     /// Adds a collector of this topic, if there is none yet.
     pub fn ensure_collector(&mut self, topic: &str, origin: Origin) {
-        let named = |entry: &Entry| {
-            matches!(entry.place, Place::Collector(_))
-                && entry.key == resolved::TOPIC_NAME
-                && entry.value == Value::from(topic)
-        };
-        if !self.entries.iter().any(named) {
+        if !self.topics().iter().any(|known| known == topic) {
             let place = Place::Collector(self.collectors.len());
             self.collectors.push(origin.clone());
             self.entries.push(Entry {
@@ -203,6 +207,14 @@ impl Config {
         &self,
     ) -> Result<std::collections::BTreeMap<String, CollectorSettings>, BadConfigError> {
         self.resolve().map(|resolved| resolved.collectors)
+    }
+}
+
+/// The table and the key in it.
+fn place(key: &str) -> (Place, &str) {
+    match key.split_once('.') {
+        Some((document::SPOOL, key)) => (Place::Spool, key),
+        _ => (Place::Application, key),
     }
 }
 

@@ -65,6 +65,17 @@ pub(crate) enum SpoolWhen {
     Off,
 }
 
+impl SpoolWhen {
+    /// As the configuration has it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            SpoolWhen::OnFailure => "on_failure",
+            SpoolWhen::Always => "always",
+            SpoolWhen::Off => "off",
+        }
+    }
+}
+
 /// What a full spool does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SpoolFull {
@@ -73,6 +84,26 @@ pub(crate) enum SpoolFull {
     /// The oldest lines in it make room, are lost and counted; exit code 1
     #[value(name = "drop_oldest")]
     DropOldest,
+}
+
+impl SpoolFull {
+    /// As the configuration has it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            SpoolFull::Backpressure => "backpressure",
+            SpoolFull::DropOldest => "drop_oldest",
+        }
+    }
+}
+
+/// A time, checked here and read with the rest of the configuration.
+fn time(text: &str) -> Result<String, String> {
+    units::duration(text).map(|_| text.to_owned())
+}
+
+/// A size, as [`time`].
+fn size(text: &str) -> Result<String, String> {
+    units::size(text).map(|_| text.to_owned())
 }
 
 /// A header that every event gets.
@@ -158,14 +189,18 @@ pub(crate) struct Args {
         long = "brokers",
         visible_alias = "bootstrap-server",
         value_name = "HOST:PORT",
-        value_delimiter = ',',
-        required = true
+        value_delimiter = ','
     )]
     pub(crate) brokers: Vec<String>,
 
-    /// The topic
+    /// The topic; needed unless the configuration has just one collector
     #[arg(short = 't', long)]
-    pub(crate) topic: String,
+    pub(crate) topic: Option<String>,
+
+    /// Read settings from this file (TOML; `kafka-batcher config init` writes one to begin with). The environment
+    /// (KAFKA_BATCHER__KEY) and the options here win over it
+    #[arg(short = 'c', long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 
     /// What to read; standard input if it is - or not given
     #[arg(value_name = "FILE")]
@@ -198,8 +233,9 @@ pub(crate) struct Args {
     pub(crate) on_bad_line: OnBadLine,
 
     /// How a partition is chosen: murmur2 (as Java's client), sticky, round_robin, random, phash2 (or md5), crc32, fnv1a
-    #[arg(long, value_name = "NAME", default_value_t = Strategy::Murmur2, help_heading = "Events")]
-    pub(crate) partitioner: Strategy,
+    /// [default: murmur2]
+    #[arg(long, value_name = "NAME", help_heading = "Events")]
+    pub(crate) partitioner: Option<Strategy>,
 
     /// Send everything to this partition
     #[arg(
@@ -211,31 +247,26 @@ pub(crate) struct Args {
     )]
     pub(crate) partition: Option<i32>,
 
-    /// Events that make a batch ready
-    #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Batches")]
-    pub(crate) batch_size: u32,
+    /// Events that make a batch ready [default: 10000]
+    #[arg(long, value_name = "N", help_heading = "Batches")]
+    pub(crate) batch_size: Option<u32>,
 
-    /// The longest an event waits for others
-    #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = units::duration, help_heading = "Batches")]
-    pub(crate) max_wait_time: Duration,
+    /// The longest an event waits for others [default: 5ms]
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Batches")]
+    pub(crate) max_wait_time: Option<String>,
 
-    /// The most a batch may be, encoded; also the longest line that is read
-    #[arg(long, value_name = "SIZE", default_value = "1000000", value_parser = units::size, help_heading = "Batches")]
-    pub(crate) max_batch_bytesize: usize,
+    /// The most a batch may be, encoded; also the longest line that is read [default: 1000000]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Batches")]
+    pub(crate) max_batch_bytesize: Option<String>,
 
-    /// The most memory that events may hold; when it is full, reading waits
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = units::size, help_heading = "Batches")]
-    pub(crate) memory: usize,
+    /// The most memory that events may hold; when it is full, reading waits [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Batches")]
+    pub(crate) memory: Option<String>,
 
     /// What a broker waits for before it acknowledges: all replicas, 1 (the leader), 0 (nothing). Only all is idempotent
-    #[arg(
-        long,
-        value_name = "all|1|0",
-        default_value = "all",
-        allow_hyphen_values = true,
-        help_heading = "Delivery"
-    )]
-    pub(crate) acks: Acks,
+    /// [default: all]
+    #[arg(long, value_name = "all|1|0", allow_hyphen_values = true, help_heading = "Delivery")]
+    pub(crate) acks: Option<Acks>,
 
     /// Let the broker create the topic if it is missing (and the broker's settings allow it)
     #[arg(long, help_heading = "Delivery")]
@@ -245,39 +276,41 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration, help_heading = "Delivery")]
     pub(crate) timeout: Duration,
 
-    /// How long the delivery of what was read may take after a signal or an error
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration, help_heading = "Delivery")]
-    pub(crate) shutdown_timeout: Duration,
+    /// How long the delivery of what was read may take after a signal or an error; with a spool also at the end of the
+    /// input, after the last acknowledgement [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Delivery")]
+    pub(crate) shutdown_timeout: Option<String>,
 
     /// Keep lines safe in this directory while Kafka does not take them, and deliver them later, in order; what an earlier
     /// run left there goes first. Nothing waits for Kafka then: no --timeout, and exit code 3 if some is still there at
-    /// the end. One process at a time
+    /// the end (`kafka-batcher spool replay DIR` sends it; sending the same file again would send its lines twice). One
+    /// process at a time
     #[arg(long, value_name = "DIR", help_heading = "Spool")]
     pub(crate) spool: Option<PathBuf>,
 
-    /// When lines go to the spool
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t = SpoolWhen::OnFailure, requires = "spool", help_heading = "Spool")]
-    pub(crate) spool_mode: SpoolWhen,
+    /// When lines go to the spool [default: on_failure]
+    #[arg(long, value_enum, value_name = "WHEN", help_heading = "Spool")]
+    pub(crate) spool_mode: Option<SpoolWhen>,
 
-    /// How long Kafka may take nothing of a partition before its lines go to the spool
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::duration, requires = "spool", help_heading = "Spool")]
-    pub(crate) spool_after: Duration,
+    /// How long Kafka may take nothing of a partition before its lines go to the spool [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Spool")]
+    pub(crate) spool_after: Option<String>,
 
-    /// The most that the spool may hold
-    #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = units::size, requires = "spool", help_heading = "Spool")]
-    pub(crate) spool_max_bytes: usize,
+    /// The most that the spool may hold [default: 10GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Spool")]
+    pub(crate) spool_max_bytes: Option<String>,
 
-    /// What happens when the spool is full
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = SpoolFull::Backpressure, requires = "spool", help_heading = "Spool")]
-    pub(crate) spool_on_full: SpoolFull,
+    /// What happens when the spool is full [default: backpressure]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Spool")]
+    pub(crate) spool_on_full: Option<SpoolFull>,
 
     /// Drop what is older than this in the spool, and count it as lost; never what may be in Kafka already [default: any age]
-    #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "spool", help_heading = "Spool")]
-    pub(crate) spool_max_age: Option<Duration>,
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Spool")]
+    pub(crate) spool_max_age: Option<String>,
 
-    /// The name by which brokers know this client, in their logs and quotas
-    #[arg(long, value_name = "NAME", default_value = "kafka-batcher", help_heading = "Delivery")]
-    pub(crate) client_id: String,
+    /// The name by which brokers know this client, in their logs and quotas [default: kafka-batcher]
+    #[arg(long, value_name = "NAME", help_heading = "Delivery")]
+    pub(crate) client_id: Option<String>,
 
     /// The form of the summary: text goes to stderr, JSON is the last line on stdout
     #[arg(long, value_enum, default_value_t = SummaryForm::Text, help_heading = "Output")]
@@ -304,24 +337,11 @@ impl Args {
         }
     }
 
-    /// Whether there is a spool.
-    pub(super) fn spools(&self) -> bool {
-        self.spool.is_some() && self.spool_mode != SpoolWhen::Off
-    }
-
-    /// What makes an event of a line. Also the place of what no single option can check.
+    /// What makes an event of a line.
     pub(super) fn extractor(&self) -> Result<Extractor, String> {
         let path = |option: &str, text: &Option<String>| {
             text.as_deref().map(Path::parse).transpose().map_err(|error| format!("{option}: {error}"))
         };
-        if self.receipts == Some(ReceiptsAt::Durable) && self.acks == Acks(0) && !self.spools() {
-            let message =
-                "--receipts=durable needs --acks all or 1: with 0 nobody says that an event is safe";
-            return Err(message.to_owned());
-        }
-        if self.timeout.is_zero() {
-            return Err("--timeout: 0 leaves no time for an acknowledgement".to_owned());
-        }
         let key = match (path("--key-field", &self.key_field)?, &self.key_separator) {
             (Some(field), _) => KeySource::Field(field),
             (None, Some(Separator(bytes))) => KeySource::separated_by(bytes),

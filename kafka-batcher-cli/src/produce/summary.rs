@@ -7,8 +7,8 @@ use kafka_batcher::Report;
 use serde::Serialize;
 
 use crate::exit;
-use crate::produce::args::Args;
 use crate::produce::gate::Counts;
+use crate::produce::plan::Plan;
 use crate::produce::{Why, code};
 use crate::signals::Signal;
 use crate::units::{bytes, counted, grouped, seconds};
@@ -19,6 +19,11 @@ pub(super) struct Summary {
     report: Report,
     counts: Counts,
     topic: String,
+    /// Sends what is left in the spool.
+    replay: Option<String>,
+    spool_dir: Option<String>,
+    /// Whether the input can be read once more, by mistake.
+    from_file: bool,
     /// The option that says where keys come from, with its value.
     key_option: Option<String>,
     ended: &'static str,
@@ -39,7 +44,7 @@ impl Summary {
     pub(super) fn new(
         mut report: Report,
         counts: &Counts,
-        args: &Args,
+        plan: &Plan<'_>,
         why: &Why,
         began: Instant,
     ) -> Summary {
@@ -49,8 +54,11 @@ impl Summary {
             code: code(&report, counts, why),
             report,
             counts: *counts,
-            topic: args.topic.clone(),
-            key_option: args.key_option(),
+            topic: plan.topic.clone(),
+            replay: plan.replay_command(),
+            spool_dir: plan.spool_dir().map(|dir| dir.display().to_string()),
+            from_file: plan.args.file.as_ref().is_some_and(|path| path.as_os_str() != "-"),
+            key_option: plan.args.key_option(),
             ended: why.word(),
             reading: match why {
                 Why::BadLine(_) => Reading::StoppedAtBadLine,
@@ -154,10 +162,22 @@ impl Summary {
                 seconds(self.cpu),
             )
         } else {
+            // What an earlier run left is no line of this one.
+            let what = match report.recovered {
+                0 => format!(
+                    "{} of {}",
+                    grouped(report.delivered),
+                    counted(self.counts.lines, "line", "lines")
+                ),
+                found => format!(
+                    "{} of {} and {} of an earlier run",
+                    grouped(report.delivered),
+                    counted(self.counts.lines, "line", "lines"),
+                    counted(found, "event", "events"),
+                ),
+            };
             format!(
-                "{} of {} delivered to {:?} in {} ({}/s), CPU {}",
-                grouped(report.delivered),
-                counted(self.counts.lines, "line", "lines"),
+                "{what} delivered to {:?} in {} ({}/s), CPU {}",
                 self.topic,
                 seconds(self.wall),
                 grouped(rate),
@@ -168,18 +188,24 @@ impl Summary {
         if let Some(fill) = report.delivered.checked_div(report.batches) {
             let reasons: Vec<String> =
                 report.flush_reasons.iter().map(|(why, n)| format!("{why} {}", grouped(*n))).collect();
+            let because = match reasons.as_slice() {
+                [] => String::new(),
+                reasons => format!("; sealed because of: {}", reasons.join(", ")),
+            };
             lines.push(format!(
-                "{} of {} on average, {}; sent because of: {}",
+                "{} of {} on average, {}{because}",
                 counted(report.batches, "batch", "batches"),
                 counted(fill, "event", "events"),
                 bytes(report.bytes),
-                reasons.join(", ")
             ));
-            lines.push(format!(
-                "from accepted to acknowledged: p50 {}, p99 {}",
-                seconds(report.latency.quantile(0.5)),
-                seconds(report.latency.quantile(0.99))
-            ));
+            let (half, most) = (report.latency.quantile(0.5), report.latency.quantile(0.99));
+            if !most.is_zero() {
+                lines.push(format!(
+                    "from accepted to acknowledged: p50 {}, p99 {}",
+                    seconds(half),
+                    seconds(most)
+                ));
+            }
         }
         if let Some(option) = self.key_option.as_ref().filter(|_| self.counts.without_key > 0) {
             lines.push(format!(
@@ -187,15 +213,18 @@ impl Summary {
                 counted(self.counts.without_key, "line", "lines")
             ));
         }
-        if report.recovered > 0 {
-            let found = counted(report.recovered, "event", "events");
-            lines.push(format!("{found} of an earlier run were in the spool"));
-        }
-        if report.spooled > 0 {
+        if let Some(replay) = self.replay.as_ref().filter(|_| report.spooled > 0) {
             let left = counted(report.spooled, "event is", "events are");
             lines.push(format!(
-                "{left} safe in the spool and not delivered yet: run again with the same --spool"
+                "{left} safe in the spool and not delivered yet: {replay} sends what is there"
             ));
+            if self.from_file {
+                lines.push("do not send the same file again: its lines would be in Kafka twice".to_owned());
+            }
+        }
+        if let Some(dir) = self.spool_dir.as_ref().filter(|_| report.dead_lettered > 0) {
+            let put_aside = counted(report.dead_lettered, "event was", "events were");
+            lines.push(format!("{put_aside} put aside: kafka-batcher spool dead-letters {dir} says why"));
         }
         if report.possible_duplicates > 0 {
             lines.push(format!("{} may be in Kafka twice", grouped(report.possible_duplicates)));

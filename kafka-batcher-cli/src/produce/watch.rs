@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kafka_batcher::{ClusterHealth, Health, KafkaBatcher, Report, TopicHealth};
 
 use crate::console::{Console, about};
-use crate::produce::args::Args;
+use crate::produce::plan::Plan;
 use crate::units::seconds;
 
 /// How long a topic may be said to be missing before it is believed: one that was created a moment ago takes some
@@ -29,18 +29,18 @@ enum Told {
 /// The error says why it cannot, after `--timeout`; sooner where waiting would not help.
 pub(super) async fn wait_until_ready(
     batcher: &KafkaBatcher,
-    args: &Args,
+    plan: &Plan<'_>,
     console: &Console,
 ) -> Result<Option<i32>, String> {
     let mut told = Told::Nothing;
     let mut health = batcher.health();
-    let deadline = tokio::time::Instant::now() + args.timeout;
+    let deadline = tokio::time::Instant::now() + plan.args.timeout;
     let mut missing_since = None;
     loop {
         let (state, unreachable) = {
             let now = health.borrow_and_update();
             let unreachable = matches!(now.cluster, ClusterHealth::Unreachable { .. });
-            (now.topics.get(&args.topic).cloned(), unreachable)
+            (now.topics.get(&plan.topic).cloned(), unreachable)
         };
         match state {
             Some(TopicHealth::Ready { partitions }) => return Ok(Some(partitions)),
@@ -52,8 +52,8 @@ pub(super) async fn wait_until_ready(
         if told == Told::Nothing && (unreachable || missing_since.is_some()) {
             told = Told::HowLong;
             let (what, time) = match missing_since {
-                Some(_) => ("the topic", args.timeout.min(MISSING)),
-                None => ("Kafka", args.timeout),
+                Some(_) => ("the topic", plan.args.timeout.min(MISSING)),
+                None => ("Kafka", plan.args.timeout),
             };
             console.say(format_args!("waiting up to {} for {what} (--timeout)", seconds(time)));
         }
@@ -62,14 +62,14 @@ pub(super) async fn wait_until_ready(
             Ok(Ok(())) => {}
             // The batcher is gone, and nobody will say anything any more.
             Ok(Err(_)) => return Err("the batcher ended too early".to_owned()),
-            Err(_) => return Err(reason(&health.borrow(), &args.topic, args)),
+            Err(_) => return Err(reason(&health.borrow(), plan)),
         }
     }
 }
 
 /// Why nothing goes on, with what to do about it where that is known.
-fn reason(health: &Health, topic: &str, args: &Args) -> String {
-    let waited = seconds(args.timeout);
+fn reason(health: &Health, plan: &Plan<'_>) -> String {
+    let (topic, waited) = (&plan.topic, seconds(plan.args.timeout));
     if let Some(TopicHealth::Unavailable { message } | TopicHealth::Troubled { message }) =
         health.topics.get(topic)
     {
@@ -78,7 +78,7 @@ fn reason(health: &Health, topic: &str, args: &Args) -> String {
     match &health.cluster {
         ClusterHealth::Unreachable { message } => format!("no Kafka for {waited} (--timeout): {message}"),
         _ => {
-            let brokers = args.brokers.join(",");
+            let brokers = plan.resolved.settings.endpoints.join(",");
             format!("no answer from {brokers} for {waited} (--timeout)")
         }
     }
@@ -96,13 +96,13 @@ pub(super) struct Stall {
 }
 
 impl Stall {
-    pub(super) fn new(args: &Args) -> Stall {
+    pub(super) fn new(plan: &Plan<'_>) -> Stall {
         Stall {
-            timeout: args.timeout,
+            timeout: plan.args.timeout,
             // An open batch waits for others by order of the user.
-            patience: args.timeout + args.max_wait_time,
-            topic: args.topic.clone(),
-            safe: args.spools(),
+            patience: plan.args.timeout + plan.collector().max_wait_time,
+            topic: plan.topic.clone(),
+            safe: plan.spools(),
             settled: 0,
             since: Instant::now(),
         }

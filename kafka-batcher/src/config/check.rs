@@ -1,5 +1,6 @@
 //! What cannot be, though each value alone could: limits and contradictions.
 
+use kafka_batcher_core::partitioner::Strategy;
 use kafka_batcher_core::{AccumulatorSettings, HEADER_LEN, MAX_CHUNK, SpoolMode, SpoolSettings};
 
 use super::mistake::Mistake;
@@ -10,37 +11,41 @@ impl Settings {
     /// Every mistake in them, all at once.
     pub fn check(&self) -> Vec<Mistake> {
         let mut found = Vec::new();
-        let mut say = |key: &str, message: String| found.push(Mistake::of(key, message));
+        let mistake = |key: &str, message: String| Mistake::of(key, message);
         if self.endpoints.is_empty() {
-            say("endpoints", "no address given; one such as 127.0.0.1:9092 is needed".to_owned());
+            found.push(mistake(
+                "endpoints",
+                "no address given; one such as 127.0.0.1:9092 is needed".to_owned(),
+            ));
         }
         for endpoint in &self.endpoints {
             if let Err(error) = crate::client::Endpoint::parse(endpoint) {
-                say("endpoints", error.to_string());
+                found.push(mistake("endpoints", error.to_string()));
             }
         }
         if !(1..=5).contains(&self.max_in_flight) {
             let n = self.max_in_flight;
-            say(
+            found.push(mistake(
                 "max_in_flight",
                 format!("{n} is outside of 1 to 5: a broker recognises the last five batches of a producer"),
-            );
+            ));
         }
         if self.retry_backoff > self.retry_backoff_max {
             let (first, most) = (duration_text(self.retry_backoff), duration_text(self.retry_backoff_max));
-            say("retry_backoff", format!("{first} is longer than retry_backoff_max, {most}"));
+            let message = format!("{first} is longer than retry_backoff_max, {most}");
+            found.push(Mistake::of("retry_backoff", message).against("retry_backoff_max"));
         }
         if self.retry_backoff.is_zero() {
-            say(
+            found.push(mistake(
                 "retry_backoff",
                 "0 would ask a failing broker without pause; the default is 100 ms".to_owned(),
-            );
+            ));
         }
         for (key, value) in
             [("request_timeout", self.request_timeout), ("connect_timeout", self.connect_timeout)]
         {
             if value.is_zero() {
-                say(key, "0 leaves no time for an answer".to_owned());
+                found.push(mistake(key, "0 leaves no time for an answer".to_owned()));
             }
         }
         found
@@ -57,54 +62,69 @@ impl CollectorSettings {
     /// Every mistake in them, all at once.
     pub fn check(&self, topic: &str, settings: &Settings) -> Vec<Mistake> {
         let mut found = Vec::new();
-        let mut say = |key: &str, message: String| found.push(Mistake::of(key, message).in_collector(topic));
+        let mistake = |key: &str, message: String| Mistake::of(key, message).in_collector(topic);
         if let Some(message) = topic_name_mistake(topic) {
-            say("topic_name", message);
+            found.push(mistake("topic_name", message));
         }
         if self.batch_size == 0 {
-            say("batch_size", "0 would never hold an event; the least is 1".to_owned());
+            found.push(mistake("batch_size", "0 would never hold an event; the least is 1".to_owned()));
         }
         let smallest = HEADER_LEN + 64;
         if self.max_batch_bytesize < smallest {
             let n = self.max_batch_bytesize;
-            say(
+            found.push(mistake(
                 "max_batch_bytesize",
                 format!("{n} bytes hardly hold a batch's header; the least is {smallest}"),
-            );
+            ));
         }
         if self.max_batch_bytesize > settings.max_request_size {
             let (n, most) = (self.max_batch_bytesize, settings.max_request_size);
-            say("max_batch_bytesize", format!("{n} is more than max_request_size, {most}"));
+            let message = format!("{n} is more than max_request_size, {most}");
+            found.push(mistake("max_batch_bytesize", message).against("max_request_size"));
         }
         let needed = 2 * self.max_batch_bytesize + 2 * MAX_CHUNK;
         if settings.memory < needed {
             let n = settings.memory;
-            say(
-                "max_batch_bytesize",
-                format!("memory of {n} bytes does not hold two batches of this size ({needed} bytes)"),
-            );
+            let message =
+                format!("memory of {n} bytes does not hold two batches of this size ({needed} bytes)");
+            found.push(mistake("max_batch_bytesize", message).against("memory"));
         }
         if let Some(timeout) = self.delivery_timeout.filter(|timeout| *timeout < settings.request_timeout) {
             let (timeout, least) = (duration_text(timeout), duration_text(settings.request_timeout));
-            say(
-                "delivery_timeout",
-                format!("{timeout} is shorter than request_timeout, {least}: one attempt would not fit"),
-            );
+            let message =
+                format!("{timeout} is shorter than request_timeout, {least}: one attempt would not fit");
+            found.push(mistake("delivery_timeout", message).against("request_timeout"));
         }
         if self.delivery_timeout.is_some_and(|timeout| timeout.is_zero()) {
-            say("delivery_timeout", "0 leaves no time; for no limit, leave it out or say \"off\"".to_owned());
+            found.push(mistake(
+                "delivery_timeout",
+                "0 leaves no time; for no limit, leave it out or say \"off\"".to_owned(),
+            ));
         }
         if ![-1, 0, 1].contains(&self.required_acks) {
-            say("required_acks", format!("{} is none of -1, 0 and 1", self.required_acks));
+            found.push(mistake("required_acks", format!("{} is none of -1, 0 and 1", self.required_acks)));
         }
         if self.enable_idempotence == Some(true) && self.required_acks != -1 {
             let acks = self.required_acks;
-            say(
-                "enable_idempotence",
-                format!(
-                    "true needs required_acks = -1, not {acks}: a broker deduplicates only what all replicas have"
-                ),
+            let message = format!(
+                "true needs required_acks = -1, not {acks}: a broker deduplicates only what all replicas have"
             );
+            found.push(mistake("enable_idempotence", message).against("required_acks"));
+        }
+        found
+    }
+
+    /// What can be, and is hardly meant.
+    pub(crate) fn warnings(&self) -> Vec<Mistake> {
+        let mut found = Vec::new();
+        if self.min_delay > self.max_wait_time {
+            let (delay, wait) = (duration_text(self.min_delay), duration_text(self.max_wait_time));
+            let message = format!("{delay} is longer than max_wait_time, {wait}, and so does nothing");
+            found.push(Mistake::of("min_delay", message));
+        }
+        if self.partition_fn.is_some() && self.partition_strategy != Strategy::default() {
+            let message = "partition_fn takes its place, so this does nothing".to_owned();
+            found.push(Mistake::of("partition_strategy", message));
         }
         found
     }
@@ -128,19 +148,28 @@ impl SpoolConfig {
     /// Every mistake in them, all at once; `own_storage`: a program brings its own, so that no directory is needed.
     pub(crate) fn check(&self, own_storage: bool) -> Vec<Mistake> {
         let mut found = Vec::new();
-        let mut say = |key: &str, message: &str| found.push(Mistake::of(key, message.to_owned()).in_spool());
+        let mistake = |key: &str, message: &str| Mistake::of(key, message.to_owned()).in_spool();
         let somewhere = own_storage || self.storage.is_some() || self.dir.is_some();
         if self.mode == Some(SpoolMode::Always) && !somewhere {
-            say("mode", "\"always\" needs a place to write to: give a dir");
+            found.push(mistake("mode", "\"always\" needs a place to write to: give a dir"));
         }
         if self.storage.is_some() && self.dir.is_some() {
-            say("storage", "a directory is given, too: one of storage and dir must go");
+            found.push(mistake("storage", "a directory is given, too: one of storage and dir must go"));
         }
         if self.max_bytes == 0 {
-            say("max_bytes", "0 would hold nothing; for no spool, say mode = \"off\"");
+            found.push(mistake("max_bytes", "0 would hold nothing; for no spool, say mode = \"off\""));
+        }
+        if self.spool_after.is_zero() {
+            found.push(mistake(
+                "spool_after",
+                "0 would call every moment of waiting an outage; to have everything on disk, say mode = \"always\"",
+            ));
         }
         if self.max_age.is_some_and(|age| age.is_zero()) {
-            say("max_age", "0 would drop everything at once; for no limit, leave it out or say \"off\"");
+            found.push(mistake(
+                "max_age",
+                "0 would drop everything at once; for no limit, leave it out or say \"off\"",
+            ));
         }
         found
     }

@@ -54,11 +54,18 @@ pub struct Mistake {
     pub origin: Origin,
     /// What is wrong, and what would be right.
     pub message: String,
+    /// The setting that it contradicts; where only that one was said, the mistake is there.
+    pub(super) against: Option<&'static str>,
 }
 
 impl Mistake {
     pub(crate) fn of(key: impl Into<String>, message: String) -> Self {
-        Mistake { key: key.into(), table: "", topic: None, origin: Origin::Code, message }
+        let key = key.into();
+        Mistake { key, table: "", topic: None, origin: Origin::Code, message, against: None }
+    }
+
+    pub(super) fn against(self, other: &'static str) -> Self {
+        Mistake { against: Some(other), ..self }
     }
 
     pub(crate) fn in_collector(self, topic: impl Into<String>) -> Self {
@@ -80,6 +87,8 @@ impl fmt::Display for Mistake {
             write!(f, "{}: ", self.origin)?;
         }
         match (self.table, self.key.as_str()) {
+            // The option is its name.
+            _ if matches!(self.origin, Origin::Option(_)) => return f.write_str(&self.message),
             ("", "") => {}
             ("", key) => write!(f, "{key}")?,
             (table, key) => write!(f, "{table}.{key}")?,

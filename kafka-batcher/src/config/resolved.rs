@@ -27,6 +27,8 @@ pub struct Resolved {
     pub defaults: CollectorSettings,
     /// Of the configured collectors, by topic.
     pub collectors: BTreeMap<String, CollectorSettings>,
+    /// What can be, and is hardly meant: told by `config check`, starts all the same.
+    pub warnings: Vec<Mistake>,
     origins: Origins,
     spool_origins: Origins,
     default_origins: Origins,
@@ -175,12 +177,30 @@ pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
     let told: Vec<_> = whole.chain(spool).filter(|m| !found.iter().any(|known| same_key(known, m))).collect();
     found.splice(shared..shared, told);
     match found.is_empty() {
-        true => Ok(resolved),
+        true => {
+            resolved.warnings = warnings(&resolved);
+            Ok(resolved)
+        }
         false => {
             found.sort_by_key(|mistake| order(&mistake.origin));
             Err(BadConfigError(found))
         }
     }
+}
+
+fn warnings(resolved: &Resolved) -> Vec<Mistake> {
+    let mut found = Vec::new();
+    for (topic, settings) in &resolved.collectors {
+        let origins = resolved.collector_origins.get(topic).cloned().unwrap_or_default();
+        let warnings = settings.warnings().into_iter().map(|warning| warning.in_collector(topic));
+        found.extend(warnings.map(|warning| placed(warning, &[&origins])));
+    }
+    let nowhere = resolved.spool.dir.is_none() && resolved.spool.storage.is_none();
+    if let Some((key, origin)) = resolved.spool_origins.iter().find(|_| nowhere) {
+        let message = "there is no spool without a dir, so this does nothing".to_owned();
+        found.push(Mistake::of(*key, message).in_spool().at(origin.clone()));
+    }
+    found
 }
 
 /// A file from top to bottom, then the rest as it was found.
@@ -204,8 +224,18 @@ fn same_key(known: &Mistake, mistake: &Mistake) -> bool {
 }
 
 fn placed(mistake: Mistake, origins: &[&Origins]) -> Mistake {
-    let said = origins.iter().find_map(|origins| origins.get(mistake.key.as_str())).cloned();
-    mistake.at(said.unwrap_or(Origin::BuiltIn))
+    let said = |key: &str| origins.iter().find_map(|origins| origins.get(key)).cloned();
+    match (said(&mistake.key), mistake.against.and_then(|other| Some((other, said(other)?)))) {
+        (Some(origin), _) => mistake.at(origin),
+        (None, Some((other, origin))) => Mistake {
+            message: format!("{}: {}", mistake.key, mistake.message),
+            key: other.to_owned(),
+            topic: None,
+            ..mistake
+        }
+        .at(origin),
+        (None, None) => mistake.at(Origin::BuiltIn),
+    }
 }
 
 fn unknown(entry: &Entry) -> Option<Mistake> {
@@ -280,7 +310,8 @@ fn merge<T: Table>(
     }
 }
 
-fn topic_name(config: &Config, place: Place) -> Option<(Result<String, String>, Origin)> {
+/// The topic that a collector is named for; what is wrong with the name.
+pub(super) fn topic_name(config: &Config, place: Place) -> Option<(Result<String, String>, Origin)> {
     let named = |entry: &&Entry| entry.place == place && entry.key == TOPIC_NAME;
     let entry = config.entries.iter().filter(named).max_by_key(|entry| entry.layer)?;
     let topic = match &entry.value {

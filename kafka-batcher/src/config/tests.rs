@@ -146,7 +146,7 @@ min_delay = "soon"
     );
     let config =
         with(config, &[("KAFKA_BATCHER__MAX_BLOK", "1"), ("KAFKA_BATCHER__COLLECTORS__9__LINGER", "1")]);
-    insta_like(
+    begin_as(
         &mistakes(&config),
         &[
             "k.toml:1:1: endpoints: ",
@@ -170,7 +170,7 @@ min_delay = "soon"
 }
 
 /// Each mistake begins as expected; the whole list where it does not.
-fn insta_like(found: &[String], expected: &[&str]) {
+fn begin_as(found: &[String], expected: &[&str]) {
     let fits = found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| f.starts_with(e));
     assert!(fits, "found:\n{}\n\nexpected:\n{}", found.join("\n"), expected.join("\n"));
 }
@@ -193,7 +193,7 @@ fn a_wrong_value_that_all_collectors_share_is_told_once() {
     let config = file(
         "endpoints = \"a:1\"\nbatch_size = 0\n[[collectors]]\ntopic_name = \"a\"\n[[collectors]]\ntopic_name = \"b\"\n",
     );
-    insta_like(&mistakes(&config), &["k.toml:2:1: batch_size of topic \"a\": 0 would never hold an event"]);
+    begin_as(&mistakes(&config), &["k.toml:2:1: batch_size of topic \"a\": 0 would never hold an event"]);
 }
 
 #[test]
@@ -341,4 +341,36 @@ fn a_spool_that_contradicts_itself_is_a_mistake() {
 fn a_file_that_is_not_there_is_named() {
     let error = Config::from_file("/nowhere/k.toml").expect_err("not there").to_string();
     assert!(error.contains("/nowhere/k.toml cannot be read"), "{error}");
+}
+
+#[test]
+fn what_can_be_and_is_hardly_meant_is_a_warning() {
+    let config = file(
+        "endpoints = \"a:1\"\n[spool]\nmax_age = \"1h\"\n[[collectors]]\ntopic_name = \"a\"\nmin_delay = 10\n\
+         partition_fn = \"mine\"\npartition_strategy = \"sticky\"\n",
+    );
+    let resolved = config.resolve().expect("no mistakes");
+    let warnings: Vec<_> = resolved.warnings.iter().map(Mistake::to_string).collect();
+    begin_as(
+        &warnings,
+        &[
+            "k.toml:6:1: min_delay of topic \"a\": 10ms is longer than max_wait_time, 5ms, and so does nothing",
+            "k.toml:8:1: partition_strategy of topic \"a\": partition_fn takes its place",
+            "k.toml:3:1: spool.max_age: there is no spool without a dir",
+        ],
+    );
+}
+
+#[test]
+fn a_contradiction_is_told_where_somebody_said_something() {
+    let config = file("endpoints = \"a:1\"\nmemory = \"1MiB\"\n[[collectors]]\ntopic_name = \"a\"\n");
+    begin_as(
+        &mistakes(&config),
+        &[
+            "k.toml:2:1: memory: max_batch_bytesize: memory of 1048576 bytes does not hold two batches of this size",
+        ],
+    );
+    let mut config = file("endpoints = \"a:1\"\n[[collectors]]\ntopic_name = \"a\"\n");
+    config.set_option("memory", "1MiB", "--memory");
+    begin_as(&mistakes(&config), &["--memory: max_batch_bytesize: memory of 1048576 bytes does not hold"]);
 }
