@@ -239,10 +239,17 @@ impl Run<'_> {
         // All is safe. What is in the spool is delivered as long as acknowledgements come; after that for as long as a
         // shutdown may take.
         let (mut delivered, mut since) = (0, Instant::now());
+        let mut said = false;
         while self.plan.spools() {
             let report = self.batcher.report().await;
             self.show(&report);
             let waiting = report.spooled + report.in_memory + report.in_flight;
+            if report.spooled > 0 && !std::mem::replace(&mut said, true) {
+                let patience = units::seconds(self.plan.resolved.settings.shutdown_timeout);
+                self.console.say(format_args!(
+                    "all lines are read and safe; waiting up to {patience} for acknowledgements (--shutdown-timeout)"
+                ));
+            }
             if report.delivered != delivered {
                 (delivered, since) = (report.delivered, Instant::now());
             }
@@ -260,15 +267,15 @@ impl Run<'_> {
     fn show(&self, report: &Report) {
         let counts = self.gate.counts();
         self.console.progress(counts.bytes, || {
-            let (lines, delivered) = (units::grouped(counts.lines), units::grouped(report.delivered));
-            let waiting = units::grouped(report.in_memory + report.in_flight);
-            match report.spooled {
-                0 => format!("{lines} lines read, {delivered} delivered, {waiting} on their way"),
-                n => format!(
-                    "{lines} lines read, {delivered} delivered, {waiting} on their way, {} in the spool",
-                    units::grouped(n)
-                ),
-            }
+            let parts = [
+                (counts.lines, "lines read"),
+                (report.delivered, "delivered"),
+                (report.in_flight, "on their way"),
+                (report.in_memory, "in memory"),
+                (report.spooled, "in the spool"),
+            ];
+            let said = parts.iter().enumerate().filter(|(at, (n, _))| *at < 3 || *n > 0);
+            said.map(|(_, (n, what))| format!("{} {what}", units::grouped(*n))).collect::<Vec<_>>().join(", ")
         });
     }
 

@@ -120,7 +120,11 @@ fn ls(dir: &PathBuf, json: bool) -> anyhow::Result<u8> {
                 } else {
                     String::new()
                 },
-                if scan.damage.is_empty() { "" } else { ", damaged: see spool verify" },
+                match (scan.damage.is_empty(), events) {
+                    (false, _) => ", damaged: see spool verify",
+                    (true, 0) if files > 0 => " (delivered; the room comes back with the next use)",
+                    (true, _) => "",
+                },
             )?;
         }
         for (partition, backlog) in &scan.backlogs {
@@ -158,12 +162,13 @@ fn ls(dir: &PathBuf, json: bool) -> anyhow::Result<u8> {
 fn verify(dir: &PathBuf) -> anyhow::Result<u8> {
     let spool = open(dir)?;
     let mut out = stdout().lock();
-    let (mut damages, mut missing) = (0u64, 0u64);
+    let (mut damages, mut missing, mut files) = (0u64, 0u64, 0);
     for topic in spool.topics()? {
         for (what, scan) in [("", spool.scan(&topic)?), (" (dead letters)", spool.dead_letters(&topic)?)] {
-            if scan.segments.is_empty() {
+            if scan.segments.is_empty() && scan.damage.is_empty() {
                 continue;
             }
+            files += scan.segments.len();
             for damage in &scan.damage {
                 writeln!(out, "{topic}{what}: {damage}")?;
                 missing += damage.events;
@@ -191,6 +196,9 @@ fn verify(dir: &PathBuf) -> anyhow::Result<u8> {
         let damages = counted(damages, "damage", "damages");
         writeln!(out, "{damages}, at most {} events missing", grouped(missing))?;
         return Ok(exit::NOT_ALL);
+    }
+    if files == 0 {
+        writeln!(out, "nothing waits here, no damage")?;
     }
     Ok(exit::OK)
 }

@@ -59,6 +59,18 @@ pub struct Notification {
     pub message: String,
 }
 
+impl fmt::Display for Notification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.kind)?;
+        match (&self.topic, self.partition) {
+            (Some(topic), Some(partition)) => write!(f, "topic {topic:?}, partition {partition}: ")?,
+            (Some(topic), None) => write!(f, "topic {topic:?}: ")?,
+            (None, _) => {}
+        }
+        f.write_str(&self.message)
+    }
+}
+
 /// Is told of trouble once when it begins and once when it has passed.
 ///
 /// Called from the batcher's tasks: return soon. A panic in here is caught and logged.
@@ -69,7 +81,7 @@ pub struct Notification {
 /// struct Pager;
 /// impl ErrorNotifier for Pager {
 ///     fn report(&self, notification: &Notification) {
-///         eprintln!("{}: {}", notification.kind, notification.message);
+///         eprintln!("{notification}");
 ///     }
 /// }
 /// ```

@@ -51,11 +51,15 @@ pub(super) async fn wait_until_ready(
         }
         if told == Told::Nothing && (unreachable || missing_since.is_some()) {
             told = Told::HowLong;
-            let (what, time) = match missing_since {
-                Some(_) => ("the topic", plan.args.timeout.min(MISSING)),
-                None => ("Kafka", plan.args.timeout),
+            let timeout = plan.args.timeout;
+            let timeout = plan.args.timeout;
+            let (what, time, option) = match missing_since {
+                // A topic that is not there after so long will not come by itself.
+                Some(_) if MISSING < timeout => ("the topic", MISSING, ""),
+                Some(_) => ("the topic", timeout, " (--timeout)"),
+                None => ("Kafka", timeout, " (--timeout)"),
             };
-            console.say(format_args!("waiting up to {} for {what} (--timeout)", seconds(time)));
+            console.say(format_args!("waiting up to {} for {what}{option}", seconds(time)));
         }
         let until = missing_since.map_or(deadline, |since| deadline.min(since + MISSING));
         match tokio::time::timeout_at(until, health.changed()).await {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kafka_batcher::storage::disk::Resent;
+use kafka_batcher::storage::disk::{Resent, Spool};
 use kafka_batcher::storage::{DiskSettings, DiskStorage};
 
 use super::replay::{self, Sending};
@@ -51,17 +51,27 @@ pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
 }
 
 fn list(args: &Args) -> anyhow::Result<u8> {
-    written(events::dead_letters(&open(&args.dir)?, args.topic.as_deref()))
+    let spool = open(&args.dir)?;
+    if with_letters(&spool, args.topic.as_deref())?.is_empty() {
+        eprintln!("there are no dead letters");
+        return Ok(exit::OK);
+    }
+    written(events::dead_letters(&spool, args.topic.as_deref()))
 }
 
-async fn resend(args: &Args) -> anyhow::Result<u8> {
+/// The topics that have some.
+fn with_letters(spool: &Spool, only: Option<&str>) -> anyhow::Result<Vec<String>> {
     let mut topics = Vec::new();
-    let spool = open(&args.dir)?;
-    for topic in events::topics(&spool, args.topic.as_deref())? {
+    for topic in events::topics(spool, only)? {
         if !spool.dead_letters(&topic)?.batches.is_empty() {
             topics.push(topic);
         }
     }
+    Ok(topics)
+}
+
+async fn resend(args: &Args) -> anyhow::Result<u8> {
+    let topics = with_letters(&open(&args.dir)?, args.topic.as_deref())?;
     if topics.is_empty() {
         eprintln!("there are no dead letters");
         return Ok(exit::OK);
