@@ -1,6 +1,9 @@
 //! The command killed with SIGKILL again and again, against a real Kafka that is up, down, or killed as well: every line
 //! that was reported durable is in Kafka at the end, once, and each key in order; read back by Kafka's Java consumer.
 //!
+//! Where Kafka is killed as well, it dies and comes back while a process lives: what is on its way then is in doubt, the
+//! process that knows of it dies too, and a broker that was restarted knows only the last batch of each producer.
+//!
 //! `KAFKA_BATCHER_KILLS` says how often (10 each unless set; `.ci/full` takes 500 in all).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,9 +64,59 @@ fn produce(kafka: &RealKafka, topic: &str, spool: &Path) -> Child {
         .expect("the command starts")
 }
 
+/// What happens to Kafka in one life of a process: each after so many receipts of it.
+#[derive(Default)]
+struct Flaps {
+    dies: Option<u32>,
+    comes_back: Option<u32>,
+    /// Once it is back, the process is not killed before Kafka has taken something.
+    takes_some: bool,
+}
+
+impl Flaps {
+    /// In three lives: Kafka dies and comes back; it dies; it is down at the start and comes back.
+    fn drawn(life: u32, receipts: u32, drawn: &mut Drawn) -> Self {
+        let early = drawn.below(receipts.max(1));
+        let late = early + drawn.below((receipts - early).max(1));
+        let takes_some = drawn.below(2) == 0;
+        match life % 3 {
+            0 => Flaps { dies: Some(early), comes_back: Some(late), takes_some },
+            1 => Flaps { dies: Some(late), ..Flaps::default() },
+            _ => Flaps { dies: None, comes_back: Some(early), takes_some },
+        }
+    }
+
+    /// Does what is due after so many receipts, while the process goes on: only its receipts are not read meanwhile.
+    fn act(&mut self, kafka: &RealKafka, topic: &str, receipts: u32) -> Result<(), Error> {
+        if self.dies.take_if(|at| *at <= receipts).is_some() {
+            kafka.kill(1, Signal::Kill)?;
+        }
+        if self.comes_back.take_if(|at| *at <= receipts).is_some() {
+            kafka.restart(1)?;
+            let before = events_in(kafka, topic)?;
+            // Not for ever: nothing is taken any more where everything had been taken before it died.
+            for _ in 0..if self.takes_some { 1_000 } else { 0 } {
+                if events_in(kafka, topic)? > before {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn events_in(kafka: &RealKafka, topic: &str) -> Result<i64, Error> {
+    Ok(kafka.offsets(topic)?.iter().map(|partition| partition.latest).sum())
+}
+
 /// Feeds lines from number `first` on, kills the process after so many receipts, and answers the numbers that it had
-/// reported durable by then.
-fn one_life(mut child: Child, first: u32, receipts: u32) -> Vec<u32> {
+/// reported durable by then. `meanwhile` is told how many receipts there are.
+fn one_life(
+    mut child: Child,
+    first: u32,
+    receipts: u32,
+    mut meanwhile: impl FnMut(u32) -> Result<(), Error>,
+) -> Result<Vec<u32>, Error> {
     let mut stdin = child.stdin.take().expect("stdin");
     let (over, hold) = mpsc::channel::<()>();
     let feeder = std::thread::spawn(move || {
@@ -80,6 +133,9 @@ fn one_life(mut child: Child, first: u32, receipts: u32) -> Vec<u32> {
     let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
     let mut killed = false;
     loop {
+        if !killed {
+            meanwhile(durable.len() as u32)?;
+        }
         if !killed && durable.len() >= receipts as usize {
             child.kill().expect("it lives");
             killed = true;
@@ -99,7 +155,7 @@ fn one_life(mut child: Child, first: u32, receipts: u32) -> Vec<u32> {
     child.wait().expect("it is dead");
     drop(over);
     feeder.join().expect("the feeder ends");
-    durable
+    Ok(durable)
 }
 
 /// Runs without input until nothing is left in the spool.
@@ -124,6 +180,8 @@ fn killed(kafka: &RealKafka, how: Kafka) -> Result<(), Error> {
     let dir = tempfile::tempdir().expect("a directory");
     let mut drawn = Drawn(u64::from(kills()));
     let (mut next, mut durable) = (0, BTreeSet::new());
+    // How often Kafka died, and how often it came back, while a process lived.
+    let (mut deaths, mut returns) = (0, 0);
     if how != Kafka::Up && !kafka.is_ours() {
         return Ok(());
     }
@@ -131,19 +189,20 @@ fn killed(kafka: &RealKafka, how: Kafka) -> Result<(), Error> {
         kafka.kill(1, Signal::Kill)?;
     }
     for life in 0..kills() {
-        if how == Kafka::Flapping && life % 2 == 1 {
-            kafka.kill(1, Signal::Kill)?;
-        }
         let child = produce(kafka, &topic, dir.path());
         // Now and then before it says anything.
         let receipts = if drawn.below(8) == 0 { 0 } else { 1 + drawn.below(FED - 1) };
-        durable.extend(one_life(child, next, receipts));
+        let mut flaps = match how {
+            Kafka::Flapping => Flaps::drawn(life, receipts, &mut drawn),
+            Kafka::Up | Kafka::Down => Flaps::default(),
+        };
+        deaths += u32::from(flaps.dies.is_some());
+        returns += u32::from(flaps.comes_back.is_some());
+        durable.extend(one_life(child, next, receipts, |receipts| flaps.act(kafka, &topic, receipts))?);
+        assert_eq!((flaps.dies, flaps.comes_back), (None, None), "it was killed too early");
         next += FED;
-        if how == Kafka::Flapping && life % 2 == 1 {
-            kafka.restart(1)?;
-        }
     }
-    if how == Kafka::Down {
+    if how == Kafka::Down || deaths > returns {
         kafka.restart(1)?;
     }
     let summary = drain(kafka, &topic, dir.path());
@@ -165,15 +224,16 @@ fn killed(kafka: &RealKafka, how: Kafka) -> Result<(), Error> {
     let lost: Vec<&u32> = durable.iter().filter(|number| !times.contains_key(number)).collect();
     let twice = times.values().filter(|times| **times > 1).count();
     println!(
-        "{how:?}: {} kills, {} lines reported durable, {} in kafka, {drained} of them delivered only at the end; \
-         {} lost, {twice} twice, {reordered} out of order",
+        "{how:?}: {} kills, kafka killed {deaths} times and started {returns} times while a process lived; {} lines \
+         reported durable, {} in kafka, {drained} of them delivered only at the end; {} lost, {twice} twice, {reordered} out \
+         of order",
         kills(),
         durable.len(),
         times.len(),
         lost.len(),
     );
     // Otherwise it was never killed while batches were on their way.
-    assert!(how != Kafka::Up || drained < times.len() as u64, "nothing was delivered before the end");
+    assert!(how == Kafka::Down || drained < times.len() as u64, "nothing was delivered before the end");
     assert!(durable.len() > 100, "hardly anything was durable: {}", durable.len());
     let mut runs: Vec<(u32, u32, i32)> = Vec::new();
     for record in &read {
