@@ -1,6 +1,8 @@
 //! The spool against a real Kafka that was stopped, killed, or given a new topic between two of our processes; read back
 //! by Kafka's Java consumer. (Processes killed with SIGKILL: the command's tests.)
 
+#[path = "support/killed.rs"]
+mod killed;
 #[path = "support/rates.rs"]
 mod rates;
 
@@ -147,7 +149,8 @@ fn restarted(kafka: &RealKafka, signal: Signal) -> Result<(), Error> {
             durable(&before).await;
             durable(&during).await;
         });
-        // No shutdown: the process is gone, and so is what it had in memory.
+        // Dropped, a batcher saves what it has in memory, and writes down what it knows to be delivered; killed, it does not.
+        let dir = killed::what_a_kill_leaves(dir.path());
         drop((batcher, collector, before));
         drop(runtime);
         kafka.restart(1)?;
@@ -446,6 +449,7 @@ fn old(kafka: &RealKafka) -> Result<(), Error> {
         durable(&first).await;
         durable(&rest).await;
     });
+    let dir = killed::what_a_kill_leaves(dir.path());
     drop((batcher, collector, first));
     drop(runtime);
     kafka.restart(1)?;
