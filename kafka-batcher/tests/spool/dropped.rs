@@ -2,7 +2,7 @@
 
 use kafka_batcher::{FailureReason, KafkaBatcher, MemoryStorage, ReceiptError, SpoolMode};
 
-use crate::mortal::Mortal;
+use crate::mortal::{Fate, Mortal};
 use crate::support::{outcome, ready};
 use crate::{Kept, LONG, Site, TOPIC};
 
@@ -100,14 +100,14 @@ fn it_is_saved_too_when_the_runtime_ends_with_the_batcher() {
 async fn a_storage_that_takes_nothing_is_not_waited_for_and_whoever_waits_is_told() {
     let site = Site::new(SpoolMode::OnFailure);
     let Kept::Memory(memory) = &site.storage else { unreachable!("it is in memory") };
-    let storage = Mortal::new(Box::new(MemoryStorage::clone(memory)));
-    let dead = storage.dead();
+    let fate = Fate::default();
+    let storage = Mortal::new(Box::new(MemoryStorage::clone(memory)), fate.clone());
     let batcher = site.settings().storage(storage).spool_after(LONG).start().await.expect("it starts");
     let collector = batcher.collector(TOPIC).build().expect("the collector starts");
     ready(&batcher, TOPIC).await;
     site.stop_kafka();
     let receipt = collector.send("v").await.expect("accepted");
-    dead.store(true, std::sync::atomic::Ordering::SeqCst);
+    fate.kill();
     drop((batcher, collector));
     let Err(ReceiptError::Failed(error)) = outcome(&receipt).await else { panic!("not delivered") };
     assert_eq!(error.reason, FailureReason::Shutdown);

@@ -1,10 +1,13 @@
 //! The spool between a batcher and an embedded broker: what is durable arrives, once and in order, whatever dies.
 //!
-//! A process that is killed is a batcher dropped without shutdown, on a storage that outlives it; real processes and a real
-//! Kafka have tests of their own. Nothing here waits for a clock but `spool_after`, which is some milliseconds.
+//! A process that is killed is a batcher dropped without shutdown, on a storage that outlives it and that it cannot reach any
+//! more; real processes and a real Kafka have tests of their own. Nothing here waits for a clock but `spool_after`, which is some milliseconds.
 
 mod dropped;
 mod elsewhere;
+mod healthy;
+#[path = "../support/killed.rs"]
+mod killed;
 mod mortal;
 mod outage;
 mod policies;
@@ -15,7 +18,6 @@ mod support;
 mod unknown;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ use kafka_batcher::{
 };
 use kafka_batcher_broker::{EmbeddedKafka, ProducerMemory};
 
-use crate::mortal::Mortal;
+use crate::mortal::{Fate, Mortal};
 use crate::support::LONG;
 
 const TOPIC: &str = "flights";
@@ -68,6 +70,7 @@ impl Told {
 }
 
 /// Where batches are kept.
+#[derive(Debug)]
 enum Kept {
     Memory(MemoryStorage),
     Disk(tempfile::TempDir),
@@ -87,8 +90,12 @@ struct Site {
     storage: Kept,
     mode: SpoolMode,
     told: Told,
-    /// Kills the process that was started last.
-    dead: Arc<AtomicBool>,
+    /// Of the process that is started next, or was started last.
+    fate: Fate,
+    /// See [`Mortal::lane_bytes`].
+    lane_bytes: usize,
+    /// Directories of processes that were killed: they may still be letting go of them.
+    graves: Vec<tempfile::TempDir>,
     /// Events sent so far: key and number.
     sent: u32,
     /// Those that must arrive.
@@ -105,7 +112,9 @@ impl Site {
             storage: Kept::Memory(MemoryStorage::default()),
             mode,
             told: Told::default(),
-            dead: Arc::default(),
+            fate: Fate::default(),
+            lane_bytes: usize::MAX,
+            graves: Vec::new(),
             sent: 0,
             durable: Vec::new(),
         }
@@ -149,7 +158,7 @@ impl Site {
     }
 
     /// The storage as a process has it, until that is killed.
-    async fn life(&mut self) -> Mortal {
+    async fn life(&self) -> Mortal {
         let storage: Box<dyn TempStorage> = match &self.storage {
             Kept::Memory(memory) => Box::new(memory.clone()),
             Kept::Disk(dir) => loop {
@@ -164,12 +173,10 @@ impl Site {
                 }
             },
         };
-        let mortal = Mortal::new(storage);
-        self.dead = mortal.dead();
-        mortal
+        Mortal::new(storage, self.fate.clone()).lane_bytes(self.lane_bytes)
     }
 
-    async fn start(&mut self) -> (KafkaBatcher, Collector) {
+    async fn start(&self) -> (KafkaBatcher, Collector) {
         let storage = self.life().await;
         let batcher = self.settings().storage(storage).start().await.expect("it starts");
         let collector = batcher.collector(TOPIC).build().expect("the collector starts");
@@ -207,15 +214,20 @@ impl Site {
     }
 
     /// What a kill does: the batcher is gone, and with it what the storage only took as a hint. Nothing reaches the storage
-    /// any more: a batcher that is dropped would put there what it has in memory.
-    async fn kill(&self, batcher: KafkaBatcher, collector: Collector) {
-        self.dead.store(true, Ordering::SeqCst);
+    /// any more: a batcher that is dropped would put there what it has in memory, and a disk how far it was.
+    async fn kill(&mut self, batcher: KafkaBatcher, collector: Collector) {
+        self.fate.kill();
+        if let Kept::Disk(dir) = &mut self.storage {
+            let left = killed::what_a_kill_leaves(dir.path());
+            self.graves.push(std::mem::replace(dir, left));
+        }
         drop((batcher, collector));
         // The tasks of the batcher are dropped by the runtime when it comes to them.
         tokio::task::yield_now().await;
         if let Kept::Memory(memory) = &self.storage {
             memory.crash();
         }
+        self.fate = Fate::default();
     }
 
     /// Everything in the log: by partition, the numbers in order.
