@@ -6,6 +6,7 @@
 mod dropped;
 mod elsewhere;
 mod healthy;
+mod held;
 #[path = "../support/killed.rs"]
 mod killed;
 mod mortal;
