@@ -33,7 +33,7 @@ fn main() -> ExitCode {
             sixteen_callers(kafka, false)
         })
         .test_alone(
-            "sixteen callers do not see that the broker is frozen until events go to disk, and thawed",
+            "sixteen callers do not see that the broker is frozen until requests are given up, and thawed",
             |kafka| sixteen_callers(kafka, true),
         )
         .test_alone("a topic created anew gets what waited in the spool", recreated)
@@ -208,6 +208,8 @@ fn sixteen_callers(kafka: &RealKafka, freeze: bool) -> Result<(), Error> {
     const CALLERS: u32 = 16;
     /// Of each caller, before, during and after.
     const EVENTS: u32 = 3_000;
+    /// Four times the request timeout.
+    const FREEZE: Duration = Duration::from_secs(8);
     if !kafka.is_ours() {
         return Ok(());
     }
@@ -238,6 +240,7 @@ fn sixteen_callers(kafka: &RealKafka, freeze: bool) -> Result<(), Error> {
     };
     wait(call(0));
     let during = call(1);
+    let begun = tokio::time::Instant::now();
     if freeze {
         kafka.freeze(1)?;
     } else {
@@ -251,6 +254,18 @@ fn sixteen_callers(kafka: &RealKafka, freeze: bool) -> Result<(), Error> {
             }
         };
         tokio::time::timeout(LONG, spooled).await.expect("events go to disk");
+        if freeze {
+            let given_up = async {
+                while batcher.report().await.in_flight > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(LONG, given_up).await.expect("requests are given up");
+            // How long the broker stands still is the fault itself, so here a clock is waited for, and only here.
+            tokio::time::sleep_until(begun + FREEZE).await;
+            let frozen = begun.elapsed();
+            println!("thawed after {frozen:.1?}, all requests given up: {:?}", batcher.report().await);
+        }
     });
     if freeze {
         kafka.thaw(1)?;
