@@ -5,6 +5,7 @@
 
 mod dropped;
 mod elsewhere;
+mod full_disk;
 mod healthy;
 mod held;
 #[path = "../support/killed.rs"]
