@@ -291,6 +291,7 @@ impl Loaded {
             *known = lane.through().max(*known);
         }
         state.forget_times();
+        let everybodys = settled_of_all(&settled, state.partitions);
         self.damage.retain_mut(|damage| match damage.partition {
             // Only what the checkpoint does not cover can be damage.
             Some(partition) => {
@@ -304,10 +305,16 @@ impl Loaded {
                 damage.events = damage.events.min(left);
                 left > 0
             }
-            None => {
-                let all = settled.values().copied().min().unwrap_or(0);
-                damage.positions.is_empty() || damage.positions.end > all
-            }
+            None => damage.positions.is_empty() || damage.positions.end > everybodys,
         });
     }
+}
+
+/// Below which position nothing waits, whoever it belonged to: 0 unless something is known of every partition that there is
+/// and of the unassigned lane. One of which nothing is known may have had all that is missing.
+fn settled_of_all(settled: &BTreeMap<i32, u64>, partitions: Option<i32>) -> u64 {
+    let Some(partitions) = partitions else { return 0 };
+    let known = settled.range(super::super::UNASSIGNED..partitions).count() as u64;
+    let all = known == u64::from(partitions.max(0).unsigned_abs()) + 1;
+    if all { settled.values().copied().min().unwrap_or(0) } else { 0 }
 }

@@ -8,6 +8,7 @@ mod giving_up;
 mod resend;
 mod room;
 mod sim;
+mod told;
 mod wandering;
 
 use std::sync::Arc;
