@@ -199,6 +199,10 @@ impl Loaded {
             at = found.offset + u64::from(found.member.length);
             self.state.end = found.member.place.position + u64::from(found.member.count);
         }
+        if let Some(segment) = self.state.segments.get_mut(&id).filter(|_| !gap.kept.is_empty()) {
+            // Where the lost control batch was: whoever cleans the segment must account for what is kept.
+            segment.control = self.state.end;
+        }
         let length = (gap.offset + gap.length).saturating_sub(at);
         self.bad.push((id, at, length));
         let kept: u64 = gap.kept.iter().map(|found| u64::from(found.member.count)).sum();

@@ -260,6 +260,11 @@ fn rewrite(
         let Entry { count, length, crc, .. } = *entry;
         control.members.push(Member { place: at, count, length, crc, origin: origin.clone() });
     }
+    if live.last().is_some_and(|last| last.entry.end() > control.position) {
+        // Nobody would believe such a control batch: the segment stays as it is.
+        let what = "a batch lies behind the position of its control batch";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
     (control.offset, control.time) = (length, place.fs.unix_ms());
     let closing = control.encode();
     file.append(&mut [IoSlice::new(&closing)])?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::room::logs;
 use super::*;
 use crate::storage::UNASSIGNED;
 
@@ -37,4 +38,36 @@ fn a_lost_group_is_told_unless_everybody_who_may_have_had_it_has_settled_it() {
     assert_eq!(damaged(&fs).len(), 1, "of which a part waits");
     wait(storage.commit(&partition(UNASSIGNED), lost + 4, true)).unwrap();
     assert_eq!(damaged(&fs), [""; 0]);
+}
+
+#[test]
+fn what_is_kept_without_its_control_batch_outlives_cleaning() {
+    // The last control batch of a segment is damaged; its events are kept. Then the segment is cleaned: a new control batch
+    // takes the place of the last one that is known, in front of what it lists. Nobody believes that.
+    let settings = DiskSettings { segment_bytes: 1_700, ..settings() };
+    let (fs, storage, _) = start(Disk::default(), settings.clone());
+    let large = "x".repeat(600);
+    for _ in 0..2 {
+        save(&storage, 1, vec![fresh(&[&large])]);
+    }
+    save(&storage, 0, vec![fresh(&["s0"]), fresh(&["s1"])]);
+    assert_eq!(logs(&fs).len(), 1);
+    let mut flowing = 0;
+    while logs(&fs).len() < 3 {
+        flowing = save(&storage, 1, vec![fresh(&[&large])])[0];
+    }
+    let mut disk = fs.disk().after_kill();
+    drop(storage);
+    *disk.bytes(&log(0)).iter_mut().rev().nth(9).unwrap() ^= 1;
+    let (fs, storage, recovered) = start(disk, settings.clone());
+    assert!(recovered.damage.len() == 1 && recovered.damage[0].contains("are kept"), "{:?}", recovered.damage);
+    assert_eq!(waiting(&storage, 0), ["s0", "s1"]);
+    let before = fs.disk().bytes(&log(0)).len();
+    wait(storage.commit(&partition(1), flowing + 1, true)).unwrap();
+    let after = fs.disk().bytes(&log(0)).len();
+    assert!(after < before / 2, "it is cleaned: {after} of {before}");
+    let disk = fs.disk().after_kill();
+    drop(storage);
+    let (_, storage, recovered) = start(disk, settings);
+    assert_eq!((waiting(&storage, 0), recovered.damage), (vec!["s0".into(), "s1".into()], Vec::new()));
 }
