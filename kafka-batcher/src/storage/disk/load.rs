@@ -257,7 +257,9 @@ impl Loaded {
         let state = &mut self.state;
         let checkpoint = checkpoint.unwrap_or_default();
         let through = checkpoint.through.values().copied().max().unwrap_or(0);
-        state.next = state.end.max(checkpoint.next).max(through);
+        // Names count although nothing in their files does: no two segments may have the same.
+        let named = state.segments.values().map(|segment| segment.base).max().unwrap_or(0);
+        state.next = state.end.max(checkpoint.next).max(through).max(named);
         if state.segments.is_empty() {
             state.end = checkpoint.end;
         } else if checkpoint.end > state.end {

@@ -73,6 +73,8 @@ pub(super) struct Log {
     dir: PathBuf,
     active: Option<Active>,
     next: u64,
+    /// The highest position that names a segment with something in it: no other may have that name.
+    taken: Option<u64>,
     next_id: u32,
     segment_bytes: u64,
 }
@@ -108,9 +110,15 @@ impl Unwritten {
 }
 
 impl Log {
-    /// A log whose next position is `next`; it begins with a new segment.
-    pub(super) fn new(fs: Arc<dyn Fs>, dir: &Path, next: u64, next_id: u32, segment_bytes: u64) -> Self {
-        Log { fs, dir: dir.to_owned(), active: None, next, next_id, segment_bytes }
+    /// A log whose next position is `next`, and whose highest segment is named by `taken`; it begins with a new segment.
+    pub(super) fn new(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        (next, taken): (u64, Option<u64>),
+        next_id: u32,
+        segment_bytes: u64,
+    ) -> Self {
+        Log { fs, dir: dir.to_owned(), active: None, next, taken, next_id, segment_bytes }
     }
 
     /// The segment that is being written.
@@ -160,6 +168,7 @@ impl Log {
         }
         let added = bytes + group.closing.len() as u64;
         active.length += added;
+        self.taken = Some(active.base);
         self.next = group.control.position + group.control.positions();
         let done = Written {
             id: active.id,
@@ -200,8 +209,12 @@ impl Log {
     /// Create, fsync file, fsync directory, only then use.
     fn open_segment(&mut self) -> Result<(), Unwritten> {
         let path = self.dir.join(segment_name(self.next));
+        if self.taken.is_some_and(|taken| self.next <= taken) {
+            // Recovery sees to it that this is never so: it would cost what lies in that segment.
+            return Err(Unwritten::new("create", &path, &io::ErrorKind::AlreadyExists.into()));
+        }
         let make = || {
-            // The rest of a first write that failed.
+            // The rest of a first write that failed: nothing of it was ever acknowledged.
             remove_if_there(self.fs.as_ref(), &path)?;
             let file = self.fs.create(&path)?;
             file.sync()?;

@@ -51,7 +51,8 @@ pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Resul
         segment.file.sync().map_err(|error| failed("fsync", &segment.path, &error))?;
     }
     fs.sync_dir(dir).map_err(|error| failed("fsync", dir, &error))?;
-    let log = Log::new(fs.clone(), dir, state.next, next_id, segment_bytes);
+    let taken = state.segments.values().map(|segment| segment.base).max();
+    let log = Log::new(fs.clone(), dir, (state.next, taken), next_id, segment_bytes);
     Ok(Recovered { state, damage, log })
 }
 

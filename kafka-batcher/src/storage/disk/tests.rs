@@ -1,6 +1,7 @@
 //! Tests of the storage over a file system in memory.
 
 mod basics;
+mod crashes;
 mod damage;
 mod facts;
 mod faults;
