@@ -71,7 +71,7 @@
 //! asks for a durable commit.
 //!
 //! **Writing.** One thread; it drains its queue (up to 8 MiB) into one write and one fdatasync a topic. A new segment is made,
-//! fsynced and its directory fsynced before it is used; each start begins one, above every position in log and checkpoint. A
+//! fsynced and its directory fsynced before it is used; each start begins one, above every position in log, checkpoint and names. A
 //! file on which a write or an fsync failed is never written again: what was not durable is cut off, and the next segment is
 //! named by the first position that is not durable. What an older segment holds at or above the base of the next does not
 //! exist. Limit: a disk that refuses the cut *and* the new segment may bring the failed group back after a crash; it is then
@@ -87,7 +87,9 @@
 //!   positions without a gap; where their numbers were given is then not known, and what else it said is lost. Told.
 //! - Behind the last valid group: whole batches and the beginning of one, or zeros, are what a crash leaves; cut in silence.
 //!   Anything else is told and kept aside before it is cut: damage and a write that a power loss interrupted look alike.
-//! - What the checkpoint covers cannot be damage. Entries above the end of the log are cut back and told.
+//! - What the checkpoint covers cannot be damage; what may have been anybody's is covered when it covers every partition and the
+//!   unassigned lane. Entries above the end of the log are cut back and told, unless the log was deleted when they were written.
+//! - Who looks beside a writer reads the checkpoint first, then lists the segments, and again if they changed meanwhile.
 //! - What is kept is fsynced before it is called durable.
 //!
 //! **Deletion and cleaning.** A segment of which nothing waits is deleted; the last one only when nothing of the topic waits.

@@ -81,6 +81,8 @@ pub(super) struct Loaded {
     /// Files that a crash left in the middle of something.
     pub(super) leftovers: Vec<PathBuf>,
     pub(super) next_id: u32,
+    /// Segments came or went while it was read: by now it looks otherwise.
+    pub(super) moved: bool,
 }
 
 /// Reads a topic's directory. `beside`: a writer may be at work.
@@ -91,11 +93,13 @@ pub(super) fn load(
     visitor: &mut dyn Visitor,
 ) -> Result<Loaded, StorageError> {
     let mut loaded = Loaded::default();
-    let names = fs.list(dir).map_err(|error| failed("list", dir, &error))?;
+    // Before the log: it says of a log that grows meanwhile what holds all the same. The other way round a segment that was
+    // begun in between would be missing, and its positions be known to the checkpoint.
+    let checkpoint = loaded.checkpoint(fs, dir)?;
+    let list = || fs.list(dir).map_err(|error| failed("list", dir, &error));
+    let names = list()?;
     let leftover = |name: &&String| name.ends_with(".cleaned") || name.ends_with(".tmp");
     loaded.leftovers = names.iter().filter(leftover).map(|name| dir.join(name)).collect();
-    // Before the log: what it says of a log that grows meanwhile holds all the same.
-    let checkpoint = loaded.checkpoint(fs, dir)?;
     let bases: Vec<(u64, &String)> =
         names.iter().filter_map(|name| segment_base(name).map(|base| (base, name))).collect();
     for (at, (base, name)) in bases.iter().enumerate() {
@@ -116,6 +120,8 @@ pub(super) fn load(
         walk(&bytes, *base, limit, &mut |item| loaded.take(id, item, visitor));
     }
     loaded.finish(checkpoint, dir);
+    loaded.moved = beside
+        && list()?.iter().filter(|name| segment_base(name).is_some()).ne(bases.iter().map(|(_, name)| *name));
     Ok(loaded)
 }
 
@@ -260,8 +266,9 @@ impl Loaded {
         // Names count although nothing in their files does: no two segments may have the same.
         let named = state.segments.values().map(|segment| segment.base).max().unwrap_or(0);
         state.next = state.end.max(checkpoint.next).max(through).max(named);
-        if state.segments.is_empty() {
-            state.end = checkpoint.end;
+        if state.segments.values().all(|segment| segment.base >= checkpoint.end) {
+            // Nothing waited when it was written, and the log was deleted: it does not reach there by right.
+            state.end = state.end.max(checkpoint.end);
         } else if checkpoint.end > state.end {
             self.damage.push(Damage {
                 file: dir.to_owned(),

@@ -22,7 +22,7 @@ pub(super) struct Recovered {
 
 /// Recovers a log.
 pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Result<Recovered, StorageError> {
-    let Loaded { mut state, damage, bad, tails, leftovers, next_id } =
+    let Loaded { mut state, damage, bad, tails, leftovers, next_id, .. } =
         load(fs.as_ref(), dir, false, &mut Nobody)?;
     for path in leftovers {
         remove_if_there(fs.as_ref(), &path).map_err(|error| failed("remove", &path, &error))?;

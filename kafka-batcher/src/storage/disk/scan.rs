@@ -16,6 +16,10 @@ use super::reader::{Fetch, Memory, fetch, give};
 use super::topic::{Segment, State};
 use super::walk::{Found, Group};
 
+/// So often a log is read that another process changes meanwhile: what the last time says was true when it began, of what was
+/// written since it says a part.
+const LOOKS: u32 = 4;
+
 /// A spool's directory, to be looked at. Takes no lock and writes nothing.
 ///
 /// ```no_run
@@ -88,9 +92,22 @@ impl Spool {
         self.scan_dir(&dir.join(dead_letters::DIR))
     }
 
+    /// Reads a log; once more if segments came or went meanwhile, as long as that is not all that happens.
+    fn look(&self, dir: &Path) -> Result<(Seen, Loaded), StorageError> {
+        let mut times = 0;
+        loop {
+            let mut seen = Seen::default();
+            let loaded = load(self.fs.as_ref(), dir, true, &mut seen)?;
+            times += 1;
+            if !loaded.moved || times == LOOKS {
+                return Ok((seen, loaded));
+            }
+        }
+    }
+
     fn scan_dir(&self, dir: &Path) -> Result<TopicScan, StorageError> {
-        let mut seen = Seen::default();
-        let Loaded { state, damage, tails, .. } = load(self.fs.as_ref(), dir, true, &mut seen)?;
+        let (mut seen, loaded) = self.look(dir)?;
+        let Loaded { state, damage, tails, .. } = loaded;
         for (id, tail) in tails.into_iter().filter(|(_, tail)| tail.torn) {
             if let Some(segment) = seen.segments.get_mut(id as usize) {
                 segment.unfinished = tail.length;

@@ -1,8 +1,14 @@
 //! What is lost is told, and nothing is told that is not lost.
 
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::super::fs::{File, Fs};
+use super::super::scan::Spool;
 use super::room::logs;
+use super::sim::Fault;
 use super::*;
 use crate::storage::UNASSIGNED;
 
@@ -60,7 +66,11 @@ fn what_is_kept_without_its_control_batch_outlives_cleaning() {
     drop(storage);
     *disk.bytes(&log(0)).iter_mut().rev().nth(9).unwrap() ^= 1;
     let (fs, storage, recovered) = start(disk, settings.clone());
-    assert!(recovered.damage.len() == 1 && recovered.damage[0].contains("are kept"), "{:?}", recovered.damage);
+    assert!(
+        recovered.damage.len() == 1 && recovered.damage[0].contains("are kept"),
+        "{:?}",
+        recovered.damage
+    );
     assert_eq!(waiting(&storage, 0), ["s0", "s1"]);
     let before = fs.disk().bytes(&log(0)).len();
     wait(storage.commit(&partition(1), flowing + 1, true)).unwrap();
@@ -70,4 +80,115 @@ fn what_is_kept_without_its_control_batch_outlives_cleaning() {
     drop(storage);
     let (_, storage, recovered) = start(disk, settings);
     assert_eq!((waiting(&storage, 0), recovered.damage), (vec!["s0".into(), "s1".into()], Vec::new()));
+}
+
+#[test]
+fn a_first_write_that_failed_behind_a_drained_log_is_no_damage() {
+    // Everything was delivered and the log deleted; the next process begins a segment and the disk is full in the midst of
+    // its first write. The checkpoint is written behind all that there ever was: that is no end that was lost.
+    let (fs, storage, _) = start(Disk::default(), settings());
+    let position = save(&storage, 0, vec![fresh(&["a"])])[0];
+    wait(storage.commit(&partition(0), position + 1, false)).unwrap();
+    wait(storage.close());
+    assert_eq!(logs(&fs).len(), 0);
+    let drained = fs.disk().after_kill();
+    let (fs, storage, _) = start(drained.clone(), settings());
+    let before = fs.disk().steps;
+    save(&storage, 0, vec![fresh(&["b"])]);
+    let steps = fs.disk().steps - before;
+    drop(storage);
+    for step in 1..=steps {
+        for times in [1, u64::MAX] {
+            let (fs, storage, _) = start(drained.clone(), settings());
+            let now = fs.disk().steps;
+            fs.disk().fault = Some((now + step, times, Fault::Short(ErrorKind::StorageFull)));
+            wait(storage.save_batch(&partition(0), vec![fresh(&["b"])])).unwrap_err();
+            let disk = fs.disk().after_kill();
+            drop(storage);
+            let (_, storage, recovered) = start(disk, settings());
+            assert_eq!(recovered.damage, [""; 0], "{times} steps from {step} on");
+            if times == 1 {
+                // Where the disk refuses everything from then on, what was written may come back.
+                assert_eq!(waiting(&storage, 0), [""; 0], "step {step}");
+            }
+            assert!(save(&storage, 0, vec![fresh(&["c"])])[0] > position + 1, "no position is used twice");
+        }
+    }
+}
+
+/// A disk that is looked at while its owner is at work: between two looks it saves and settles something.
+#[derive(Debug)]
+struct Beside {
+    fs: SimFs,
+    storage: DiskStorage,
+    looks: AtomicU64,
+    /// At which looks.
+    busy: Range<u64>,
+}
+
+impl Beside {
+    fn look(&self) {
+        if self.busy.contains(&self.looks.fetch_add(1, Ordering::Relaxed)) {
+            for _ in 0..3 {
+                let last = save(&self.storage, 0, vec![fresh(&["a", "b"]), fresh(&["c"])])[0];
+                wait(self.storage.commit(&partition(0), last.saturating_sub(15), true)).unwrap();
+            }
+        }
+    }
+}
+
+impl Fs for Beside {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        unreachable!("a look makes nothing, and not {path:?}")
+    }
+    fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
+        self.look();
+        self.fs.open(path, write)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        unreachable!("a look makes nothing, and not {path:?}")
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.look();
+        let names = self.fs.list(path);
+        self.look();
+        names
+    }
+    fn rename(&self, path: &Path, _: &Path) -> io::Result<()> {
+        unreachable!("a look changes nothing, and not {path:?}")
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        unreachable!("a look changes nothing, and not {path:?}")
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        unreachable!("a look changes nothing, and not {path:?}")
+    }
+    fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
+        self.fs.space(path)
+    }
+    fn unix_ms(&self) -> i64 {
+        self.fs.unix_ms()
+    }
+}
+
+#[test]
+fn a_log_that_is_written_while_it_is_looked_at_is_not_damaged() {
+    // First verify lists the segments; then the writer begins another, settles and writes a checkpoint; then verify reads
+    // that: the checkpoint knows more than the log that it sees, "its end was lost".
+    // Busy at one look only, at each; and a writer that never rests.
+    for busy in (0..20).map(|at| at..at + 1).chain(std::iter::once(0..u64::MAX)) {
+        let (fs, storage, _) = start(Disk::default(), DiskSettings { segment_bytes: 100, ..settings() });
+        for _ in 0..4 {
+            save(&storage, 0, vec![fresh(&["a", "b"]), fresh(&["c"])]);
+        }
+        let looks = AtomicU64::new(0);
+        let beside = Arc::new(Beside { fs, storage, looks, busy: busy.clone() });
+        let scan = Spool::with(beside.clone(), "/spool".into()).unwrap().scan("t").unwrap();
+        assert_eq!(scan.damage, [], "busy at {busy:?}");
+        if busy.end < u64::MAX {
+            let now = wait(beside.storage.backlog(&partition(0))).unwrap();
+            let looks = beside.looks.load(Ordering::Relaxed);
+            assert!(busy.start + 1 >= looks || scan.backlogs[0].1 == now, "busy at {busy:?} of {looks}");
+        }
+    }
 }
