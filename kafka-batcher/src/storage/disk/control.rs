@@ -8,7 +8,8 @@ use kafka_batcher_core::{ClusterId, Origin, RecordBatch, Stamp, TopicId};
 
 use super::bytes::{CONTROL_PARTITION, Place, Plain, encode};
 
-const GROUP: u8 = 1;
+/// The kind of the first record: what the control batch vouches for.
+pub(super) const GROUP: u8 = 1;
 const NUMBERS: u8 = 2;
 const HOLE: u8 = 3;
 const REGROUPED: u8 = 4;
@@ -16,7 +17,7 @@ const PARTITIONS: u8 = 5;
 const SETTLED: u8 = 6;
 const DROPPED: u8 = 7;
 /// The version of every record so far.
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 /// The header of a group's record that tells when what it lists was saved, where that is not its own time.
 const SAVED: &str = "saved";
 /// The header of a group's record that tells which of the events that it lists have their time from the user.

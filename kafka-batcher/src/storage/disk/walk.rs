@@ -1,8 +1,10 @@
 //! Walks the bytes of one segment and trusts nothing in them: finds the group commits by their control batches, and
 //! says what each vouches for, what is damaged and what was never finished.
 
+use kafka_batcher_core::HEADER_LEN;
+
 use super::bytes::{CONTROL_PARTITION, CRC_START, Frame, Framed, Place, crc_of, frame, heal, is_control};
-use super::control::{Control, Fact, Member};
+use super::control::{Control, Fact, GROUP, Member, VERSION};
 
 /// A group commit whose control batch is valid.
 #[derive(Debug)]
@@ -135,19 +137,39 @@ fn read_control(bytes: &[u8], at: usize, found: &Frame, base: u64, done: usize) 
 
 /// The next place from `from` on where a control batch of this segment stands, whole.
 fn find_control(bytes: &[u8], from: usize, base: u64, done: usize) -> Option<usize> {
-    // Marks of a control batch in payloads cost a CRC each; so many bytes may be spent on that in vain.
+    // Who knows at which byte of which segment his payload will lie can plant what must be hashed in vain: so many bytes are.
     let mut budget = bytes.len().saturating_mul(8).max(1 << 20);
     (from..bytes.len()).find(|&at| {
         let rest = bytes.get(at..).unwrap_or_default();
-        if !is_control(rest) {
+        if budget == 0 || !is_control(rest) || !names_its_place(rest, base, at as u64) {
             return false;
         }
-        let Framed::Whole(found) = frame(rest) else {
-            budget = budget.saturating_sub(rest.len());
-            return false;
-        };
-        budget > 0 && read_control(bytes, at, &found, base, done).is_some()
+        let length = u32::from_be_bytes(super::bytes::at(rest, 8)) as usize;
+        budget = budget.saturating_sub(length.min(rest.len()));
+        let Framed::Whole(found) = frame(rest) else { return false };
+        read_control(bytes, at, &found, base, done).is_some()
     })
+}
+
+/// Whether a control batch begins with the list of a group, and says that it stands at this byte of this segment: known
+/// before anything is hashed.
+fn names_its_place(bytes: &[u8], base: u64, at: u64) -> bool {
+    let mut rest = bytes.get(HEADER_LEN..).unwrap_or_default();
+    // The record's length; no attributes, no deltas, a key of two bytes; the value's length.
+    if !skip_varint(&mut rest) {
+        return false;
+    }
+    let Some(after) = rest.strip_prefix(&[0, 0, 0, 4, GROUP, VERSION]) else { return false };
+    rest = after;
+    skip_varint(&mut rest)
+        && rest.strip_prefix(&base.to_be_bytes()).is_some_and(|rest| rest.starts_with(&at.to_be_bytes()))
+}
+
+fn skip_varint(bytes: &mut &[u8]) -> bool {
+    let length = bytes.iter().take(5).position(|byte| byte & 0x80 == 0);
+    let rest = length.and_then(|length| bytes.get(length + 1..));
+    *bytes = rest.unwrap_or_default();
+    rest.is_some()
 }
 
 /// Checks each member of a group against what lies there.

@@ -251,6 +251,31 @@ fn an_event_that_holds_a_whole_spool_is_never_taken_for_a_part_of_this_one() {
 }
 
 #[test]
+fn marks_of_control_batches_in_a_damaged_payload_cost_no_group_behind_it() {
+    // Three hundred headers of control batches stand in an event. Each took the CRC of all that follows, and so many bytes were
+    // hashed at most; then the walk gave the rest of the log up.
+    let (fs, storage, _) = start(Disk::default(), settings());
+    let mut mark = vec![0u8; 61];
+    mark[8..12].copy_from_slice(&1_000_000i32.to_be_bytes());
+    mark[16] = 2;
+    mark[43..51].fill(0xff);
+    mark[51..53].copy_from_slice(&(-2i16).to_be_bytes());
+    let value: Vec<u8> = mark.repeat(300);
+    let plain = Plain { value: Some(&value), ..Plain::default() };
+    let bytes = encode(Place { position: 0, partition: -1 }, false, &[plain]);
+    save(&storage, 3, vec![ToSave { batch: RecordBatch::decode(&bytes).unwrap().0, numbers: None }]);
+    let names = ["v", "w", "x", "y", "z"];
+    for name in names {
+        save(&storage, 0, vec![fresh(&[name])]);
+    }
+    let mut disk = fs.disk().after_kill();
+    drop(storage);
+    disk.bytes(&PathBuf::from(LOG))[62] ^= 1;
+    let (_, storage, recovered) = start(disk, settings());
+    assert_eq!((waiting(&storage, 0), named(&recovered.damage)), (names.map(str::to_owned).to_vec(), 1));
+}
+
+#[test]
 fn any_bytes_at_all_in_a_log_are_survived() {
     let mut seed = 1u64;
     let mut random = move || {
