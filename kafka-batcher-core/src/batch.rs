@@ -156,7 +156,8 @@ impl RecordBatch {
     /// Whether the user gave event `index` its time. Of a batch that was decoded nobody knows unless its storage says so:
     /// false, as if we had given it, so that a refused time holds the event rather than rejects it.
     pub(crate) fn time_given(&self, index: u32) -> bool {
-        self.body.given.iter().any(|range| range.contains(&index))
+        let at = self.body.given.partition_point(|range| range.end <= index);
+        self.body.given.get(at).is_some_and(|range| range.contains(&index))
     }
 
     /// The events whose time the user gave, as ascending ranges of indices; all others got theirs at acceptance. It is no
@@ -254,6 +255,8 @@ impl RecordBatch {
     /// # Errors
     /// Only if the bytes are not what an encoder wrote.
     pub fn records(&self) -> Result<Vec<OwnedRecord>, DecodeError> {
+        #[cfg(test)]
+        tests::DECODED.set(tests::DECODED.get() + self.fixed.count);
         let mut bytes = Vec::with_capacity(self.body.len);
         self.body().for_each(|piece| bytes.extend_from_slice(piece));
         decoder::records(&bytes, self.fixed.count, self.fixed.base_timestamp)
@@ -274,6 +277,29 @@ impl RecordBatch {
         let left = self.part(left, 0, chunk);
         let right = self.part(right, at, chunk);
         Ok((left, right))
+    }
+
+    /// The same for any number of pieces at once: each stretch of events as a batch of its own, each event keeping its
+    /// sequence number. The batch is decoded once, however many there are. What lies outside the batch is left out.
+    ///
+    /// # Errors
+    /// If the batch's own bytes cannot be read.
+    pub fn parts(
+        &self,
+        stretches: &[Range<u32>],
+        chunk: &mut dyn FnMut(usize) -> Chunk,
+    ) -> Result<Vec<RecordBatch>, DecodeError> {
+        let count = self.fixed.count;
+        if stretches.iter().all(|stretch| *stretch == (0..count)) {
+            return Ok(stretches.iter().map(|_| self.clone()).collect());
+        }
+        let records = self.records()?;
+        let part = |stretch: &Range<u32>| {
+            let (first, end) = (stretch.start.min(count), stretch.end.min(count));
+            let records = records.get(first as usize..end as usize).unwrap_or_default();
+            self.part(records, first, &mut *chunk)
+        };
+        Ok(stretches.iter().map(part).collect())
     }
 
     /// This batch without the events at `indices` (ascending, within the batch), unstamped, or `None` if nothing is
@@ -322,7 +348,9 @@ impl RecordBatch {
         chunk: &mut dyn FnMut(usize) -> Chunk,
     ) -> RecordBatch {
         let end = first + records.len() as u32;
-        let given = self.body.given.iter().filter(|range| range.start < end && range.end > first);
+        // Ascending: a batch is cut into pieces without all of the list being looked at for each.
+        let from = self.body.given.partition_point(|range| range.end <= first);
+        let given = self.body.given.iter().skip(from).take_while(|range| range.start < end);
         let given = given.map(|range| range.start.max(first) - first..range.end.min(end) - first).collect();
         let mut batch = encoder::encode_all(records, chunk);
         batch.set_times_given(given);
@@ -352,4 +380,4 @@ impl fmt::Debug for RecordBatch {
 
 #[cfg(test)]
 #[path = "batch/tests.rs"]
-mod tests;
+pub(crate) mod tests;

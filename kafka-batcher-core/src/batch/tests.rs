@@ -8,6 +8,30 @@ use super::encoder::{Encoder, Measured};
 use super::*;
 use crate::{Header, Outcome, Record};
 
+std::thread_local! {
+    /// Events that were decoded, for tests that hold them against what had to be.
+    pub(crate) static DECODED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+#[test]
+fn parts_are_what_splitting_again_and_again_gives_and_nothing_lies_outside_the_batch() {
+    let records: Vec<OwnedRecord> = (0..7)
+        .map(|i| OwnedRecord { timestamp: i, key: None, value: Some(vec![i as u8]), headers: Vec::new() })
+        .collect();
+    let mut whole = encode(&records);
+    whole.set_times_given(vec![1..3, 4..5]);
+    whole.stamp = Stamp { producer_id: 1, epoch: 0, first_sequence: i32::MAX - 3 };
+    let (left, right) = whole.split(3, &mut Chunk::unpooled).unwrap();
+    let (middle, right) = right.split(2, &mut Chunk::unpooled).unwrap();
+    let parts = whole.parts(&[0..3, 3..5, 5..7, 6..9, 9..12], &mut Chunk::unpooled).unwrap();
+    let seen = |batch: &RecordBatch| (batch.records().unwrap(), batch.stamp(), batch.times_given().to_vec());
+    assert_eq!(
+        parts.iter().take(3).map(seen).collect::<Vec<_>>(),
+        [left, middle, right].iter().map(seen).collect::<Vec<_>>()
+    );
+    assert_eq!([parts[3].count(), parts[4].count()], [1, 0]);
+}
+
 fn owned_record() -> impl Strategy<Value = OwnedRecord> {
     let bytes = || option::of(vec(any::<u8>(), 0..300));
     let header = ("[a-zé]{0,8}", bytes()).prop_map(|(name, value)| OwnedHeader { name, value });

@@ -93,25 +93,20 @@ impl Outbox {
     fn cut_saved(&mut self, entry: Entry, culprits: BTreeMap<u32, Option<String>>, refusal: &Refusal) {
         let count = entry.batch.count();
         let ends = culprits.keys().flat_map(|i| [*i, *i + 1]).filter(|at| (1..count).contains(at));
-        let mut cuts: Vec<u32> = ends.collect();
+        let mut cuts: Vec<u32> = std::iter::once(0).chain(ends).chain([count]).collect();
         cuts.dedup();
-        let mut pieces = Vec::new();
-        let mut left = entry.batch.clone();
-        for at in cuts.into_iter().rev() {
-            match left.split(at, &mut self.reserve()) {
-                Ok((before, behind)) => {
-                    pieces.push((at, behind));
-                    left = before;
-                }
-                Err(error) => {
-                    return self.give_up(&entry, FailureReason::Internal, refusal, error.to_string());
-                }
+        let stretches: Vec<_> =
+            cuts.iter().zip(cuts.iter().skip(1)).map(|(first, end)| *first..*end).collect();
+        let batches = match entry.batch.parts(&stretches, &mut self.reserve()) {
+            Ok(batches) => batches,
+            Err(error) => {
+                return self.give_up(&entry, FailureReason::Internal, refusal, error.to_string());
             }
-        }
-        pieces.push((0, left));
+        };
+        let pieces = stretches.into_iter().map(|stretch| stretch.start).zip(batches);
         // The youngest first: each is put before the others.
         let mut letters = Vec::new();
-        for (at, batch) in pieces {
+        for (at, batch) in pieces.rev() {
             let id = self.next_id();
             let mut piece = entry.piece(id, batch, at);
             match culprits.get(&at) {

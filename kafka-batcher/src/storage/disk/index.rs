@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use kafka_batcher_core::{Backlog, Stamp, sequence_add};
+use kafka_batcher_core::{Backlog, Stamp};
 
+use self::changes::Changes;
 use super::bytes::Place;
 use super::control::{Events, Fact};
+
+mod changes;
 
 /// The origin of a batch that was never sent.
 pub(super) const NEVER_SENT: u32 = u32::MAX;
@@ -29,30 +32,6 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn end(&self) -> u64 {
         self.position + u64::from(self.count)
-    }
-}
-
-/// Some events of a batch that are not as they were saved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Change {
-    /// Index in the batch of the first of them.
-    first: u32,
-    count: u32,
-    /// Their numbers and the index of the origin; `None`: they are a hole.
-    numbers: Option<(Stamp, u32)>,
-    /// Id of the segment whose control batch says so.
-    segment: u32,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Changes {
-    crc: u32,
-    list: Vec<Change>,
-}
-
-impl Changes {
-    fn stand_in(&self, segments: &[u32]) -> bool {
-        self.list.iter().any(|change| segments.contains(&change.segment))
     }
 }
 
@@ -117,9 +96,7 @@ impl Lane {
     }
 
     pub(super) fn backlog(&self, next: u64) -> Backlog {
-        let first = self.entries.front().and_then(|entry| {
-            self.pieces(entry).first().map(|piece| entry.position + u64::from(piece.first))
-        });
+        let first = self.entries.front().and_then(|entry| self.first_waiting(entry));
         Backlog {
             events: self.events,
             batches: self.entries.len() as u64,
@@ -129,47 +106,39 @@ impl Lane {
         }
     }
 
-    /// What of a batch waits, piece by piece.
-    pub(super) fn pieces(&self, entry: &Entry) -> Vec<Piece> {
-        let settled = self.through.saturating_sub(entry.position).min(u64::from(entry.count)) as u32;
-        let Some(changes) = self.changes.get(&entry.position) else {
-            let piece = Piece { first: settled, count: entry.count - settled, numbers: None };
-            return if piece.count == 0 { Vec::new() } else { vec![piece] };
-        };
-        let mut cuts = vec![settled, entry.count];
-        for change in &changes.list {
-            cuts.extend([change.first, change.first + change.count]);
-        }
-        cuts.retain(|cut| (settled..=entry.count).contains(cut));
-        cuts.sort_unstable();
-        cuts.dedup();
-        let mut pieces: Vec<(Piece, Option<usize>)> = Vec::new();
-        for (first, end) in cuts.iter().copied().zip(cuts.iter().copied().skip(1)) {
-            let covering = |change: &Change| change.first <= first && end <= change.first + change.count;
-            if changes.list.iter().any(|change| change.numbers.is_none() && covering(change)) {
-                continue;
-            }
-            let latest = changes.list.iter().rposition(covering);
-            let numbers = latest.and_then(|at| changes.list.get(at)).and_then(|change| {
-                let (stamp, origin) = change.numbers?;
-                let first_sequence = sequence_add(stamp.first_sequence, first - change.first);
-                Some((Stamp { first_sequence, ..stamp }, origin))
-            });
-            match pieces.last_mut() {
-                Some((piece, of)) if *of == latest && piece.first + piece.count == first => {
-                    piece.count += end - first;
-                }
-                _ => pieces.push((Piece { first, count: end - first, numbers }, latest)),
-            }
-        }
-        pieces.into_iter().map(|(piece, _)| piece).collect()
+    /// How many of the first events of a batch are settled.
+    fn settled_of(&self, entry: &Entry) -> u32 {
+        self.through.saturating_sub(entry.position).min(u64::from(entry.count)) as u32
     }
 
-    fn waiting(&self, entry: &Entry) -> u64 {
-        if self.changes.is_empty() && self.through <= entry.position {
-            return u64::from(entry.count);
+    /// What of a batch waits, piece by piece.
+    pub(super) fn pieces(&self, entry: &Entry) -> Vec<Piece> {
+        let events = self.settled_of(entry)..entry.count;
+        match self.changes.get(&entry.position) {
+            Some(changes) => changes.pieces(events),
+            None if events.is_empty() => Vec::new(),
+            None => vec![Piece { first: events.start, count: events.end - events.start, numbers: None }],
         }
-        self.pieces(entry).iter().map(|piece| u64::from(piece.count)).sum()
+    }
+
+    /// Position of the first event of a batch that waits.
+    fn first_waiting(&self, entry: &Entry) -> Option<u64> {
+        let settled = self.settled_of(entry);
+        let first = match self.changes.get(&entry.position) {
+            Some(changes) => changes.first_open(settled, entry.count),
+            None => (settled < entry.count).then_some(settled),
+        };
+        first.map(|first| entry.position + u64::from(first))
+    }
+
+    /// How many events of a batch wait, below `end`.
+    fn waiting(&self, entry: &Entry, end: u64) -> u64 {
+        let end = end.saturating_sub(entry.position).min(u64::from(entry.count)) as u32;
+        let events = self.settled_of(entry)..end;
+        match self.changes.get(&entry.position) {
+            Some(changes) => changes.open(events).into(),
+            None => events.len() as u64,
+        }
     }
 
     /// Everything below `through` is settled.
@@ -178,14 +147,10 @@ impl Lane {
             return;
         }
         while let Some(entry) = self.entries.front().copied().filter(|entry| entry.position < through) {
-            let before = self.waiting(&entry);
+            self.events -= self.waiting(&entry, through);
             if entry.end() > through {
-                self.events -= before;
-                self.through = through;
-                self.events += self.waiting(&entry);
                 break;
             }
-            self.events -= before;
             self.bytes -= u64::from(entry.length);
             self.entries.pop_front();
             freed(&entry);
@@ -195,7 +160,7 @@ impl Lane {
         self.dropped.retain(|(range, _)| range.end > through);
         // Only holes may be left of the first.
         while let Some(entry) = self.entries.front().copied().filter(|entry| entry.position < through) {
-            if self.waiting(&entry) > 0 {
+            if self.first_waiting(&entry).is_some() {
                 break;
             }
             self.remove(entry.position, freed);
@@ -204,8 +169,8 @@ impl Lane {
 
     fn forget_changes(&mut self, through: u64) {
         let front = self.entries.front().map_or(through, |entry| entry.position.min(through));
-        if self.changes.first_key_value().is_some_and(|(position, _)| *position < front) {
-            self.changes = self.changes.split_off(&front);
+        while self.changes.first_key_value().is_some_and(|(position, _)| *position < front) {
+            self.changes.pop_first();
         }
     }
 
@@ -222,21 +187,18 @@ impl Lane {
             return;
         };
         let first = (at.place.position - entry.position) as u32;
-        let before = self.waiting(&entry);
+        let events = first..first + at.count;
+        let settled = self.settled_of(&entry);
         let changes = self.changes.entry(entry.position).or_default();
         changes.crc = entry.crc;
-        // What nobody will see any more need not be kept.
-        let end = first + at.count;
-        changes.list.retain(|old| {
-            old.first < first || old.first + old.count > end || (old.numbers.is_none() && numbers.is_some())
-        });
-        changes.list.push(Change { first, count: at.count, numbers, segment });
-        let after = self.waiting(&entry);
-        self.events -= before - after;
-        if after == 0 {
-            self.bytes -= u64::from(entry.length);
-            self.entries.retain(|other| other.position != entry.position);
-            freed(&entry);
+        let waited = changes.open(events.start.max(settled)..events.end);
+        changes.say(events, numbers, segment);
+        if numbers.is_some() {
+            return;
+        }
+        self.events -= u64::from(waited);
+        if self.first_waiting(&entry).is_none() {
+            self.remove(entry.position, freed);
         }
     }
 
@@ -258,7 +220,7 @@ impl Lane {
         let first = self.entries.partition_point(|entry| entry.position < range.start);
         let end = self.entries.partition_point(|entry| entry.end() <= range.end).max(first);
         for entry in self.entries.range(first..end).copied().collect::<Vec<_>>() {
-            self.events -= self.waiting(&entry);
+            self.events -= self.waiting(&entry, u64::MAX);
             self.bytes -= u64::from(entry.length);
             self.changes.remove(&entry.position);
             freed(&entry);
@@ -270,9 +232,8 @@ impl Lane {
 
     /// Whether nothing that waits lies before this position.
     pub(super) fn is_front(&self, position: u64) -> bool {
-        self.entries.front().is_none_or(|entry| {
-            self.pieces(entry).first().is_none_or(|p| entry.position + u64::from(p.first) >= position)
-        })
+        let first = self.entries.front().and_then(|entry| self.first_waiting(entry));
+        first.is_none_or(|first| first >= position)
     }
 
     /// Nothing lies in the log below this position any more.
@@ -303,7 +264,7 @@ impl Lane {
         let Some(entry) = self.entries.get(at).copied().filter(|entry| entry.position == position) else {
             return 0;
         };
-        let waited = self.waiting(&entry);
+        let waited = self.waiting(&entry, u64::MAX);
         self.events -= waited;
         self.bytes -= u64::from(entry.length);
         self.entries.remove(at);
@@ -321,10 +282,10 @@ impl Lane {
         facts: &mut Vec<Fact>,
     ) {
         for (position, changes) in self.changes.iter().filter(|(_, changes)| changes.stand_in(segments)) {
-            for change in &changes.list {
-                let place = Place { position: position + u64::from(change.first), partition };
-                let at = Events { place, count: change.count, crc: changes.crc };
-                facts.push(match change.numbers {
+            for (first, change) in changes.iter() {
+                let place = Place { position: position + u64::from(first), partition };
+                let at = Events { place, count: change.end - first, crc: changes.crc };
+                facts.push(match change.said {
                     Some((stamp, of)) => Fact::Numbers { at, stamp, origin: origin(of) },
                     None => Fact::Hole { at },
                 });
@@ -339,7 +300,7 @@ impl Lane {
     /// batches that have no event left.
     pub(super) fn carried(&mut self, segments: &[u32], to: u32) {
         for changes in self.changes.values_mut().filter(|changes| changes.stand_in(segments)) {
-            changes.list.iter_mut().for_each(|change| change.segment = to);
+            changes.carried(to);
         }
     }
 

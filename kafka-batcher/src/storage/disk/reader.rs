@@ -141,7 +141,7 @@ fn read(fs: &dyn Fs, job: &Job, memory: &mut Memory) -> Result<Read, StorageErro
         };
         batch.set_times_given(times_given);
         let already = read.batches.len();
-        give(&batch, &entry, &pieces, own.as_ref(), from, &mut read.batches)
+        give(&batch, &entry, &pieces, own.as_ref(), from, &mut Chunk::unpooled, &mut read.batches)
             .map_err(|error| StorageError::Failed(format!("{}: {error}", segment.path.display())))?;
         read.batches.iter_mut().skip(already).for_each(|given| given.saved_ms = saved_ms);
         read.next = entry.end();
@@ -206,41 +206,38 @@ fn fill(file: &dyn File, entry: &Entry, place: Place, bytes: &mut Vec<u8>) -> Re
     Ok(())
 }
 
-/// Gives out what waits of a batch, piece by piece; when it was saved is left open.
+/// Gives out what waits of a batch, piece by piece; when it was saved is left open. The batch is decoded once.
 pub(super) fn give(
     batch: &RecordBatch,
     entry: &Entry,
     pieces: &[(Piece, Option<Numbers>)],
     own: Option<&kafka_batcher_core::Origin>,
     from: u64,
+    chunk: &mut dyn FnMut(usize) -> Chunk,
     out: &mut Vec<Stored>,
 ) -> Result<(), kafka_batcher_core::DecodeError> {
-    let (mut rest, mut at) = (batch.clone(), 0);
-    for (piece, numbers) in pieces {
+    let wanted = |piece: &Piece| {
         let end = piece.first + piece.count;
-        let wanted = from.saturating_sub(entry.position).min(u64::from(end)) as u32;
-        let first = piece.first.max(wanted);
-        if first == end {
-            continue;
-        }
-        if first > at {
-            (_, rest) = rest.split(first - at, &mut Chunk::unpooled)?;
-        }
-        let mut given = rest.clone();
-        if end < entry.count {
-            (given, rest) = rest.split(end - first, &mut Chunk::unpooled)?;
-        }
-        at = end;
+        let first = piece.first.max(from.saturating_sub(entry.position).min(end.into()) as u32);
+        first..end
+    };
+    let pieces: Vec<_> = pieces
+        .iter()
+        .map(|(piece, numbers)| (piece.first, numbers, wanted(piece)))
+        .filter(|(_, _, wanted)| !wanted.is_empty())
+        .collect();
+    let stretches: Vec<_> = pieces.iter().map(|(_, _, wanted)| wanted.clone()).collect();
+    for (given, (first, numbers, wanted)) in batch.parts(&stretches, chunk)?.into_iter().zip(pieces) {
         let numbers = match numbers {
             Some(numbers) => {
                 let mut stamp = numbers.stamp;
                 stamp.first_sequence =
-                    kafka_batcher_core::sequence_add(stamp.first_sequence, first - piece.first);
+                    kafka_batcher_core::sequence_add(stamp.first_sequence, wanted.start - first);
                 Some(Numbers { stamp, origin: numbers.origin.clone() })
             }
             None => own.map(|origin| Numbers { stamp: given.stamp(), origin: origin.clone() }),
         };
-        let position = entry.position + u64::from(first);
+        let position = entry.position + u64::from(wanted.start);
         out.push(Stored { position, batch: given, numbers, saved_ms: 0 });
     }
     Ok(())

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kafka_batcher_core::{Backlog, DecodeError, Numbers, Origin, RecordBatch, StorageError, Stored};
+use kafka_batcher_core::{Backlog, Chunk, DecodeError, Numbers, Origin, RecordBatch, StorageError, Stored};
 
 use super::bytes::Place;
 use super::dead_letters;
@@ -241,7 +241,7 @@ impl TopicScan {
             .collect();
         let mut whole = self.read(batch)?;
         whole.set_times_given(self.state.given.of(batch.position, batch.count));
-        give(&whole, &entry, &pieces, batch.origin.as_ref(), 0, &mut out)
+        give(&whole, &entry, &pieces, batch.origin.as_ref(), 0, &mut Chunk::unpooled, &mut out)
             .map_err(|error: DecodeError| StorageError::Failed(error.to_string()))?;
         let saved_ms = self.state.times.at(batch.position);
         out.iter_mut().for_each(|given| given.saved_ms = saved_ms);

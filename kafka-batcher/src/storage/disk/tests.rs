@@ -6,6 +6,7 @@ mod damage;
 mod facts;
 mod faults;
 mod giving_up;
+mod holes;
 mod resend;
 mod room;
 mod sim;

@@ -67,7 +67,8 @@ pub(super) fn draft_work(owned: &Owned, work: &Work, draft: &mut Draft) -> usize
                 let Some(position) = letter.position else { continue };
                 if let Some(entry) = lane.holding(position, count) {
                     let place = Place { position, partition: *partition };
-                    draft.facts.push(Fact::Hole { at: Events { place, count, crc: entry.crc } });
+                    let begins = entry.position == position;
+                    add_hole(&mut draft.facts, Events { place, count, crc: entry.crc }, begins);
                 }
             }
         }
@@ -90,6 +91,19 @@ pub(super) fn draft_work(owned: &Owned, work: &Work, draft: &mut Draft) -> usize
         }
     }
     draft.batches.len() - before
+}
+
+/// Adds the word that these events are a hole: to the last one, if they lie behind its events in the same batch, that is
+/// unless they begin one.
+fn add_hole(facts: &mut Vec<Fact>, events: Events, begins: bool) {
+    if let (false, Some(Fact::Hole { at })) = (begins, facts.last_mut())
+        && at.place.position + u64::from(at.count) == events.place.position
+        && (at.place.partition, at.crc) == (events.place.partition, events.crc)
+    {
+        at.count += events.count;
+        return;
+    }
+    facts.push(Fact::Hole { at: events });
 }
 
 /// Events that wait must lie within one saved batch; what is settled meanwhile needs no numbers.

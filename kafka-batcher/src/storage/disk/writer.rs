@@ -301,11 +301,10 @@ pub(super) fn write_draft(
     if draft.is_empty() {
         return Ok(Vec::new());
     }
-    let already = |fact: &Fact| {
-        draft.facts.iter().any(|f| matches!(f, Fact::Partitions(_)) && matches!(fact, Fact::Partitions(_)))
-    };
-    let facts: Vec<Fact> = owned.topic.state().unlogged(&[], 0).into_iter().filter(|f| !already(f)).collect();
-    draft.facts.extend(facts);
+    let partitions = |fact: &Fact| matches!(fact, Fact::Partitions(_));
+    let said = draft.facts.iter().any(partitions);
+    let facts = owned.topic.state().unlogged(&[], 0);
+    draft.facts.extend(facts.into_iter().filter(|fact| !(said && partitions(fact))));
     write_whole(place, owned, &draft)
 }
 

@@ -56,7 +56,11 @@ fn a_batch_of_holes_only_does_not_wait_and_its_holes_are_carried_until_it_is_set
     let carried = |lane: &Lane| {
         let mut facts = Vec::new();
         lane.carry(0, &[5], &|_| kafka_batcher_core::Origin::default(), &mut facts);
-        facts.len()
+        let holes = facts.iter().map(|fact| match fact {
+            Fact::Hole { at } => at.count,
+            other => panic!("a hole: {other:?}"),
+        });
+        holes.sum::<u32>()
     };
     assert_eq!(carried(&lane), 2);
     lane.settle(2, &mut |_| {});
@@ -80,4 +84,101 @@ fn a_change_bound_to_other_bytes_changes_nothing() {
     lane.push(entry(0, 4));
     lane.change(&Events { crc: 8, ..events(0, 4) }, None, 0, &mut |_| {});
     assert_eq!(lane.backlog(9).events, 4);
+}
+
+/// Events that wait, told the slow way.
+fn told(lane: &Lane, entries: &[Entry]) -> u64 {
+    entries.iter().flat_map(|entry| lane.pieces(entry)).map(|piece| u64::from(piece.count)).sum()
+}
+
+#[test]
+fn whatever_is_said_of_the_events_of_a_batch_they_are_as_the_last_word_says_and_counted() {
+    // Against one word an event, in many rows of words.
+    let mut random = 7u64;
+    let mut below = |n: u32| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as u32 % n
+    };
+    for _ in 0..2_000 {
+        let (mut lane, mut settled) = (Lane::default(), 0);
+        lane.push(entry(100, 12));
+        let mut wanted: Vec<Option<Option<(Stamp, u32)>>> = vec![Some(None); 12];
+        for word in 0..below(12) {
+            let (first, hole) = (below(12), below(3) == 0);
+            let count = 1 + below(12 - first);
+            let numbers = (!hole).then_some((stamp(100 * word as i32), word));
+            // What has no event left is not there any more.
+            lane.change(&events(100 + u64::from(first), count), numbers, below(3), &mut |_| {});
+            for at in first..first + count {
+                let one = wanted[at as usize].as_mut();
+                match numbers {
+                    Some((_, origin)) => {
+                        let first_sequence = 100 * word as i32 + (at - first) as i32;
+                        one.map(|one| *one = Some((stamp(first_sequence), origin)));
+                    }
+                    None => wanted[at as usize] = None,
+                }
+            }
+            if below(4) == 0 {
+                settled = below(12).max(settled);
+                lane.settle(100 + u64::from(settled), &mut |_| {});
+            }
+            wanted.iter_mut().take(settled as usize).for_each(|one| *one = None);
+            let waits = wanted.iter().flatten().count() as u64;
+            assert_eq!((lane.backlog(200).events, lane.is_empty()), (waits, waits == 0));
+            let first = wanted.iter().position(Option::is_some).map_or(200, |at| 100 + at as u64);
+            assert_eq!(lane.backlog(200).first, first);
+            let mut seen = vec![None; 12];
+            for piece in lane.pieces(&entry(100, 12)) {
+                for at in 0..piece.count {
+                    let numbers =
+                        piece.numbers.map(|(own, origin)| (stamp(own.first_sequence + at as i32), origin));
+                    seen[(piece.first + at) as usize] = Some(numbers);
+                }
+            }
+            if waits == 0 {
+                break;
+            }
+            assert_eq!(seen, wanted);
+            assert_eq!(told(&lane, &[entry(100, 12)]), waits);
+        }
+    }
+}
+
+#[test]
+fn a_word_costs_what_it_overrules_however_much_was_said_of_the_batch() {
+    // Of 2 000 events half were refused: under the lock for two seconds, for ten thousand minutes: each hole counted all
+    // the others, twice, and each of those looked at all of them.
+    let cost = |events_of: u32| {
+        let before = changes::STEPS.get();
+        let mut lane = Lane::default();
+        lane.push(entry(0, events_of));
+        for at in (0..events_of).step_by(2) {
+            lane.change(&events(at.into(), 1), None, 0, &mut |_| {});
+            assert_eq!(lane.backlog(0).first, 1);
+        }
+        for at in (1..events_of).step_by(2) {
+            lane.change(&events(at.into(), 1), Some((stamp(at as i32), 0)), 0, &mut |_| {});
+        }
+        assert_eq!(lane.pieces(&entry(0, events_of)).len() as u32, events_of / 2);
+        for at in 0..events_of {
+            lane.settle(u64::from(at) + 1, &mut |_| {});
+        }
+        assert!(lane.is_empty() && lane.backlog(9).events == 0);
+        changes::STEPS.get() - before
+    };
+    let (some, more) = (cost(1_000), cost(8_000));
+    println!("{some} steps for 1 000 events, {more} for 8 000");
+    assert!(some > 1_000 && more <= 9 * some, "{some} steps for 1 000 events, {more} for 8 000");
+}
+
+#[test]
+fn a_batch_in_the_midst_of_many_is_found_without_looking_at_them() {
+    let mut lane = Lane::default();
+    (0..1_000).for_each(|n| lane.push(entry(2 * n, 2)));
+    let mut freed = Vec::new();
+    lane.change(&events(1_000, 2), None, 0, &mut |entry| freed.push(entry.position));
+    assert_eq!(freed, [1_000]);
+    assert_eq!((lane.backlog(0).events, lane.backlog(0).batches), (1_998, 999));
+    assert_eq!(lane.holding(1_000, 2), None);
 }
