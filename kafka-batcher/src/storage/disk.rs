@@ -104,6 +104,7 @@ mod bytes;
 mod checkpoint;
 mod control;
 mod dead_letters;
+mod files;
 mod fs;
 mod index;
 mod load;
@@ -186,13 +187,13 @@ impl DiskStorage {
     }
 
     fn with(fs: Arc<dyn Fs>, settings: DiskSettings, lock: bool) -> Result<Self, StorageError> {
-        let place = Arc::new(SpoolDir::open(fs.clone(), settings, lock)?);
+        let place = Arc::new(SpoolDir::open(fs, settings, lock)?);
         let (writer, jobs) = mpsc::channel();
         let (reader, reads) = mpsc::channel();
-        let writing = Writer::new(place.clone());
+        let (writing, reading) = (Writer::new(place.clone()), place.clone());
         let handles = vec![
             spawn("spool-writer", move || writing.run(&jobs))?,
-            spawn("spool-reader", move || reader::run(fs.as_ref(), &reads))?,
+            spawn("spool-reader", move || reader::run(&reading, &reads))?,
         ];
         let threads = Mutex::new(Some(Threads { writer, reader, handles }));
         Ok(DiskStorage { place, topics: Mutex::default(), opening: Arc::default(), threads })

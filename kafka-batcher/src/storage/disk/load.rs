@@ -6,11 +6,12 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kafka_batcher_core::StorageError;
 
 use super::checkpoint::{self, Checkpoint};
-use super::fs::{Fs, failed, read_all};
+use super::fs::{File, Fs, failed, read_all};
 use super::index::Lane;
 use super::topic::{Segment, State, segment_base};
 use super::walk::{Found, Gap, Group, Item, Tail, walk};
@@ -54,7 +55,7 @@ impl fmt::Display for Damage {
 
 /// What a walk through the log comes by, for whoever wants to see every batch.
 pub(super) trait Visitor {
-    fn segment(&mut self, id: u32, segment: &Segment);
+    fn segment(&mut self, id: u32, segment: &Segment, file: Arc<dyn File>);
     fn batch(&mut self, id: u32, found: &Found, vouched: bool);
     fn control(&mut self, id: u32, group: &Group);
 }
@@ -63,7 +64,7 @@ pub(super) trait Visitor {
 pub(super) struct Nobody;
 
 impl Visitor for Nobody {
-    fn segment(&mut self, _: u32, _: &Segment) {}
+    fn segment(&mut self, _: u32, _: &Segment, _: Arc<dyn File>) {}
     fn batch(&mut self, _: u32, _: &Found, _: bool) {}
     fn control(&mut self, _: u32, _: &Group) {}
 }
@@ -113,9 +114,8 @@ pub(super) fn load(
         let id = loaded.next_id;
         loaded.next_id += 1;
         let length = bytes.len() as u64;
-        let segment =
-            Segment { base: *base, path, file, length, control: *base, live: 0, batches: 0, data: false };
-        visitor.segment(id, &segment);
+        let segment = Segment { length, ..Segment::new(id, *base, path) };
+        visitor.segment(id, &segment, file);
         loaded.state.segments.insert(id, segment);
         walk(&bytes, *base, limit, &mut |item| loaded.take(id, item, visitor));
     }

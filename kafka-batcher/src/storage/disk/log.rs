@@ -40,7 +40,6 @@ pub(super) struct Written {
     pub(super) id: u32,
     pub(super) base: u64,
     pub(super) path: PathBuf,
-    pub(super) file: Arc<dyn File>,
     /// Its durable bytes by now, and how many were added.
     pub(super) length: u64,
     pub(super) added: u64,
@@ -174,7 +173,6 @@ impl Log {
             id: active.id,
             base: active.base,
             path: active.path.clone(),
-            file: active.file.clone(),
             length: active.length,
             added,
             from: group.control.from,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kafka_batcher_core::StorageError;
 use rustix::fs::FlockOperation;
 
+use super::files::Files;
 use super::fs::{Fs, failed, read_all, remove_if_there, replace};
 use super::settings::DiskSettings;
 
@@ -25,6 +26,8 @@ const VERSION: u32 = 1;
 pub(super) struct SpoolDir {
     pub(super) fs: Arc<dyn Fs>,
     pub(super) settings: DiskSettings,
+    /// Open for being read.
+    pub(super) files: Files,
     /// Bytes in segments and dead letters.
     used: AtomicU64,
     min_free: u64,
@@ -51,7 +54,8 @@ impl SpoolDir {
         let min_free = settings.min_free_bytes.unwrap_or((size / 20).min(1 << 30));
         let segment_bytes = settings.segment().min((size / 16).max(64 << 10));
         let used = AtomicU64::new(0);
-        let place = SpoolDir { fs, settings, used, min_free, segment_bytes, lock: Mutex::new(lock) };
+        let (files, lock) = (Files::default(), Mutex::new(lock));
+        let place = SpoolDir { fs, settings, files, used, min_free, segment_bytes, lock };
         let used = place.count(&topics).map_err(|error| failed("list", &topics, &error))?;
         place.used.store(used, Ordering::Relaxed);
         place.keep_reserve();

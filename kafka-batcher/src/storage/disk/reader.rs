@@ -11,8 +11,9 @@ use tokio::sync::oneshot;
 
 use super::super::Read;
 use super::bytes::{Place, crc_of, heal};
-use super::fs::{File, Fs, failed};
+use super::fs::{File, failed};
 use super::index::{Entry, NEVER_SENT, Piece};
+use super::place::SpoolDir;
 use super::recovery::quarantine;
 use super::topic::{Segment, Topic};
 
@@ -48,7 +49,7 @@ impl Memory {
 }
 
 /// Serves reads until nobody can ask any more.
-pub(super) fn run(fs: &dyn Fs, jobs: &mpsc::Receiver<Job>) {
+pub(super) fn run(place: &SpoolDir, jobs: &mpsc::Receiver<Job>) {
     let mut memory = Memory::new();
     loop {
         let job = match memory.used {
@@ -57,12 +58,18 @@ pub(super) fn run(fs: &dyn Fs, jobs: &mpsc::Receiver<Job>) {
         };
         match job {
             Ok(job) => {
-                let read = read(fs, &job, &mut memory);
+                let read = read(place, &job, &mut memory);
                 // Who asked may have gone.
                 let _ = job.done.send(read);
             }
-            Err(RecvTimeoutError::Timeout) => memory = Memory::new(),
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                memory = Memory::new();
+                place.files.clear();
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                place.files.clear();
+                return;
+            }
         }
     }
 }
@@ -76,7 +83,7 @@ struct Planned {
     segment: Segment,
 }
 
-/// Looks up what to read; the files stay readable although the segments may be deleted or cleaned meanwhile.
+/// Looks up what to read. The segments may be deleted or cleaned meanwhile: see [`Files`](super::files::Files).
 fn plan(topic: &Topic, partition: i32, from: u64, max_bytes: usize) -> Vec<Planned> {
     let state = topic.state();
     let Some(lane) = state.lanes.get(&partition) else { return Vec::new() };
@@ -102,27 +109,45 @@ fn plan(topic: &Topic, partition: i32, from: u64, max_bytes: usize) -> Vec<Plann
     planned
 }
 
-fn read(fs: &dyn Fs, job: &Job, memory: &mut Memory) -> Result<Read, StorageError> {
+fn read(place: &SpoolDir, job: &Job, memory: &mut Memory) -> Result<Read, StorageError> {
+    memory.used = true;
+    loop {
+        let mut read = Read { next: job.from, ..Read::default() };
+        let changed = read_planned(place, job, memory, &mut read)?;
+        // What was read so far is good; what a segment that changed meanwhile had is where it now lies, or settled.
+        if !changed || read.next > job.from {
+            return Ok(read);
+        }
+    }
+}
+
+/// Reads what there is now; true if it ended early at a segment that is not any more as it was when it was looked up.
+fn read_planned(
+    place: &SpoolDir,
+    job: &Job,
+    memory: &mut Memory,
+    read: &mut Read,
+) -> Result<bool, StorageError> {
     let Job { topic, partition, from, max_bytes, .. } = job;
-    let (partition, from, max_bytes) = (*partition, *from, *max_bytes);
-    let mut read = Read { next: from, ..Read::default() };
+    let (partition, from, max_bytes, fs) = (*partition, *from, *max_bytes, place.fs.as_ref());
     for planned in plan(topic, partition, from, max_bytes) {
         let Planned { entry, pieces, own, saved_ms, times_given, segment } = planned;
-        let place = Place { position: entry.position, partition };
-        let mut batch = match fetch(segment.file.as_ref(), &entry, place, memory) {
+        let at = Place { position: entry.position, partition };
+        let file = match place.files.of(fs, topic, &segment) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(true),
+            Err(error) => return unreadable(read, &segment, &error),
+        };
+        let mut batch = match fetch(file.as_ref(), &entry, at, memory) {
             Ok(batch) => batch,
-            Err(Fetch::Io(error)) if read.batches.is_empty() && read.damage.is_empty() => {
-                return Err(failed("read", &segment.path, &error));
-            }
-            // What was read so far is good; the next read meets the error again.
-            Err(Fetch::Io(_)) => return Ok(read),
+            Err(Fetch::Io(error)) => return unreadable(read, &segment, &error),
             Err(Fetch::Damaged(what)) => {
                 let events = topic.state().damaged(partition, entry.position);
                 if events > 0 {
                     quarantine(
                         fs,
                         &segment.path,
-                        segment.file.as_ref(),
+                        Some(file.as_ref()),
                         entry.offset.into(),
                         entry.length.into(),
                     );
@@ -146,7 +171,13 @@ fn read(fs: &dyn Fs, job: &Job, memory: &mut Memory) -> Result<Read, StorageErro
         read.batches.iter_mut().skip(already).for_each(|given| given.saved_ms = saved_ms);
         read.next = entry.end();
     }
-    Ok(read)
+    Ok(false)
+}
+
+/// The disk gave an error. What was read so far is good; the next read meets the error again.
+fn unreadable(read: &Read, segment: &Segment, error: &std::io::Error) -> Result<bool, StorageError> {
+    let nothing = read.batches.is_empty() && read.damage.is_empty();
+    if nothing { Err(failed("read", &segment.path, error)) } else { Ok(false) }
 }
 
 /// Why a batch could not be fetched.
@@ -165,7 +196,6 @@ pub(super) fn fetch(
     place: Place,
     memory: &mut Memory,
 ) -> Result<RecordBatch, Fetch> {
-    memory.used = true;
     let Memory { pool, share, bytes, .. } = memory;
     fill(file, entry, place, bytes)?;
     // Never waits: the reads that are under way are bounded elsewhere.

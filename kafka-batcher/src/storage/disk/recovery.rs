@@ -29,7 +29,7 @@ pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Resul
     }
     for (id, offset, length) in bad {
         if let Some(segment) = state.segments.get(&id) {
-            quarantine(fs.as_ref(), &segment.path, segment.file.as_ref(), offset, length);
+            quarantine(fs.as_ref(), &segment.path, None, offset, length);
         }
     }
     for (id, tail) in tails {
@@ -38,7 +38,8 @@ pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Resul
             file = %segment.path.display(), bytes = tail.length, torn = tail.torn,
             "cut off what was never acknowledged"
         );
-        segment.file.cut(tail.offset).map_err(|error| failed("cut", &segment.path, &error))?;
+        let cut = fs.open(&segment.path, true).and_then(|file| file.cut(tail.offset));
+        cut.map_err(|error| failed("cut", &segment.path, &error))?;
         segment.length = tail.offset;
     }
     let empty: Vec<u32> =
@@ -48,7 +49,8 @@ pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Resul
             .map_err(|error| failed("remove", &segment.path, &error))?;
     }
     for segment in state.segments.values() {
-        segment.file.sync().map_err(|error| failed("fsync", &segment.path, &error))?;
+        let synced = fs.open(&segment.path, true).and_then(|file| file.sync());
+        synced.map_err(|error| failed("fsync", &segment.path, &error))?;
     }
     fs.sync_dir(dir).map_err(|error| failed("fsync", dir, &error))?;
     let taken = state.segments.values().map(|segment| segment.base).max();
@@ -62,11 +64,14 @@ pub(super) fn quarantine_path(segment: &Path, offset: u64) -> PathBuf {
 }
 
 /// Copies damaged bytes beside the segment, once; as well as it goes, since a damaged disk may not give them.
-pub(super) fn quarantine(fs: &dyn Fs, segment: &Path, file: &dyn File, offset: u64, length: u64) {
+pub(super) fn quarantine(fs: &dyn Fs, segment: &Path, file: Option<&dyn File>, offset: u64, length: u64) {
     let path = quarantine_path(segment, offset);
     let copy = || {
         let mut bytes = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
-        file.read_at(&mut bytes, offset)?;
+        match file {
+            Some(file) => file.read_at(&mut bytes, offset)?,
+            None => fs.open(segment, false)?.read_at(&mut bytes, offset)?,
+        }
         let copy = fs.create(&path)?;
         copy.append(&mut [IoSlice::new(&bytes)])?;
         copy.sync()

@@ -1,6 +1,7 @@
 //! Looks at a spool without changing it, also beside the process that writes it: what `spool ls`, `verify` and `dump` are
 //! made of.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use kafka_batcher_core::{Backlog, Chunk, DecodeError, Numbers, Origin, RecordBat
 
 use super::bytes::Place;
 use super::dead_letters;
-use super::fs::{Fs, RealFs, failed};
+use super::fs::{File, Fs, RealFs, failed};
 use super::index::{Entry, NEVER_SENT};
 use super::load::{Damage, Loaded, Visitor, load};
 use super::place::{TOPICS, check_format, check_topic};
@@ -131,6 +132,8 @@ impl Spool {
             next: state.next,
             damage,
             state,
+            fs: Some(self.fs.clone()),
+            files: seen.files,
         })
     }
 }
@@ -199,25 +202,52 @@ pub struct TopicScan {
     /// What is damaged, and what it costs.
     pub damage: Vec<Damage>,
     state: State,
+    fs: Option<Arc<dyn Fs>>,
+    /// The files of the first segments.
+    files: Vec<Arc<dyn File>>,
 }
+
+/// So many files of a topic stay open, so that what the process that uses the spool deletes or cleans meanwhile can still be
+/// read as it was; the oldest, since those go first. More would use up the descriptors that a process may have.
+const HELD: usize = 256;
 
 impl TopicScan {
     /// Reads a batch as it was saved.
     ///
     /// # Errors
-    /// [`StorageError::Failed`] if it cannot be read or is damaged.
+    /// [`StorageError::Failed`] if it cannot be read or is damaged; or, of a topic with very many segments, if the process
+    /// that uses the spool has deleted or cleaned that segment since.
     pub fn read(&self, batch: &BatchScan) -> Result<RecordBatch, StorageError> {
         let path =
             self.segments.get(batch.segment).map(|segment| segment.path.as_path()).unwrap_or(Path::new(""));
         let words =
             |what: &str| StorageError::Failed(format!("{}, byte {}: {what}", path.display(), batch.offset));
-        let segment =
-            self.state.segments.get(&(batch.segment as u32)).ok_or_else(|| words("no such segment"))?;
+        let segment = self.segments.get(batch.segment).ok_or_else(|| words("no such segment"))?;
         let place = Place { position: batch.position, partition: batch.partition };
-        fetch(segment.file.as_ref(), &batch.entry(), place, &mut Memory::new()).map_err(|error| match error {
+        let file = self.file(batch.segment, segment)?;
+        fetch(file.as_ref(), &batch.entry(), place, &mut Memory::new()).map_err(|error| match error {
             Fetch::Io(error) => failed("read", path, &error),
             Fetch::Damaged(what) => words(&what),
         })
+    }
+
+    fn file(&self, at: usize, segment: &SegmentScan) -> Result<Arc<dyn File>, StorageError> {
+        let gone = || {
+            let path = segment.path.display();
+            StorageError::Failed(format!("{path} was deleted or cleaned since the scan: scan again"))
+        };
+        if let Some(file) = self.files.get(at) {
+            return Ok(file.clone());
+        }
+        let fs = self.fs.as_ref().ok_or_else(gone)?;
+        let opened = fs.open(&segment.path, false).and_then(|file| Ok((file.len()?, file)));
+        match opened {
+            // One that was cleaned is shorter than it was.
+            Ok((length, file)) if length >= segment.length => Ok(file),
+            Ok(_) => Err(gone()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone()),
+            Err(error) => Err(failed("read", &segment.path, &error)),
+        }
     }
 
     /// Reads what of a batch waits, with its latest numbers: nothing if it is settled; in pieces where events of it were
@@ -265,12 +295,16 @@ impl BatchScan {
 
 #[derive(Default)]
 struct Seen {
+    files: Vec<Arc<dyn File>>,
     segments: Vec<SegmentScan>,
     batches: Vec<BatchScan>,
 }
 
 impl Visitor for Seen {
-    fn segment(&mut self, _: u32, segment: &Segment) {
+    fn segment(&mut self, _: u32, segment: &Segment, file: Arc<dyn File>) {
+        if self.files.len() < HELD {
+            self.files.push(file);
+        }
         let Segment { path, base, length, .. } = segment.clone();
         self.segments.push(SegmentScan { path, base, length, ..SegmentScan::default() });
     }

@@ -5,6 +5,7 @@ mod crashes;
 mod damage;
 mod facts;
 mod faults;
+mod files;
 mod giving_up;
 mod holes;
 mod resend;

@@ -104,6 +104,7 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
                 .map_err(|e| Unwritten::new("remove", &segment.path, &e))?;
             place.freed(segment.length);
             owned.topic.state().segments.remove(&id);
+            place.files.forget(&segment.path);
         }
     }
     if deletes {
@@ -185,7 +186,7 @@ fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritt
     live.sort_unstable_by_key(|live| live.entry.position);
     let temporary = segment.path.with_extension("cleaned");
     let rewritten = rewrite(place, &segment, &live, &temporary);
-    let (file, length, offsets) = match rewritten {
+    let (old, length, offsets) = match rewritten {
         Ok(rewritten) => rewritten,
         Err(error) => {
             let _ = remove_if_there(place.fs.as_ref(), &temporary);
@@ -195,8 +196,13 @@ fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritt
             return Err(Unwritten::new("clean", &segment.path, &error));
         }
     };
+    if let Some(segment) = owned.topic.state().segments.get_mut(&id) {
+        // From here on nobody opens it by its name and takes it for what it was.
+        (segment.pinned, segment.cleaned) = (Some(old), segment.cleaned + 1);
+    }
     let renamed =
         place.fs.rename(&temporary, &segment.path).and_then(|()| place.fs.sync_dir(&owned.topic.dir));
+    // It may have been renamed all the same: what is pinned stays so, and is what its batches lie in.
     renamed.map_err(|error| Unwritten { full: false, error: failed("replace", &segment.path, &error) })?;
     place.freed(segment.length);
     place.added(length);
@@ -213,11 +219,15 @@ fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritt
         }
     }
     if let Some(segment) = state.segments.get_mut(&id) {
-        (segment.file, segment.length, segment.live, segment.batches) = (file, length, bytes, batches);
+        (segment.length, segment.live, segment.batches) = (length, bytes, batches);
+        segment.pinned = None;
     }
+    drop(state);
+    place.files.forget(&segment.path);
     Ok(())
 }
 
+/// The file as it was, the length of the new one, where in it each batch lies.
 type Rewritten = (Arc<dyn File>, u64, Vec<(u64, u32)>);
 
 /// A batch that waits in a segment that is cleaned.
@@ -237,6 +247,10 @@ fn rewrite(
     temporary: &std::path::Path,
 ) -> io::Result<Rewritten> {
     remove_if_there(place.fs.as_ref(), temporary)?;
+    let old = match &segment.pinned {
+        Some(pinned) => pinned.clone(),
+        None => place.fs.open(&segment.path, false)?,
+    };
     let file = place.fs.create(temporary)?;
     let (mut length, mut offsets) = (0u64, Vec::with_capacity(live.len()));
     // In the place of the segment's last control batch, it accounts for all that was before.
@@ -248,7 +262,7 @@ fn rewrite(
         if control.saved.last().is_none_or(|(_, last)| last != saved_ms) {
             control.saved.push((entry.position, *saved_ms));
         }
-        let bytes = match fetch_bytes(segment.file.as_ref(), entry, at) {
+        let bytes = match fetch_bytes(old.as_ref(), entry, at) {
             Ok(bytes) => bytes,
             Err(Fetch::Io(error)) => return Err(error),
             // The reader finds it, and says what it cost; until then the segment stays as it is.
@@ -269,5 +283,5 @@ fn rewrite(
     let closing = control.encode();
     file.append(&mut [IoSlice::new(&closing)])?;
     file.sync()?;
-    Ok((file, length + closing.len() as u64, offsets))
+    Ok((old, length + closing.len() as u64, offsets))
 }

@@ -16,7 +16,13 @@ use super::times::{Given, Times};
 pub(super) struct Segment {
     pub(super) base: u64,
     pub(super) path: PathBuf,
-    pub(super) file: Arc<dyn File>,
+    /// Its id, by which its batches name it.
+    pub(super) id: u32,
+    /// How often it was cleaned, or was about to be: batches lie elsewhere in it then.
+    pub(super) cleaned: u32,
+    /// The file in which its batches lie, where that may not be the one under its path: from when a cleaning is about to
+    /// replace it until that is known to have happened.
+    pub(super) pinned: Option<Arc<dyn File>>,
     /// Durable bytes.
     pub(super) length: u64,
     /// Position of its last control batch.
@@ -26,6 +32,24 @@ pub(super) struct Segment {
     pub(super) batches: u64,
     /// It has, or had, batches of events.
     pub(super) data: bool,
+}
+
+impl Segment {
+    /// An empty one.
+    pub(super) fn new(id: u32, base: u64, path: PathBuf) -> Self {
+        Segment {
+            base,
+            path,
+            id,
+            cleaned: 0,
+            pinned: None,
+            length: 0,
+            control: base,
+            live: 0,
+            batches: 0,
+            data: false,
+        }
+    }
 }
 
 /// The name of the segment that begins at a position.

@@ -319,10 +319,9 @@ pub(super) fn write_whole(place: &SpoolDir, owned: &mut Owned, draft: &Draft) ->
 
 /// What was written is known from now on.
 fn take_in(topic: &Topic, written: Written) {
-    let Written { id, base, path, file, length, from, control, next, time, given, members, facts, .. } =
-        written;
+    let Written { id, base, path, length, from, control, next, time, given, members, facts, .. } = written;
     let mut state = topic.state();
-    let new = Segment { base, path, file, length, control, live: 0, batches: 0, data: false };
+    let new = Segment { length, control, ..Segment::new(id, base, path) };
     let segment = state.segments.entry(id).or_insert(new);
     (segment.length, segment.control) = (length, control);
     for (offset, member) in &members {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::super::fs::{File, Fs};
@@ -106,12 +107,22 @@ impl Disk {
 
 /// A handle on a [`Disk`].
 #[derive(Clone, Debug, Default)]
-pub(super) struct SimFs(Arc<Mutex<Disk>>);
+pub(super) struct SimFs(Arc<Mutex<Disk>>, Arc<AtomicUsize>);
 
 impl SimFs {
     pub(super) fn new(mut disk: Disk) -> Self {
         disk.unix_ms = disk.unix_ms.max(1_700_000_000_000);
-        SimFs(Arc::new(Mutex::new(disk)))
+        SimFs(Arc::new(Mutex::new(disk)), Arc::default())
+    }
+
+    /// Files that are open.
+    pub(super) fn open_files(&self) -> usize {
+        self.1.load(Ordering::SeqCst)
+    }
+
+    fn file(&self, inode: usize) -> Arc<dyn File> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Arc::new(SimFile(self.clone(), inode))
     }
 
     pub(super) fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -146,12 +157,12 @@ impl Fs for SimFs {
             disk.live.insert(path.to_owned(), inode);
             Ok(inode)
         })?;
-        Ok(Arc::new(SimFile(self.clone(), inode)))
+        Ok(self.file(inode))
     }
 
     fn open(&self, path: &Path, _: bool) -> io::Result<Arc<dyn File>> {
         let inode = *self.disk().live.get(path).ok_or_else(missing)?;
-        Ok(Arc::new(SimFile(self.clone(), inode)))
+        Ok(self.file(inode))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -211,6 +222,12 @@ impl Fs for SimFs {
 
 #[derive(Debug)]
 struct SimFile(SimFs, usize);
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.0.1.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 impl File for SimFile {
     fn append(&self, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
