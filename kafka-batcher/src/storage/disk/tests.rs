@@ -2,6 +2,7 @@
 
 mod basics;
 mod crashes;
+mod cleaning;
 mod damage;
 mod facts;
 mod faults;

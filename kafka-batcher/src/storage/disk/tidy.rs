@@ -63,9 +63,11 @@ fn choose(state: &State, active: Option<u32>, tight: bool) -> (Vec<u32>, Vec<u32
     // Where room is short a quarter is worth the writing of the rest.
     let worth =
         |segment: &Segment| if tight { segment.length - segment.length / 4 } else { segment.length / 2 };
-    let small = |segment: &Segment| segment.batches > 0 && segment.live < worth(segment);
-    let small: Vec<u32> =
+    let small = |segment: &Segment| segment.batches > 0 && segment.live < worth(segment) && !segment.suspect;
+    let mut small: Vec<u32> =
         state.segments.iter().filter(|(id, s)| done(id) && small(s)).map(|(id, _)| *id).collect();
+    // The one that needs the least room first: it makes room for the next.
+    small.sort_by_key(|id| state.segments.get(id).map(|segment| segment.live));
     // The one at which replay stands shrinks by itself: only what replay has passed is worth the work.
     let passed = |id: &u32| tight || delete.iter().chain(&small).any(|other| other > id);
     let clean = small.iter().copied().filter(passed).collect();
@@ -83,9 +85,8 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
         }
     };
     let all = delete.len() == owned.topic.state().segments.len();
-    let gone: Vec<u32> = delete.iter().chain(&clean).copied().collect();
-    if !gone.is_empty() && !all {
-        carry(place, owned, &delete, &gone)?;
+    if !delete.is_empty() && !all {
+        carry(place, owned, &delete, &delete)?;
     }
     write_checkpoint(place, owned)?;
     if all && !delete.is_empty() {
@@ -112,14 +113,41 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
         place.fs.sync_dir(dir).map_err(|e| Unwritten::new("fsync", dir, &e))?;
         owned.topic.state().forget_deleted();
     }
-    for id in clean {
-        clean_segment(place, owned, id)?;
-    }
+    clean_some(place, owned, &clean);
     Ok(())
 }
 
-/// Writes again what control batches of these segments say of others. What is deleted is gone for good, of what is cleaned
-/// something stays.
+/// After a cleaning that failed the next is tried when so many milliseconds have passed: each writes up to a segment.
+const PAUSE_MS: u64 = 10_000;
+
+/// Cleans what is worth it. Nothing depends on it but room: what was settled is written down, and nothing is said to have
+/// failed that has not. The reserve is not for it.
+fn clean_some(place: &SpoolDir, owned: &mut Owned, clean: &[u32]) {
+    let now = place.fs.unix_ms();
+    if clean.is_empty() || owned.unclean.is_some_and(|since| now.abs_diff(since) < PAUSE_MS) {
+        return;
+    }
+    let mut cleaned = carry(place, owned, &[], clean);
+    if cleaned.is_ok() {
+        for id in clean {
+            // Where one has no room, another may.
+            cleaned = cleaned.and(clean_segment(place, owned, *id));
+        }
+    }
+    match cleaned {
+        Ok(()) => owned.unclean = None,
+        Err(unwritten) => {
+            if owned.unclean.is_none() {
+                let (topic, error) = (&owned.topic.name, &unwritten.error);
+                tracing::warn!(topic, %error, "cannot clean segments of the spool; they take more room meanwhile");
+            }
+            owned.unclean = Some(now);
+        }
+    }
+}
+
+/// Writes again what control batches of these segments, `gone`, say of others. Those of them that are deleted are gone for
+/// good, of what is cleaned something stays.
 fn carry(place: &SpoolDir, owned: &mut Owned, delete: &[u32], gone: &[u32]) -> Result<(), Unwritten> {
     let facts = {
         let state = owned.topic.state();
@@ -191,6 +219,9 @@ fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritt
         Err(error) => {
             let _ = remove_if_there(place.fs.as_ref(), &temporary);
             if error.kind() == io::ErrorKind::InvalidData {
+                if let Some(segment) = owned.topic.state().segments.get_mut(&id) {
+                    segment.suspect = true;
+                }
                 return Ok(());
             }
             return Err(Unwritten::new("clean", &segment.path, &error));

@@ -32,6 +32,8 @@ pub(super) struct Segment {
     pub(super) batches: u64,
     /// It has, or had, batches of events.
     pub(super) data: bool,
+    /// Cleaning it met a batch that is damaged. It is not tried again before the reader has come to one and told of it.
+    pub(super) suspect: bool,
 }
 
 impl Segment {
@@ -48,6 +50,7 @@ impl Segment {
             live: 0,
             batches: 0,
             data: false,
+            suspect: false,
         }
     }
 }
@@ -197,6 +200,10 @@ impl State {
 
     /// A batch turned out damaged; how many of its events waited.
     pub(super) fn damaged(&mut self, partition: i32, position: u64) -> u64 {
+        let entry = self.lanes.get(&partition).and_then(|lane| lane.holding(position, 1));
+        if let Some(segment) = entry.and_then(|entry| self.segments.get_mut(&entry.segment)) {
+            segment.suspect = false;
+        }
         self.with(partition, |lane, freed| lane.remove(position, freed))
     }
 

@@ -54,11 +54,13 @@ pub(super) struct Owned {
     pub(super) topic: Arc<Topic>,
     pub(super) log: Log,
     letters: Option<DeadLetters>,
+    /// Cleaning fails: when it last did, in milliseconds since the Unix epoch. Told once.
+    pub(super) unclean: Option<i64>,
 }
 
 impl Owned {
     pub(super) fn new(topic: Arc<Topic>, log: Log) -> Self {
-        Owned { topic, log, letters: None }
+        Owned { topic, log, letters: None, unclean: None }
     }
 }
 
