@@ -315,6 +315,22 @@ impl Outbox {
     /// it gave has come, and when the leader changes. Spurious calls are harmless. `leader` is who leads the partition
     /// as far as is known; `unix_ms` is the wall clock, to be held against event times.
     pub fn poll_action(&mut self, leader: Option<Leader>, now: Time, unix_ms: i64) -> Action {
+        self.poll(leader, now, unix_ms, true)
+    }
+
+    /// As [`Outbox::poll_action`] while no request may go to the leader, because enough are under way: everything that needs
+    /// none goes on, the storage's part above all. A broker that does not answer would otherwise keep from the disk what waits
+    /// for it. [`Outbox::poll_action`] is to be called as soon as a request may go.
+    pub fn poll_action_without_requests(
+        &mut self,
+        leader: Option<Leader>,
+        now: Time,
+        unix_ms: i64,
+    ) -> Action {
+        self.poll(leader, now, unix_ms, false)
+    }
+
+    fn poll(&mut self, leader: Option<Leader>, now: Time, unix_ms: i64, requests: bool) -> Action {
         if let Identity::Refused(message) = &self.identity {
             let message = message.clone();
             self.identity = Identity::None;
@@ -332,8 +348,8 @@ impl Outbox {
         }
         let action = match (self.pausing_until(leader, now), leader) {
             (Some(until), _) => Action::Wait { until: Some(until) },
-            (None, Some(leader)) => self.poll_delivery(leader, now, unix_ms),
-            (None, None) => Action::Wait { until: None },
+            (None, Some(leader)) if requests => self.poll_delivery(leader, now, unix_ms),
+            (None, _) => Action::Wait { until: None },
         };
         match action {
             Action::Wait { until } => {

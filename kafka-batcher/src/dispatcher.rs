@@ -71,6 +71,8 @@ struct Lane {
     outbox: Outbox,
     /// The outbox wants to be asked again: something happened to it.
     dirty: bool,
+    /// When it was asked last, its leader had enough requests under way.
+    crowded: bool,
     retry_at: Option<Time>,
     troubled: bool,
     /// Its batches go to the spool, and the operator knows.
@@ -380,6 +382,7 @@ impl Dispatcher {
         Lane {
             outbox,
             dirty: false,
+            crowded: false,
             retry_at: None,
             troubled: false,
             spooling: false,
@@ -471,6 +474,9 @@ impl Dispatcher {
             Done::Produced { node, sent, answers } => {
                 if let Some(n) = self.under_way.get_mut(&node) {
                     *n = n.saturating_sub(1);
+                }
+                for lane in self.lanes.iter_mut().filter(|lane| lane.crowded) {
+                    lane.dirty = true;
                 }
                 let mut answers = answers.into_iter();
                 for (partition, ticket) in sent {

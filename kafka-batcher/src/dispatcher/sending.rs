@@ -16,6 +16,27 @@ impl Dispatcher {
                 lane.dirty = true;
             }
         }
+        self.ask_all(now, unix_ms);
+        for lane in self.lanes.iter_mut().filter(|lane| lane.held && !lane.outbox.has_unsent()) {
+            lane.held = false;
+            self.parts.topic.look_again();
+        }
+        if self.open_again_at.is_some_and(|at| at <= now) {
+            self.open_again_at = None;
+            self.open_storage();
+        }
+        self.start_reads();
+        self.drive_unassigned(now);
+        self.settle_barriers();
+        if self.closing.as_ref().is_some_and(|closing| closing.deadline <= now) {
+            self.end(now);
+            // What the end wants of the storage is begun at once: nothing else may ever wake this task.
+            self.ask_all(now, unix_ms);
+        }
+    }
+
+    /// Asks every outbox to which something happened, until none of them has anything to do.
+    fn ask_all(&mut self, now: Time, unix_ms: i64) {
         // A request holds one batch of a partition: what an outbox has besides goes into the next round's.
         loop {
             let mut groups = Groups::new();
@@ -32,20 +53,6 @@ impl Dispatcher {
                 break;
             }
         }
-        for lane in self.lanes.iter_mut().filter(|lane| lane.held && !lane.outbox.has_unsent()) {
-            lane.held = false;
-            self.parts.topic.look_again();
-        }
-        if self.open_again_at.is_some_and(|at| at <= now) {
-            self.open_again_at = None;
-            self.open_storage();
-        }
-        self.start_reads();
-        self.drive_unassigned(now);
-        self.settle_barriers();
-        if self.closing.as_ref().is_some_and(|closing| closing.deadline <= now) {
-            self.end(now);
-        }
     }
 
     /// One question to one outbox. True: it may have more to say.
@@ -53,15 +60,17 @@ impl Dispatcher {
         let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
         // Numbers on disk mean something only in their cluster, so that must be known first.
         let leader = leader.filter(|_| self.parts.storage.is_none() || self.cluster_known);
-        // It stays dirty, and is asked when a request has been answered.
-        if let Some(leader) = leader
-            && self.under_way.get(&leader.node).is_some_and(|n| *n >= REQUESTS_PER_BROKER)
-        {
-            return false;
-        }
+        let crowded = leader.is_some_and(|leader| {
+            self.under_way.get(&leader.node).is_some_and(|n| *n >= REQUESTS_PER_BROKER)
+        });
         let look_again = now + self.parts.outbox.backoff.max;
         let Some(lane) = self.lane_mut(partition) else { return false };
-        let action = lane.outbox.poll_action(leader, now, unix_ms);
+        // It is asked again when a request has been answered.
+        lane.crowded = crowded;
+        let action = match crowded {
+            true => lane.outbox.poll_action_without_requests(leader, now, unix_ms),
+            false => lane.outbox.poll_action(leader, now, unix_ms),
+        };
         let more = match action {
             Action::Wait { until } => {
                 lane.dirty = false;

@@ -5,6 +5,7 @@
 
 mod dropped;
 mod elsewhere;
+mod frozen;
 mod full_disk;
 mod healthy;
 mod held;

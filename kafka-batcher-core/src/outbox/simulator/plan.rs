@@ -39,6 +39,8 @@ pub(super) struct Plan {
     pub(super) poison: PerMille,
     pub(super) stragglers: PerMille,
     pub(super) identity_fails: PerMille,
+    /// The leader has enough requests of ours under way.
+    pub(super) crowded: PerMille,
     // Kinds of faults in between.
     pub(super) breaks: bool,
     pub(super) restarts: bool,
@@ -111,6 +113,7 @@ impl Plan {
             poison: if poisoned { 10 + rng.below(80) } else { 0 },
             stragglers: if straggling { rng.below(500) } else { 0 },
             identity_fails: if shy { 300 } else { 0 },
+            crowded: 0,
             breaks,
             restarts,
             amnesia: if forgetting { 800 } else { 0 },
@@ -141,5 +144,10 @@ impl Plan {
                 _ => OnExpiredTimestamp::DeadLetter,
             },
         }
+    }
+
+    /// What was thought of later, from dice of its own: the worlds that are without it stay as they were.
+    pub(super) fn draw_more(self, rng: &mut SplitMix64) -> Plan {
+        Plan { crowded: if rng.below(3) == 0 { 1 + rng.below(500) } else { 0 }, ..self }
     }
 }

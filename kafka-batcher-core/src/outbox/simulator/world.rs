@@ -169,7 +169,7 @@ pub(super) fn run(seed: u64, mutation: Option<Mutation>, traced: bool) -> Result
 impl World {
     fn new(seed: u64, traced: bool) -> World {
         let mut rng = SplitMix64::new(seed);
-        let plan = Plan::draw(&mut rng);
+        let plan = Plan::draw(&mut rng).draw_more(&mut SplitMix64::new(!seed));
         let settings = OutboxSettings {
             idempotent: plan.idempotent,
             max_in_flight: plan.max_in_flight,

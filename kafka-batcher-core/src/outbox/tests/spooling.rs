@@ -322,3 +322,25 @@ fn every_other_event_of_a_saved_batch_is_cut_out_and_the_batch_is_decoded_once()
     assert_eq!(desk.poll().rejects[0].1, culprits.len());
     assert_eq!(DECODED.get() - before, EVENTS);
 }
+
+#[test]
+fn a_leader_that_answers_nothing_would_keep_from_the_disk_what_waits_for_it() {
+    for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
+        let mut desk = Desk::new(mode);
+        desk.bench.seal(2);
+        desk.bench.now = desk.bench.now + Duration::from_millis(1);
+        let mut held = |now: Time| {
+            let Bench { outbox, unix_ms, leader, .. } = &mut desk.bench;
+            outbox.poll_action_without_requests(Some(*leader), now, *unix_ms)
+        };
+        let sealed = Time::from_millis(1_001);
+        if mode == SpoolMode::OnFailure {
+            let Action::Wait { until: Some(until) } = held(sealed) else { panic!("it has a deadline") };
+            assert_eq!(until, sealed + AFTER);
+        }
+        let action = held(sealed + AFTER);
+        assert!(matches!(action, Action::Save { .. }), "{action:?}");
+        let action = held(sealed + AFTER);
+        assert!(matches!(action, Action::Wait { .. }), "no request may go: {action:?}");
+    }
+}

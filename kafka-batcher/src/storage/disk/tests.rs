@@ -1,8 +1,8 @@
 //! Tests of the storage over a file system in memory.
 
 mod basics;
-mod crashes;
 mod cleaning;
+mod crashes;
 mod damage;
 mod facts;
 mod faults;

@@ -63,9 +63,21 @@ impl World {
     }
 
     pub(super) fn poll(&mut self, p: usize) -> Result<(), Broken> {
+        // Enough requests to the leader are under way, this partition's own or others'.
+        let crowded = self.plan.crowded > 0 && self.chance(self.plan.crowded);
+        if crowded {
+            self.after(0, 300 * MS, Happening::Poll(p));
+        }
         for _ in 0..MAX_ACTIONS {
             let (leader, now, unix_ms) = (self.leader(p), self.time(), self.unix_ms());
-            let action = self.clients[p].outbox.poll_action(leader, now, unix_ms);
+            let outbox = &mut self.clients[p].outbox;
+            let action = match crowded {
+                true => outbox.poll_action_without_requests(leader, now, unix_ms),
+                false => outbox.poll_action(leader, now, unix_ms),
+            };
+            if crowded && matches!(action, Action::Produce { .. } | Action::Describe { .. }) {
+                return Err(format!("{action:?} although no request may go"));
+            }
             self.take_events(p)?;
             match (action, leader) {
                 (Action::Wait { until }, _) => {
