@@ -4,9 +4,17 @@
 //! is the kernel's *coarse* real-time clock (`CLOCK_REALTIME_COARSE` on Linux): a millisecond that the kernel keeps in
 //! shared memory, at most 4 ms old, a few nanoseconds to read, and nothing of ours has to tick to keep it fresh.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kafka_batcher_core::Time;
+
+/// Nobody lives to see more, and a clock can count it.
+const FAR: Duration = Duration::from_secs(86_400 * 365);
+
+/// The instant so long after this one. `Duration::MAX`, which says "for ever", is more than a clock can count.
+pub(crate) fn later(now: Instant, by: Duration) -> Instant {
+    now + by.min(FAR)
+}
 
 /// Monotonic time since its creation, and the wall clock.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +34,7 @@ impl Clock {
 
     /// The runtime's instant that `time` stands for.
     pub(crate) fn instant(&self, time: Time) -> tokio::time::Instant {
-        let far = std::time::Duration::from_secs(86_400 * 365);
-        tokio::time::Instant::from_std(self.origin + time.since(Time::ZERO).min(self.origin.elapsed() + far))
+        tokio::time::Instant::from_std(self.origin + time.since(Time::ZERO).min(self.origin.elapsed() + FAR))
     }
 
     /// Milliseconds since the Unix epoch, coarsely.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use kafka_batcher_core::{BufferPool, Chunk, Record, Share};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::later;
 use crate::dispatcher::Command;
 use crate::error::AddError;
 use crate::receipt::Receipt;
@@ -179,8 +180,8 @@ impl Collector {
             };
             let mut spare = take(&self.topic.pool, &share, size, least);
             if spare.is_none() {
-                let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + self.max_block);
-                let chunk = tokio::time::timeout_at(deadline, self.chunk(&share, least)).await;
+                let deadline = *deadline.get_or_insert_with(|| later(Instant::now(), self.max_block));
+                let chunk = tokio::time::timeout_at(deadline.into(), self.chunk(&share, least)).await;
                 spare = Some(chunk.ok().flatten().ok_or_else(|| self.full(self.max_block))?);
             }
             match self.topic.push(chosen, record, &mut spare, want_receipt) {
@@ -205,7 +206,7 @@ impl Collector {
                 Err(NotAdded::NeedsChunk { size, least, share }) => {
                     spare = take(&self.topic.pool, &share, size, least);
                     if spare.is_none() {
-                        let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.max_block);
+                        let deadline = *deadline.get_or_insert_with(|| later(Instant::now(), self.max_block));
                         let chunk = block_on_until(self.chunk(&share, least), deadline);
                         spare = Some(chunk.flatten().ok_or_else(|| self.full(self.max_block))?);
                     }

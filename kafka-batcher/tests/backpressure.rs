@@ -173,6 +173,36 @@ async fn add_event_answers_full_once_max_block_is_over_and_says_how_long_it_wait
     assert_eq!(report.accepted, fitted as u64);
 }
 
+/// What says "for ever" is more than a clock can count.
+#[tokio::test]
+async fn max_block_and_request_timeout_may_be_for_ever() {
+    let kafka = kafka(1);
+    let batcher = batcher_with(&kafka.bootstrap(), |s, d| {
+        s.memory = MEMORY;
+        (s.request_timeout, s.max_block) = (Duration::MAX, Duration::MAX);
+        d.max_batch_bytesize = 100_000;
+    })
+    .await;
+    let flights = batcher.collector("flights").build().unwrap();
+    ready(&batcher, "flights").await;
+    kafka.freeze(1).unwrap();
+    let fitted = fill(&flights, 0, 0).await;
+    let late = event(0, fitted);
+    let record = Record::value(&late).with_partition(0);
+    let mut waiting = pin!(flights.add_event(record));
+    assert!(poll_once(waiting.as_mut()).is_none(), "it waits for memory");
+    let (collector, value) = (flights.clone(), late.clone());
+    let blocked = tokio::task::spawn_blocking(move || {
+        collector.blocking_add_event(Record::value(&value).with_partition(0))
+    });
+    kafka.thaw(1).unwrap();
+    waiting.await.expect("there is memory again");
+    blocked.await.expect("it does not panic").expect("there is memory again");
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.all_delivered(), "{report:?}");
+    assert_eq!(report.accepted, fitted as u64 + 2);
+}
+
 #[tokio::test]
 async fn an_add_event_that_is_dropped_while_it_waits_has_accepted_nothing() {
     let kafka = kafka(1);

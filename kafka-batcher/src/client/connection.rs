@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use super::answers;
 use super::cluster::Cluster;
 use super::sink::{Piece, Progress, Sink};
+use crate::clock::later;
 
 /// What a connection is for, and how it is told apart from earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,7 +290,7 @@ impl Connection {
         let Some(request) = state.queue.pop_front() else { return };
         let correlation = state.next_correlation;
         state.next_correlation = correlation.wrapping_add(1);
-        let deadline = now + self.about.request_timeout;
+        let deadline: Instant = later(now.into_std(), self.about.request_timeout).into();
         match request {
             Request::Ask(mut bytes, reply) => {
                 state.in_flight.push_back(InFlight { correlation, deadline, waiting: Waiting::Ask(reply) });
@@ -440,7 +441,7 @@ impl Connection {
             }
             Some(deadline) => Ok(deadline),
             // Whatever is sent from now on is due later than this.
-            None => Ok(now + self.about.request_timeout),
+            None => Ok(later(now.into_std(), self.about.request_timeout).into()),
         }
     }
 
