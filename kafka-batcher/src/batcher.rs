@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::Shared;
 use kafka_batcher_core::{BufferPool, OutboxSettings, SpoolSettings};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -21,8 +23,9 @@ use crate::dispatcher::{Command, Dispatcher, Parts};
 use crate::error::BuildError;
 use crate::identity::Identity;
 use crate::metrics::Report;
+use crate::panics;
 use crate::producer::contained::Contained;
-use crate::producer::{MissingTopic, Producer};
+use crate::producer::{BoxFuture, MissingTopic, Producer};
 use crate::registry::Registry;
 use crate::storage::TempStorage;
 use crate::topic::Topic;
@@ -77,10 +80,16 @@ type Topics = Arc<Mutex<Vec<Weak<Topic>>>>;
 /// How long a producer may take to close once every outcome is known. The native one takes milliseconds.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// How long a storage may take to close: everything that was called durable is already, and what it still writes down spares
+/// resends. One that is still being opened (a recovery may take long) goes on by itself, or ends with the process.
+const CLOSING_STORAGE: Duration = Duration::from_secs(10);
+
 #[derive(Default)]
 struct State {
     topics: BTreeMap<String, Running>,
     tasks: Vec<JoinHandle<()>>,
+    /// The storage is being closed, or has been; whoever shuts down waits for the same.
+    storage_closing: Option<Shared<BoxFuture<'static, ()>>>,
     /// The last word, once shut down.
     report: Option<Report>,
 }
@@ -337,6 +346,9 @@ impl KafkaBatcher {
     /// the rest in the spool (without one: gives up on it), disconnects, and says what became of every event. Called again, also while the first call is waiting, it answers the same; of several
     /// calls the earliest deadline holds.
     ///
+    /// With a spool it may take ten seconds longer until that has what is left, and ten more until it is closed: a disk that does
+    /// not answer, or a long recovery, is not waited for.
+    ///
     /// Not cancel-safe: a dropped call has stopped the intake, and the rest may not have happened.
     #[must_use = "the report says whether events were lost"]
     pub async fn shutdown(&self, timeout: impl Into<Option<Duration>>) -> Report {
@@ -363,11 +375,35 @@ impl KafkaBatcher {
                 "the producer did not close within {CLOSING:?}; its connections end with the process"
             );
         }
-        if let Some(storage) = &inner.storage {
-            storage.close().await;
-        }
+        self.close_storage().await;
         lock(&inner.state).report = Some(sum.clone());
         sum
+    }
+
+    /// Closes the storage, once, however often it is asked for and whoever gives up waiting.
+    async fn close_storage(&self) {
+        let Some(storage) = self.inner.storage.clone() else { return };
+        let close = move || {
+            let closing = async move {
+                // User code: it may panic, at once or later, and it may never be done.
+                let close = std::panic::AssertUnwindSafe(async move { storage.close().await }).catch_unwind();
+                match tokio::time::timeout(CLOSING_STORAGE, close).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(panic)) => {
+                        let message = panics::message(panic.as_ref());
+                        tracing::error!("the storage panicked when it was closed: {message}");
+                    }
+                    Err(_) => tracing::warn!(
+                        "the storage did not close within {CLOSING_STORAGE:?}; what it has not written down yet may be sent \
+                         again after the next start"
+                    ),
+                }
+            };
+            let closing: BoxFuture<'static, ()> = Box::pin(closing);
+            closing.shared()
+        };
+        let closing = lock(&self.inner.state).storage_closing.get_or_insert_with(close).clone();
+        closing.await;
     }
 
     /// Ends the batcher's own thread, where there is one.

@@ -92,6 +92,16 @@ struct Barrier {
     done: oneshot::Sender<()>,
 }
 
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    NotYet,
+    /// The time to deliver is over: what is left goes to the spool.
+    Spilling,
+    /// That time is over, too: nothing is waited for any more.
+    GivenUp,
+}
+
 struct Closing {
     deadline: Time,
     /// The deadline has passed, and what is left goes to the spool until then.
@@ -125,8 +135,7 @@ pub(crate) struct Dispatcher {
     /// The storage has said what an earlier process left; before that nothing is sent.
     opened: bool,
     open_again_at: Option<Time>,
-    /// The time to deliver is over: what is left goes to the spool.
-    ended: bool,
+    end: End,
     /// Who asked for a report before the storage was open.
     reports: Vec<oneshot::Sender<Report>>,
     /// Reads that wait for memory.
@@ -176,7 +185,7 @@ impl Dispatcher {
             unassigned: Unassigned::default(),
             opened: false,
             open_again_at: None,
-            ended: false,
+            end: End::NotYet,
             reports: Vec::new(),
             reads: VecDeque::new(),
             remembered_partitions: 0,
@@ -315,7 +324,8 @@ impl Dispatcher {
     /// The number of partitions is known, or has grown.
     pub(super) fn learn_partitions(&mut self) {
         self.parts.info.mark_unchanged();
-        if !self.opened {
+        // At the end what has no partition goes to the spool as it is.
+        if !self.opened || self.end != End::NotYet {
             return;
         }
         let partitions = self.partitions_known();
@@ -546,9 +556,10 @@ impl Dispatcher {
     pub(super) fn end(&mut self, now: Time) {
         let Some(closing) = &mut self.closing else { return };
         match closing.spilling_until {
-            None if self.parts.storage.is_some() && self.opened => {
+            // A spool that is not open yet may be in time.
+            None if self.parts.storage.is_some() => {
                 closing.spilling_until = Some(now + SPILLING);
-                self.ended = true;
+                self.end = End::Spilling;
                 for partition in 0..self.lanes.len() as i32 {
                     if let Some(lane) = self.lane_mut(partition) {
                         lane.outbox.spill();
@@ -565,11 +576,16 @@ impl Dispatcher {
 
     /// Over, now.
     fn abandon(&mut self, now: Time) {
-        self.ended = true;
-        for sealed in std::mem::take(&mut self.unassigned.memory) {
+        self.end = End::GivenUp;
+        // Nobody knows whether what is being saved will lie on disk.
+        let saving = self.unassigned.being_saved();
+        for (n, sealed) in std::mem::take(&mut self.unassigned.memory).into_iter().enumerate() {
             let why = self.parts.manager.why_unknown(&self.parts.topic.name);
             let message = format!("the topic's partitions were never known: {why}");
-            self.give_up(&sealed.batch, FailureReason::Shutdown, message);
+            match n < saving {
+                true => self.give_up_in_doubt(&sealed.batch, message),
+                false => self.give_up(&sealed.batch, FailureReason::Shutdown, message),
+            }
         }
         for partition in 0..self.lanes.len() as i32 {
             if let Some(lane) = self.lane_mut(partition) {
@@ -581,10 +597,10 @@ impl Dispatcher {
 
     fn is_done(&self) -> bool {
         self.closing.is_some()
-            && (self.opened || self.ended)
+            && (self.opened || self.end != End::NotYet)
             && self.unassigned.memory.is_empty()
-            && (self.ended || self.unassigned.disk.events == 0)
-            && !self.unassigned.is_busy()
+            && (self.end != End::NotYet || self.unassigned.disk.events == 0)
+            && (self.end == End::GivenUp || !self.unassigned.is_busy())
             && self.lanes.iter().all(|lane| lane.outbox.is_empty())
     }
 
@@ -609,7 +625,8 @@ impl Dispatcher {
         waiting += self.unassigned.events_in_memory();
         let lane = &self.unassigned;
         let on_disk = lane.disk.events;
-        report.accepted = self.own.lost + self.lane_dead_lettered + waiting + on_disk - lane.recovered;
+        report.accepted = self.own.lost + self.own.in_doubt + self.lane_dead_lettered;
+        report.accepted += waiting + on_disk - lane.recovered;
         // What was found and is gone was taken out of what is left of it.
         report.accepted -= self.own.recovered;
         report.recovered += lane.recovered;

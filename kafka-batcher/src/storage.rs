@@ -165,6 +165,7 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
         batches: Vec<(i32, RecordBatch)>,
     ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>>;
 
-    /// Makes durable what was only hinted at, and lets go of the medium. Nothing is called afterwards.
+    /// Makes durable what was only hinted at, and lets go of the medium. Called once, and nothing afterwards.
+    /// Not waited for longer than ten seconds.
     fn close(&self) -> BoxFuture<'_, ()>;
 }

@@ -174,6 +174,12 @@ impl Dispatcher {
         self.lose(batch, error_of(reason, Persisted::No, message), None, false);
     }
 
+    /// Gives up events that no outbox holds, and that may lie in the spool: the next start would deliver them.
+    pub(super) fn give_up_in_doubt(&mut self, batch: &RecordBatch, message: String) {
+        self.own.in_doubt += u64::from(batch.count());
+        self.lose(batch, error_of(FailureReason::Shutdown, Persisted::Maybe, message), None, false);
+    }
+
     /// These events are final, and not delivered.
     pub(super) fn lose(
         &mut self,

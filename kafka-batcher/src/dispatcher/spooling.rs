@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt};
 use kafka_batcher_core::{Action, ClusterId, ReadBack, StorageError, Time, TopicPartition};
 
-use super::{Closing, Dispatcher, Done};
+use super::{Closing, Dispatcher, Done, End};
 use crate::connection_manager::ClusterHealth;
 use crate::error_notifier::NotificationKind;
 use crate::panics;
@@ -184,7 +184,14 @@ impl Dispatcher {
             }
         }
         self.opened = true;
-        self.learn_partitions();
+        if self.end == End::NotYet {
+            return self.learn_partitions();
+        }
+        // It was too late for what was found; what is in memory is saved now.
+        for lane in &mut self.lanes {
+            lane.outbox.spill();
+            lane.dirty = true;
+        }
     }
 
     /// The cluster, once it is known: outboxes with a spool wait for it, since numbers mean something only there.

@@ -21,7 +21,7 @@ pub(super) use self::expiry::Gone;
 
 use super::outcomes::error_of;
 use super::spooling::{Stored, guarded};
-use super::{Dispatcher, Done};
+use super::{Dispatcher, Done, End};
 use crate::error_notifier::NotificationKind;
 use crate::storage::UNASSIGNED;
 use crate::topic::PLACEMENT_HEADER;
@@ -90,6 +90,11 @@ impl Unassigned {
         self.saving.is_some() || self.regrouping || self.expiring
     }
 
+    /// Batches at the front of memory that are being saved.
+    pub(super) fn being_saved(&self) -> usize {
+        self.saving.unwrap_or(0)
+    }
+
     pub(super) fn events_in_memory(&self) -> u64 {
         self.memory.iter().map(|sealed| u64::from(sealed.batch.count())).sum()
     }
@@ -105,7 +110,7 @@ impl Dispatcher {
         if self.unassigned.is_busy() || self.unassigned.failing.is_some() {
             return;
         }
-        if self.partitions_known() > 0 && !self.ended {
+        if self.partitions_known() > 0 && self.end == End::NotYet {
             if self.unassigned.disk.events > 0 {
                 self.regroup_step();
             } else if self.parts.topic.slots.count() < self.partitions_known() {
@@ -124,7 +129,7 @@ impl Dispatcher {
             topic.seal_lane();
             self.collect();
         }
-        if !self.unassigned.memory.is_empty() && (self.lane_is_due(now) || self.ended) {
+        if !self.unassigned.memory.is_empty() && self.lane_is_due(now) {
             self.save_lane();
         }
     }
@@ -132,7 +137,7 @@ impl Dispatcher {
     fn lane_is_due(&self, now: Time) -> bool {
         let Some(spool) = self.parts.outbox.spool else { return false };
         let away = self.unassigned.since.is_some_and(|since| since + spool.after <= now);
-        spool.mode == SpoolMode::Always || away || self.unassigned.disk.events > 0 || self.ended
+        spool.mode == SpoolMode::Always || away || self.unassigned.disk.events > 0 || self.end != End::NotYet
     }
 
     /// When [`Dispatcher::drive_unassigned`] has something to do by itself.
@@ -185,7 +190,9 @@ impl Dispatcher {
         self.lane_works();
         let unix_ms = self.parts.topic.clock.unix_ms();
         let lane = &mut self.unassigned;
-        for (sealed, position) in lane.memory.drain(..count).zip(positions) {
+        // The end may have taken them meanwhile.
+        let saved = count.min(lane.memory.len());
+        for (sealed, position) in lane.memory.drain(..saved).zip(positions) {
             let batch = sealed.batch;
             lane.recovered_below = lane.recovered_below.min(position);
             if lane.disk.events == 0 {

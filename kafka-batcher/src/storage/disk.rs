@@ -128,6 +128,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use kafka_batcher_core::{
     Backlog, DeadLetter, RecordBatch, Renumbered, StorageError, ToSave, TopicPartition,
@@ -151,6 +152,9 @@ use crate::producer::BoxFuture;
 pub mod dead_letter_headers {
     pub use super::dead_letters::{CODE, MESSAGE, POSITION, REASON, TIME};
 }
+
+/// How long whoever drops a storage that was not closed waits for it.
+const DROPPING: Duration = Duration::from_secs(2);
 
 /// Keeps batches in a directory.
 pub struct DiskStorage {
@@ -379,9 +383,19 @@ fn closed() -> StorageError {
 }
 
 impl Drop for DiskStorage {
+    /// Waits until what was asked of it is done, but not for long: it may be a runtime's thread that drops it, and the disk
+    /// may not answer, or a long recovery be under way. What is left goes on by itself, and holds the directory until then.
     fn drop(&mut self) {
-        for handle in self.end() {
-            let _ = handle.join();
+        let handles = self.end();
+        let (done, ended) = mpsc::channel();
+        let join = move || {
+            for handle in handles {
+                let _ = handle.join();
+            }
+            let _ = done.send(());
+        };
+        if spawn("spool-closing", join).is_ok() {
+            let _ = ended.recv_timeout(DROPPING);
         }
     }
 }

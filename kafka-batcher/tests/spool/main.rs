@@ -7,6 +7,7 @@ mod dropped;
 mod elsewhere;
 mod frozen;
 mod full_disk;
+mod gated;
 mod healthy;
 mod held;
 #[path = "../support/killed.rs"]
@@ -16,6 +17,7 @@ mod outage;
 mod policies;
 mod rates;
 mod restart;
+mod stuck;
 #[path = "../support/mod.rs"]
 mod support;
 mod unknown;

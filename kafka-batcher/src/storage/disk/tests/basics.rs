@@ -5,6 +5,22 @@ use kafka_batcher_core::{Backlog, DeadLetter, DeliveryError, FailureReason, Pers
 use super::*;
 use crate::storage::UNASSIGNED;
 
+#[test]
+fn a_disk_that_does_not_answer_would_hold_for_ever_whoever_drops_the_storage() {
+    let (fs, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    wait(storage.commit(&partition(0), 1, false)).unwrap();
+    // Every step of the file system waits for this.
+    let hung = fs.disk();
+    let (done, dropped) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(storage);
+        let _ = done.send(());
+    });
+    dropped.recv_timeout(std::time::Duration::from_secs(60)).expect("it is not waited for any longer");
+    drop(hung);
+}
+
 /// Ends without writing anything down, as a kill does.
 fn killed(fs: &SimFs, storage: DiskStorage) -> Disk {
     let disk = fs.disk().after_kill();
