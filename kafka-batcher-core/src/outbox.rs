@@ -136,7 +136,7 @@ impl Outbox {
                 (_, Place::Disk { .. }) => tally.spooled += entry.events(),
             }
         }
-        for letter in self.spool.rejecting.iter().flat_map(|rejecting| &rejecting.letters) {
+        for letter in self.letters() {
             match letter.position {
                 None => tally.in_memory += u64::from(letter.batch.count()),
                 Some(_) => tally.spooled += u64::from(letter.batch.count()),
@@ -177,8 +177,7 @@ impl Outbox {
     pub fn settled_below(&self, ordinal: u64) -> bool {
         // What is not on disk is the youngest, and in order.
         let mut all = self.entries.iter().chain(&self.behind);
-        let letters =
-            self.spool.rejecting.as_ref().is_none_or(|r| r.letters.iter().all(|l| l.position.is_some()));
+        let letters = self.letters().all(|letter| letter.position.is_some());
         letters && all.find(|entry| entry.place == Place::Memory).is_none_or(|entry| entry.ordinal >= ordinal)
     }
 
@@ -292,9 +291,11 @@ impl Outbox {
         let mut lost = self.entries.split_off(first);
         let first = self.behind.iter().position(in_memory).unwrap_or(self.behind.len());
         lost.append(&mut self.behind.split_off(first));
-        for entry in lost {
+        for mut entry in lost {
+            // Nobody knows whether what is being saved will lie on disk; then the next process delivers it.
+            entry.haunted |= self.is_saving(entry.id);
             match entry.exposure {
-                Exposure::Unwritten if !entry.haunted => {
+                Exposure::Unwritten if !entry.haunted || self.is_saving(entry.id) => {
                     self.fail(&entry, entry.batch.clone(), FailureReason::Shutdown, None, message.clone());
                 }
                 _ => self.in_doubt(&entry),
@@ -376,7 +377,7 @@ impl Outbox {
             }
             _ => {}
         }
-        if matches!(self.doubt, Doubt::Asked(_)) || self.spool.rejecting.is_some() {
+        if matches!(self.doubt, Doubt::Asked(_)) || self.letters_first() {
             return wait;
         }
         if self.in_flight == 0 {
@@ -386,7 +387,7 @@ impl Outbox {
                 return action;
             }
         }
-        if self.entries.is_empty() || self.spool.rejecting.is_some() {
+        if self.entries.is_empty() || self.letters_first() {
             return self.poll_storage(true, now).unwrap_or(wait);
         }
         self.send_next(leader, unix_ms).unwrap_or(wait)

@@ -146,8 +146,10 @@ pub(crate) struct Dispatcher {
     cluster_known: bool,
     /// How long the topic keeps events, and when it said so.
     retention: Option<(Time, Option<Duration>)>,
-    /// The operator was told that the spool does not work.
-    spool_troubled: bool,
+    /// For whom the spool does not work, and whether for want of room: partitions, and the lane without. The operator was told.
+    spool_troubled: BTreeMap<i32, bool>,
+    /// Calls of the storage that are under way, by partition and ticket, and when they should be answered.
+    calls: BTreeMap<(i32, u64), Time>,
     /// Of the dead letters, those that were never an outbox's.
     lane_dead_lettered: u64,
     requests: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -192,7 +194,8 @@ impl Dispatcher {
             cluster: None,
             cluster_known: false,
             retention: None,
-            spool_troubled: false,
+            spool_troubled: BTreeMap::new(),
+            calls: BTreeMap::new(),
             lane_dead_lettered: 0,
             requests: FuturesUnordered::new(),
             storing: FuturesUnordered::new(),
@@ -270,7 +273,8 @@ impl Dispatcher {
         let deadline = self.closing.as_ref().map(|c| c.spilling_until.unwrap_or(c.deadline));
         let spool = self.unassigned_timer(now);
         let drops = self.drops_told.filter(|_| !self.drops.is_empty()).map(|told| told + DROPS_TOLD_EVERY);
-        let timers = [self.parts.topic.next_due(), retry, deadline, spool, self.open_again_at, drops];
+        let slow = self.calls.values().copied().min();
+        let timers = [self.parts.topic.next_due(), retry, deadline, spool, self.open_again_at, drops, slow];
         timers.into_iter().flatten().min()
     }
 
@@ -452,7 +456,7 @@ impl Dispatcher {
             Command::Report(done) => {
                 self.collect();
                 // What an earlier process left is not known before the storage has said it.
-                if self.opened || self.spool_troubled {
+                if self.opened || !self.spool_troubled.is_empty() {
                     let _ = done.send(self.report());
                 } else {
                     self.reports.push(done);

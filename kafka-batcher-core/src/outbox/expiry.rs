@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::entry::{Doubt, Entry, Exposure, Place, State};
-use super::spooling::Rejecting;
+use super::spooling::{Call, Rejecting};
 use super::{Action, OnFull, Outbox, Trouble};
 use crate::error::{DeliveryError, FailureReason, Persisted};
 use crate::spool::DeadLetter;
@@ -96,7 +96,7 @@ impl Outbox {
 
     /// Another partition has made room: see [`OutboxEvent::NeedsRoom`](super::OutboxEvent::NeedsRoom).
     pub fn on_room_made(&mut self) {
-        self.spool.failing = None;
+        self.spool.condition.try_again(Call::Save);
     }
 
     pub(super) fn drops_oldest(&self) -> bool {
@@ -109,7 +109,7 @@ impl Outbox {
     }
 
     /// Whether something of this partition waits for room.
-    fn has_unsaved(&self) -> bool {
+    pub(super) fn has_unsaved(&self) -> bool {
         self.behind.back().or(self.entries.back()).is_some_and(|entry| entry.place == Place::Memory)
     }
 

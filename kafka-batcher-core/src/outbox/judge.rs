@@ -52,7 +52,7 @@ impl Outbox {
             if !matches!(self.doubt, Doubt::Seeking { .. } | Doubt::Proving { .. }) {
                 self.rewind();
             }
-            if self.spool.rejecting.is_some() {
+            if self.letters_first() {
                 return None;
             }
             if self.entries.is_empty() && !matches!(self.doubt, Doubt::Seeking { .. }) {

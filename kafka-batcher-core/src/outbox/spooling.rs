@@ -6,10 +6,11 @@
 //! the tail, what is read comes from the gap's beginning, and nothing behind the gap is sent before the gap is empty.
 //!
 //! The files: here the stretches, when Kafka counts as away, and what is read and committed; `save.rs` what goes to disk
-//! and what must be there before it is sent; `inputs.rs` the storage's answers; `kept.rs` what is remembered of a batch
+//! and what must be there before it is sent; `inputs.rs` the storage's answers; `condition.rs` what is the matter with it; `kept.rs` what is remembered of a batch
 //! whose bytes are on disk only; `runs.rs` numbers of earlier processes; `seek.rs` proof by a batch further down the disk;
 //! `end.rs` dead letters and the end.
 
+mod condition;
 mod end;
 mod inputs;
 mod kept;
@@ -19,6 +20,8 @@ mod seek;
 
 use std::collections::BTreeMap;
 
+pub(super) use self::condition::Call;
+use self::condition::Condition;
 use self::kept::Kept;
 use self::runs::KnownRun;
 use super::entry::{Doubt, Entry, Place, State};
@@ -91,13 +94,15 @@ pub(super) struct Rejecting {
     pub(super) dropped: bool,
 }
 
-/// A batch that is being saved.
+/// Batches that are being saved.
 #[derive(Debug)]
 struct Saving {
-    id: u64,
-    events: u64,
+    ticket: u64,
     bytes: u64,
-    numbers: Option<Stamp>,
+    /// In order: the entry, and its events.
+    items: Vec<(u64, u64)>,
+    /// By entry: the numbers that it is saved with.
+    numbers: BTreeMap<u64, Option<Stamp>>,
 }
 
 /// What the outbox knows of its partition's place in the spool. See the module's documentation.
@@ -112,17 +117,16 @@ pub(super) struct Spool {
     own_from: Option<u64>,
     committed: u64,
     durably_committed: u64,
-    saving: Option<(u64, Vec<Saving>)>,
+    saving: Option<Saving>,
     /// How often a save is halved before it is tried: a nearly full disk has room for a small one.
     halvings: u32,
     renumbering: Option<(u64, Vec<(u64, Stamp)>)>,
     pub(super) reading: Option<u64>,
     committing: Option<(u64, u64)>,
     pub(super) rejecting: Option<Rejecting>,
-    /// The storage failed and is left alone until then.
-    pub(super) failing: Option<Time>,
-    /// The operator knows that it fails.
-    told: bool,
+    /// What is to be put aside once the call that is under way has been answered.
+    pub(super) more_letters: Vec<DeadLetter>,
+    pub(super) condition: Condition,
     kept: BTreeMap<u64, Kept>,
     runs: Vec<KnownRun>,
     /// Since when nothing was acknowledged although something waits.
@@ -164,7 +168,8 @@ impl Outbox {
         let spool = self.settings.spool?;
         let away = self.spool.away_since.map(|since| since + spool.after).filter(|at| *at > now);
         let away = away.filter(|_| !matches!(self.state, State::Spooling(_) | State::Ending));
-        [away, self.spool.failing].into_iter().flatten().min()
+        let away = away.filter(|_| !self.waits_for_storage());
+        [away, self.spool.condition.next_try()].into_iter().flatten().min()
     }
 
     /// Notes since when nothing was acknowledged; after `spool_after` of that, Kafka is away.
@@ -175,6 +180,7 @@ impl Outbox {
             return;
         }
         self.spool.away_since.get_or_insert(now);
+        self.excuse_kafka(now);
         if !self.is_away(spool, now) {
             return;
         }
@@ -193,22 +199,19 @@ impl Outbox {
     /// The storage's part of `poll_action`.
     pub(super) fn poll_storage(&mut self, reachable: bool, now: Time) -> Option<Action> {
         let spool = self.settings.spool?;
-        if self.spool.failing.is_some_and(|until| until <= now) {
-            self.spool.failing = None;
-        }
+        self.spool.condition.look_at_the_clock(now);
         self.move_along(spool, now);
-        if self.spool.failing.is_none() {
-            let action = self.reject().or_else(|| self.save(spool, now)).or_else(|| self.renumber());
-            if action.is_some() {
-                return action;
+        self.forget_needless_trouble(spool);
+        let action = self.reject().or_else(|| self.save(spool, now)).or_else(|| self.renumber());
+        if action.is_some() {
+            return action;
+        }
+        if let State::Ending = self.state {
+            if self.spool.saving.is_none() && self.spool.rejecting.is_none() && !self.has_unsaved() {
+                self.leave();
             }
-            if let State::Ending = self.state {
-                if self.spool.saving.is_none() && self.spool.rejecting.is_none() {
-                    self.leave();
-                }
-            } else if let Some(action) = self.read(reachable, now) {
-                return Some(action);
-            }
+        } else if let Some(action) = self.read(reachable, now) {
+            return Some(action);
         }
         self.commit()
     }
@@ -277,6 +280,9 @@ impl Outbox {
         if !wanted || !room || self.spool.gap.events == 0 || self.spool.reading.is_some() {
             return None;
         }
+        if !self.spool.condition.may_call(Call::Read) {
+            return None;
+        }
         let ticket = self.ticket();
         self.spool.reading = Some(ticket);
         Some(Action::Read { ticket, from: self.spool.gap.first, max_bytes: READ_BYTES })
@@ -284,6 +290,9 @@ impl Outbox {
 
     fn reject(&mut self) -> Option<Action> {
         self.spool.rejecting.as_ref().filter(|rejecting| rejecting.ticket.is_none())?;
+        if !self.spool.condition.may_call(Call::Reject) {
+            return None;
+        }
         let ticket = self.ticket();
         let rejecting = self.spool.rejecting.as_mut()?;
         rejecting.ticket = Some(ticket);
@@ -298,7 +307,7 @@ impl Outbox {
 
     /// Position below which everything is settled.
     fn floor(&self) -> u64 {
-        let letters = self.spool.rejecting.iter().flat_map(|rejecting| &rejecting.letters);
+        let letters = self.letters();
         let gap = Some(self.spool.gap).filter(|gap| gap.events > 0);
         let stretches = gap.into_iter().chain(self.spool.passed).map(|stretch| stretch.first);
         let entries = self.entries.iter().chain(&self.behind);
@@ -334,7 +343,8 @@ impl Outbox {
     /// written.
     pub(super) fn commit_before_new_run(&mut self) -> Option<Action> {
         self.settings.spool?;
-        if self.spool.failing.is_some() {
+        let condition = &self.spool.condition;
+        if !condition.may_call(Call::Commit) || condition.is_silent(Call::Commit) {
             // A disk that is bad does not stop deliveries. If this process is killed before it is well again, what was
             // delivered before the new run is sent again behind it.
             self.spool.risked |= self.floor() > self.spool.durably_committed;

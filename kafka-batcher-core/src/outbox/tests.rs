@@ -9,6 +9,7 @@ mod identity;
 mod order;
 mod refusals;
 mod spooling;
+mod storage;
 
 use std::time::Duration;
 

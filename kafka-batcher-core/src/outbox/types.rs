@@ -277,11 +277,13 @@ pub enum OutboxEvent {
     },
     /// Batches go to the spool from now on. Told once an episode; its end is [`OutboxEvent::Recovered`].
     Spooling,
-    /// The storage does not take anything; events stay in memory. Told once an episode.
+    /// The storage fails or does not answer; events stay in memory. Told once an episode.
     SpoolTroubled {
         /// For want of room.
         full: bool,
-        /// Its words.
+        /// It did not fail: it does not answer.
+        slow: bool,
+        /// Its words, or what it was asked for.
         message: String,
     },
     /// The storage is full, and this partition has nothing to drop: another one of the topic should make room

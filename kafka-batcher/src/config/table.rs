@@ -147,7 +147,7 @@ settings! {
         storage: Option<String> = None, "";
         /// `on_failure`: events go to disk when Kafka has taken nothing of their partition for `spool_after`. `always`: before they are sent, so that whatever is durable survives kill -9 and power loss, for one fsync a group of batches. `off`: never; what an earlier process left there stays there.
         mode: Option<SpoolMode> = Some(SpoolMode::OnFailure), "";
-        /// How long nothing may be acknowledged, although something waits, until Kafka counts as away. Shorter: less is in memory when the process dies; longer: short outages never touch the disk.
+        /// How long nothing may be acknowledged, although something waits, until Kafka counts as away. Shorter: less is in memory when the process dies; longer: short outages never touch the disk. A storage that has not answered a call for so long (but a second at least) is told, and what does not need it goes on.
         spool_after: Duration = Duration::from_secs(5), "ms";
         /// How old an event in the spool may become; then it is dropped, counted as lost and told, unless it may be in Kafka already. Counted from when it was saved.
         max_age: Option<Duration> = None, "ms";

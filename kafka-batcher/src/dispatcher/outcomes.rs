@@ -54,13 +54,11 @@ impl Dispatcher {
                     self.tell(NotificationKind::EventsLost, Some(partition), message);
                 }
                 OutboxEvent::Spooling => self.spooling(partition),
-                OutboxEvent::SpoolTroubled { full, message } => {
-                    let refuse = self.parts.outbox.spool.is_some_and(|spool| spool.on_full == OnFull::Reject);
-                    self.parts.topic.refuse_when_full(full && refuse);
-                    self.spool_failed(&message);
+                OutboxEvent::SpoolTroubled { full, slow, message } => {
+                    self.spool_troubled(partition, full, slow, &message);
                 }
                 OutboxEvent::NeedsRoom { bytes } => self.make_room(partition, bytes, now),
-                OutboxEvent::SpoolRecovered => self.spool_works(),
+                OutboxEvent::SpoolRecovered => self.spool_works(partition),
                 OutboxEvent::ForeignNumbers => {
                     let message = "the spool holds batches that were sent to another topic of this name, or to a \
                                    cluster that is not known; they get new numbers";
@@ -127,19 +125,31 @@ impl Dispatcher {
         }
     }
 
-    /// The storage takes nothing; told once for the topic.
-    pub(super) fn spool_failed(&mut self, message: &str) {
-        if !std::mem::replace(&mut self.spool_troubled, true) {
-            let message = format!("{message}; events stay in memory, and it is tried again every second");
+    /// The storage fails or does not answer; told once for the topic.
+    pub(super) fn spool_troubled(&mut self, partition: i32, full: bool, slow: bool, message: &str) {
+        let first = self.spool_troubled.is_empty();
+        self.spool_troubled.insert(partition, full);
+        self.refuse_if_full();
+        if first {
+            let message = match slow {
+                true => format!("the spool: {message}; what needs it waits in memory until it does"),
+                false => format!("{message}; events stay in memory, and it is tried again every second"),
+            };
             self.tell(NotificationKind::SpoolError, None, message);
         }
     }
 
-    pub(super) fn spool_works(&mut self) {
-        self.parts.topic.refuse_when_full(false);
-        if std::mem::take(&mut self.spool_troubled) {
-            self.tell(NotificationKind::Recovered, None, "the spool takes events again".to_owned());
+    pub(super) fn spool_works(&mut self, partition: i32) {
+        let troubled = self.spool_troubled.remove(&partition).is_some();
+        self.refuse_if_full();
+        if troubled && self.spool_troubled.is_empty() {
+            self.tell(NotificationKind::Recovered, None, "the spool works again".to_owned());
         }
+    }
+
+    fn refuse_if_full(&self) {
+        let refuse = self.parts.outbox.spool.is_some_and(|spool| spool.on_full == OnFull::Reject);
+        self.parts.topic.refuse_when_full(refuse && self.spool_troubled.values().any(|full| *full));
     }
 
     /// These events are final, not delivered, and kept aside.

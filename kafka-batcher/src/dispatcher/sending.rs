@@ -16,6 +16,7 @@ impl Dispatcher {
                 lane.dirty = true;
             }
         }
+        self.tell_slow_calls(now);
         self.ask_all(now, unix_ms);
         for lane in self.lanes.iter_mut().filter(|lane| lane.held && !lane.outbox.has_unsent()) {
             lane.held = false;

@@ -3,6 +3,7 @@
 //! Like the rest of the dispatcher it decides nothing about order or identity. What it does decide: how much of the
 //! disk is held in memory at once for replay.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -20,6 +21,15 @@ use crate::storage::{Recovered, TempStorage, UNASSIGNED};
 /// Bytes that all partitions of a topic together may hold in memory for replay. Beyond it a partition reads only when
 /// it has nothing to send; so it bounds what many replaying partitions take besides the memory bound.
 const REPLAY_BYTES: usize = 16 << 20;
+
+/// How long a call of the storage may take until it counts as not answered, at least: a disk is not held to a `spool_after` of
+/// milliseconds. What does not need the call goes on then, and the operator is told.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Stands for a ticket where the unassigned lane has a call under way; it has one at a time.
+pub(super) const LANE_CALL: u64 = 0;
+/// The same for the opening of the storage.
+const OPENING: u64 = 1;
 
 /// How long the thread that drops a batcher waits for the storage.
 const LAST_SPILL: Duration = Duration::from_secs(2);
@@ -136,15 +146,63 @@ impl Dispatcher {
         }
     }
 
+    /// A call is under way, and should be answered within `spool_after`.
+    pub(super) fn expect_answer(&mut self, partition: i32, ticket: u64) {
+        let after = self.parts.outbox.spool.map(|spool| spool.after).unwrap_or_default();
+        let by = self.parts.topic.clock.now() + after.max(PATIENCE);
+        self.calls.insert((partition, ticket), by);
+    }
+
+    /// Tells of calls that should have been answered by now.
+    pub(super) fn tell_slow_calls(&mut self, now: Time) {
+        if self.calls.values().all(|by| *by > now) {
+            return;
+        }
+        let (late, rest) = std::mem::take(&mut self.calls).into_iter().partition(|(_, by)| *by <= now);
+        self.calls = rest;
+        for (partition, ticket) in BTreeMap::<(i32, u64), Time>::into_keys(late) {
+            match (partition, ticket) {
+                (UNASSIGNED, OPENING) => {
+                    let message = format!(
+                        "it is not open after {:?}, and nothing is delivered before it is",
+                        self.parts.request_timeout
+                    );
+                    self.spool_troubled(UNASSIGNED, false, true, &message);
+                    self.answer_reports();
+                }
+                (UNASSIGNED, _) => {
+                    let message = "it does not answer, and events without a partition wait for it";
+                    self.spool_troubled(UNASSIGNED, false, true, message);
+                }
+                (partition, ticket) => {
+                    if let Some(lane) = self.lane_mut(partition) {
+                        lane.outbox.on_storage_slow(ticket);
+                        lane.dirty = true;
+                    }
+                    self.take_events(partition, now);
+                }
+            }
+        }
+    }
+
     /// Asks what an earlier process left.
     pub(super) fn open_storage(&mut self) {
         let Some(storage) = self.storage() else { return };
+        // A recovery reads the whole of the disk: it has as long as a broker has for an answer.
+        let by = self.parts.topic.clock.now() + self.parts.request_timeout;
+        self.calls.insert((UNASSIGNED, OPENING), by);
         let topic = self.parts.topic.name.clone();
         self.spawn_storing(async move { Done::Stored(Stored::Opened(guarded(storage.open(&topic)).await)) });
     }
 
     fn opened(&mut self, result: Result<Recovered, StorageError>) {
+        self.calls.remove(&(UNASSIGNED, OPENING));
         self.on_opened(result);
+        self.answer_reports();
+    }
+
+    /// What an earlier process left is known, or nobody knows when it will be.
+    fn answer_reports(&mut self) {
         for asked in std::mem::take(&mut self.reports) {
             // Who asked may have gone.
             let _ = asked.send(self.report());
@@ -155,7 +213,7 @@ impl Dispatcher {
         let recovered = match result {
             Ok(recovered) => recovered,
             Err(error) => {
-                if !std::mem::replace(&mut self.spool_troubled, true) {
+                if self.spool_troubled.insert(UNASSIGNED, false).is_none() {
                     let message =
                         format!("the spool cannot be opened, nothing is delivered before it can: {error}");
                     self.tell(NotificationKind::SpoolError, None, message);
@@ -165,7 +223,7 @@ impl Dispatcher {
                 return;
             }
         };
-        if std::mem::take(&mut self.spool_troubled) {
+        if self.spool_troubled.remove(&UNASSIGNED).is_some() {
             self.tell(NotificationKind::Recovered, None, "the spool is open".to_owned());
         }
         for line in &recovered.damage {
@@ -216,6 +274,14 @@ impl Dispatcher {
     pub(super) fn store(&mut self, partition: i32, action: Action) {
         let Some(storage) = self.storage() else { return };
         let place = TopicPartition::new(&*self.parts.topic.name, partition);
+        if let Action::Save { ticket, .. }
+        | Action::Renumber { ticket, .. }
+        | Action::Reject { ticket, .. }
+        | Action::Drop { ticket, .. }
+        | Action::Commit { ticket: Some(ticket), .. } = &action
+        {
+            self.expect_answer(partition, *ticket);
+        }
         match action {
             Action::Save { ticket, batches } => self.spawn_storing(async move {
                 let result = guarded(storage.save_batch(&place, batches)).await;
@@ -278,6 +344,7 @@ impl Dispatcher {
                 continue;
             }
             held += max_bytes;
+            self.expect_answer(partition, ticket);
             let place = TopicPartition::new(&*self.parts.topic.name, partition);
             let storage = storage.clone();
             self.spawn_storing(async move {
@@ -306,6 +373,14 @@ impl Dispatcher {
             | Stored::Rejected { partition, .. }
             | Stored::Committed { partition, .. } => partition,
         };
+        if let Stored::Saved { ticket, .. }
+        | Stored::Renumbered { ticket, .. }
+        | Stored::Read { ticket, .. }
+        | Stored::Rejected { ticket, .. }
+        | Stored::Committed { ticket: Some(ticket), .. } = &stored
+        {
+            self.calls.remove(&(partition, *ticket));
+        }
         if let Stored::Rejected { result: Ok(()), .. } = stored {
             for lane in self.lanes.iter_mut().filter(|lane| lane.needs_room) {
                 lane.needs_room = false;

@@ -20,7 +20,7 @@ use kafka_batcher_core::{
 pub(super) use self::expiry::Gone;
 
 use super::outcomes::error_of;
-use super::spooling::{Stored, guarded};
+use super::spooling::{LANE_CALL, Stored, guarded};
 use super::{Dispatcher, Done, End};
 use crate::error_notifier::NotificationKind;
 use crate::storage::UNASSIGNED;
@@ -164,10 +164,11 @@ impl Dispatcher {
             .map(|sealed| ToSave { batch: sealed.batch.clone(), numbers: None })
             .collect();
         self.unassigned.saving = Some(batches.len());
+        self.expect_answer(UNASSIGNED, LANE_CALL);
         let place = TopicPartition::new(&*self.parts.topic.name, UNASSIGNED);
         self.spawn_storing(async move {
             let result = guarded(storage.save_batch(&place, batches)).await;
-            Done::Stored(Stored::Saved { partition: UNASSIGNED, ticket: 0, result })
+            Done::Stored(Stored::Saved { partition: UNASSIGNED, ticket: LANE_CALL, result })
         });
     }
 
@@ -177,6 +178,7 @@ impl Dispatcher {
         result: Result<Vec<u64>, StorageError>,
         now: Time,
     ) {
+        self.calls.remove(&(UNASSIGNED, LANE_CALL));
         let Some(count) = self.unassigned.saving.take() else { return };
         let saved = self.unassigned.memory.iter().take(count);
         let saved_bytes = saved.map(|sealed| sealed.batch.encoded_len()).sum();
@@ -223,13 +225,14 @@ impl Dispatcher {
         if let StorageError::Full(_) = error {
             self.unassigned.halvings = (self.unassigned.halvings + 1).min(STEP_BYTES.ilog2());
         }
-        self.spool_failed(&error.to_string());
+        let full = matches!(error, StorageError::Full(_));
+        self.spool_troubled(UNASSIGNED, full, false, &error.to_string());
     }
 
     fn lane_works(&mut self) {
         self.unassigned.failing = None;
         self.unassigned.halvings = self.unassigned.halvings.saturating_sub(1);
-        self.spool_works();
+        self.spool_works(UNASSIGNED);
     }
 
     fn lane_damaged(&mut self, damage: Vec<(u64, String)>) {
@@ -251,6 +254,7 @@ impl Dispatcher {
     fn regroup_step(&mut self) {
         let Some(storage) = self.storage() else { return };
         self.unassigned.regrouping = true;
+        self.expect_answer(UNASSIGNED, LANE_CALL);
         let topic = self.parts.topic.clone();
         let partitions = self.partitions_known();
         self.add_lanes(partitions);
@@ -318,6 +322,7 @@ impl Dispatcher {
     pub(super) fn regrouped(&mut self, step: Result<Step, StorageError>) {
         let now = self.parts.topic.clock.now();
         self.unassigned.regrouping = false;
+        self.calls.remove(&(UNASSIGNED, LANE_CALL));
         let step = match step {
             Ok(step) => step,
             Err(error) => return self.lane_failed(&error, now),

@@ -3,10 +3,13 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use kafka_batcher::{FailureReason, KafkaBatcher, Persisted, ReceiptError, Report, SpoolMode};
+use kafka_batcher::{
+    Collector, FailureReason, KafkaBatcher, Notification, NotificationKind, Persisted, ReceiptError, Report,
+    SpoolMode,
+};
 
 use crate::gated::{Call, Gated};
-use crate::support::{LONG, outcome, until};
+use crate::support::{LONG, outcome, ready, until};
 use crate::{Site, TOPIC};
 
 fn gated(site: &Site) -> Gated {
@@ -106,4 +109,94 @@ async fn a_storage_that_panics_when_it_is_closed_does_not_take_the_report_along(
     let receipt = collector.send(("key-0", "0")).await.expect("accepted");
     outcome(&receipt).await.expect("it is delivered");
     assert!(shutdown(&batcher).await.all_delivered());
+}
+
+/// A batcher whose partitions are known, with a run in each of them.
+async fn running(site: &mut Site, storage: &Gated) -> (KafkaBatcher, Collector) {
+    let batcher = site.settings().storage(storage.clone()).start().await.expect("it starts");
+    let collector = batcher.collector(TOPIC).build().expect("the collector starts");
+    ready(&batcher, TOPIC).await;
+    let receipts = site.send(&collector, 70).await;
+    for (_, receipt) in &receipts {
+        outcome(receipt).await.expect("it is delivered");
+    }
+    site.drained(&batcher).await;
+    (batcher, collector)
+}
+
+#[tokio::test]
+async fn a_save_that_is_never_answered_stops_no_deliveries_while_kafka_is_well() {
+    for mode in [SpoolMode::Always, SpoolMode::OnFailure] {
+        let mut site = Site::new(mode);
+        let storage = gated(&site);
+        let (batcher, collector) = running(&mut site, &storage).await;
+        storage.gates.hold(Call::Save);
+        let spooling = site.told.count(NotificationKind::Spooling);
+        if mode == SpoolMode::OnFailure {
+            site.stop_kafka();
+        }
+        let mut receipts = site.send(&collector, 70).await;
+        until(|| storage.gates.waiting() > 0).await;
+        if mode == SpoolMode::OnFailure {
+            site.start_kafka();
+        }
+        receipts.append(&mut site.send(&collector, 70).await);
+        // There durable means acknowledged now.
+        site.durable(&receipts).await;
+        for (_, receipt) in &receipts {
+            outcome(receipt).await.expect("it is delivered");
+        }
+        let silent = |told: &Notification| {
+            told.kind == NotificationKind::SpoolError && told.message.contains("does not answer")
+        };
+        assert_eq!(site.told.0.lock().unwrap().iter().filter(|told| silent(told)).count(), 1);
+        if mode == SpoolMode::Always {
+            assert_eq!(site.told.count(NotificationKind::Spooling), spooling, "Kafka is not to blame");
+        }
+        storage.gates.release();
+        until(|| site.told.0.lock().unwrap().iter().any(|told| told.message.contains("works again"))).await;
+        site.drained(&batcher).await;
+        let report = batcher.shutdown(LONG).await;
+        assert!(report.balances() && report.all_delivered(), "{report:?}");
+        assert_eq!(report.possible_duplicates, 0, "{report:?}");
+        site.check();
+    }
+}
+
+#[tokio::test]
+async fn a_report_is_given_although_the_spool_does_not_open_and_that_is_told() {
+    let site = Site::new(SpoolMode::OnFailure);
+    let storage = gated(&site);
+    storage.gates.hold(Call::Open);
+    let patient = Duration::from_millis(50);
+    let builder = site.settings().storage(storage.clone()).settings(|s| s.request_timeout = patient);
+    let batcher = builder.start().await.expect("it starts");
+    let collector = batcher.collector(TOPIC).build().expect("the collector starts");
+    let receipt = collector.send(("key-0", "0")).await.expect("accepted");
+    let report = tokio::time::timeout(LONG, batcher.report()).await.expect("it is given");
+    assert_eq!((report.accepted, report.in_memory), (1, 1), "{report:?}");
+    assert_eq!(site.told.count(NotificationKind::SpoolError), 1);
+    storage.gates.release();
+    outcome(&receipt).await.expect("it is delivered");
+}
+
+#[tokio::test]
+async fn a_poisoned_event_that_the_disk_does_not_take_does_not_stop_its_partition() {
+    let mut site = Site::new(SpoolMode::OnFailure);
+    let storage = gated(&site);
+    let (batcher, collector) = running(&mut site, &storage).await;
+    site.kafka.set_topic_config(TOPIC, "max.message.bytes", "300").unwrap();
+    storage.gates.rejects_fail.store(true, SeqCst);
+    let large = collector.send(("key-1", &"x".repeat(400))).await.expect("it is accepted");
+    let after = site.send(&collector, 35).await;
+    for (_, receipt) in &after {
+        outcome(receipt).await.expect("it is delivered");
+    }
+    assert!(large.try_delivered().is_none(), "it is not put aside yet");
+    storage.gates.rejects_fail.store(false, SeqCst);
+    let Err(ReceiptError::Failed(error)) = outcome(&large).await else { panic!("it is too large") };
+    assert_eq!(error.reason, FailureReason::TooLarge);
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.balances() && report.dead_lettered == 1 && report.lost == 0, "{report:?}");
+    site.check();
 }

@@ -59,6 +59,8 @@ pub(super) struct Plan {
     pub(super) storage_ms: u64,
     /// A call of the storage fails.
     pub(super) storage_fails: PerMille,
+    /// A call of the storage is not answered for long, and the outbox is told.
+    pub(super) storage_hangs: PerMille,
     /// Our process is killed, and started again.
     pub(super) crashes: bool,
     /// Hints are forgotten in a crash.
@@ -131,6 +133,7 @@ impl Plan {
             spool_after_ms: if rng.below(2) == 0 { rng.below(50) } else { rng.below(1_000) },
             storage_ms: 1 + rng.below(20),
             storage_fails: if rng.below(3) == 0 { 20 + rng.below(300) } else { 0 },
+            storage_hangs: 0,
             crashes: rng.below(3) > 0,
             forgets_hints: rng.below(2) == 0,
             capacity: if rng.below(4) == 0 { 5 + rng.below(60) } else { u64::MAX },
@@ -148,6 +151,10 @@ impl Plan {
 
     /// What was thought of later, from dice of its own: the worlds that are without it stay as they were.
     pub(super) fn draw_more(self, rng: &mut SplitMix64) -> Plan {
-        Plan { crowded: if rng.below(3) == 0 { 1 + rng.below(500) } else { 0 }, ..self }
+        Plan {
+            crowded: if rng.below(3) == 0 { 1 + rng.below(500) } else { 0 },
+            storage_hangs: if rng.below(3) == 0 { 1 + rng.below(150) } else { 0 },
+            ..self
+        }
     }
 }

@@ -47,6 +47,8 @@ enum Happening {
     /// The storage performs a call, or fails it.
     Store(usize, Option<u64>, Change),
     StoreRead(usize, u64, u64),
+    /// It should have answered by now.
+    StoreSlow(usize, u64),
     /// How long the topic keeps events.
     Retention(usize),
     /// Our process is killed, and starts again.
@@ -325,6 +327,7 @@ impl World {
             Happening::Store(p, ticket, change) => self.store(p, ticket, change),
             Happening::Retention(p) => self.retention(p),
             Happening::StoreRead(p, ticket, from) => self.store_read(p, ticket, from),
+            Happening::StoreSlow(p, ticket) => self.store_slow(p, ticket),
             Happening::Crash => self.crash(),
             Happening::Learn(p) => self.learn(p),
             Happening::Straggle(boots, flying) => self.straggle(boots, &flying),

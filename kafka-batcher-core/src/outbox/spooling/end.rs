@@ -2,6 +2,7 @@
 
 use super::super::entry::{Doubt, Place};
 use super::super::{Outbox, OutboxEvent};
+use super::Call;
 use crate::batch::RecordBatch;
 use crate::error::{DeliveryError, FailureReason, Persisted};
 use crate::spool::DeadLetter;
@@ -18,9 +19,26 @@ impl Outbox {
             return false;
         }
         let letter = DeadLetter { batch, position, error };
-        let rejecting = self.spool.rejecting.get_or_insert_default();
-        rejecting.letters.push(letter);
+        match &self.spool.rejecting {
+            // The answer to the call that is under way does not speak of it.
+            Some(rejecting) if rejecting.ticket.is_some() => self.spool.more_letters.push(letter),
+            _ => self.spool.rejecting.get_or_insert_default().letters.push(letter),
+        }
         true
+    }
+
+    /// Everything that is to be put aside, or dropped.
+    pub(in super::super) fn letters(&self) -> impl Iterator<Item = &DeadLetter> {
+        let rejecting = self.spool.rejecting.iter().flat_map(|rejecting| &rejecting.letters);
+        rejecting.chain(&self.spool.more_letters)
+    }
+
+    /// True if what follows waits until the letters are put aside (delivery-rules.md 1.4). A disk that is bad does not stop
+    /// deliveries: letters that are in memory only are tried again while the others go on. A crash would take them along, but
+    /// nobody was told that they are durable.
+    pub(in super::super) fn letters_first(&self) -> bool {
+        let bad = self.spool.condition.is_bad(Call::Reject);
+        self.spool.rejecting.is_some() && (!bad || self.letters().any(|letter| letter.position.is_some()))
     }
 
     /// Everything that is left is on disk: whoever waits is told, and nothing is in memory any more.
@@ -40,7 +58,8 @@ impl Outbox {
 
     /// Dead letters that could not be put aside in time.
     pub(in super::super) fn give_up_letters(&mut self) {
-        let Some(rejecting) = self.spool.rejecting.take() else { return };
+        let Some(mut rejecting) = self.spool.rejecting.take() else { return };
+        rejecting.letters.append(&mut self.spool.more_letters);
         for DeadLetter { batch, position, error } in rejecting.letters {
             let events = u64::from(batch.count());
             if let Some(position) = position {

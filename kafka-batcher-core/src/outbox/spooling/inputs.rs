@@ -1,9 +1,11 @@
 //! What the storage answers, and what an earlier process left.
 
+use std::collections::BTreeMap;
+
 use super::super::entry::{Entry, Place, State};
 use super::super::{Outbox, OutboxEvent};
-use super::{Rejecting, SAVE_BYTES, STORAGE_PAUSE, Stretch};
-use crate::batch::RecordBatch;
+use super::{Call, Rejecting, Saving, Stretch};
+use crate::batch::{RecordBatch, Stamp};
 use crate::outbox::expiry::ROOM_BYTES;
 use crate::spool::{Backlog, ClusterId, DeadLetter, ReadBack, StorageError};
 use crate::time::Time;
@@ -61,11 +63,12 @@ impl Outbox {
 
     /// The answer to [`Action::Save`](crate::Action::Save): the positions of the batches, in order.
     pub fn on_saved(&mut self, ticket: u64, result: Result<Vec<u64>, StorageError>, now: Time) {
-        let Some((_, items)) = self.spool.saving.take_if(|(t, _)| *t == ticket) else { return };
+        self.excuse_kafka(now);
+        let Some(saving) = self.spool.saving.take_if(|saving| saving.ticket == ticket) else { return };
+        let Saving { items, numbers, bytes, .. } = saving;
         let positions = match result {
             Ok(positions) => positions,
             Err(StorageError::Full(_)) if self.drops_oldest() => {
-                let bytes = items.iter().map(|item| item.bytes).sum();
                 if bytes > ROOM_BYTES && items.len() > 1 {
                     // A smaller one may fit, or costs less of what is there.
                     self.spool.halvings += 1;
@@ -74,48 +77,55 @@ impl Outbox {
                 }
                 return;
             }
-            Err(error) => return self.storage_failed(&error, now),
+            Err(error) => return self.storage_failed(Call::Save, &error, now),
         };
-        self.storage_works();
+        self.storage_works(Call::Save);
         let wall_ms = self.wall_ms(now);
-        for (item, position) in items.into_iter().zip(positions) {
-            self.spool.end = self.spool.end.max(position + item.events);
+        let mut saved = BTreeMap::new();
+        for ((id, events), position) in items.into_iter().zip(positions) {
+            self.spool.end = self.spool.end.max(position + events);
             self.spool.own_from.get_or_insert(position);
-            let mut all = self.entries.iter_mut().chain(&mut self.behind);
-            // One that was acknowledged meanwhile is settled.
-            if let Some(entry) = all.find(|entry| entry.id == item.id) {
-                entry.place = Place::Disk { position, numbers: item.numbers };
-                entry.accepted_by = wall_ms;
-                self.events.push_back(OutboxEvent::Durable { batch: entry.batch.clone() });
-            }
+            saved.insert(id, position);
         }
+        for entry in self.entries.iter_mut().chain(&mut self.behind) {
+            let Some(position) = saved.remove(&entry.id) else { continue };
+            entry.place = Place::Disk { position, numbers: numbers.get(&entry.id).copied().flatten() };
+            entry.accepted_by = wall_ms;
+            self.events.push_back(OutboxEvent::Durable { batch: entry.batch.clone() });
+        }
+        // What was acknowledged meanwhile is settled, and the disk is to forget it.
+        self.settled_some |= !saved.is_empty();
     }
 
     /// The answer to [`Action::Renumber`](crate::Action::Renumber).
     pub fn on_renumbered(&mut self, ticket: u64, result: Result<(), StorageError>, now: Time) {
+        self.excuse_kafka(now);
         let Some((_, items)) = self.spool.renumbering.take_if(|(t, _)| *t == ticket) else { return };
         if let Err(error) = result {
-            return self.storage_failed(&error, now);
+            return self.storage_failed(Call::Renumber, &error, now);
         }
-        self.storage_works();
-        for (id, stamp) in items {
-            if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id)
-                && let Place::Disk { numbers, .. } = &mut entry.place
+        self.storage_works(Call::Renumber);
+        let stamps: BTreeMap<u64, Stamp> = items.into_iter().collect();
+        for entry in &mut self.entries {
+            if let Place::Disk { numbers, .. } = &mut entry.place
+                && let Some(stamp) = stamps.get(&entry.id)
             {
-                *numbers = Some(stamp);
+                *numbers = Some(*stamp);
             }
         }
     }
 
     /// The answer to [`Action::Read`](crate::Action::Read).
     pub fn on_read(&mut self, ticket: u64, result: Result<ReadBack, StorageError>, now: Time) {
+        self.excuse_kafka(now);
         if self.spool.reading.take_if(|t| *t == ticket).is_none() {
             return;
         }
         let back = match result {
             Ok(back) => back,
-            Err(error) => return self.storage_failed(&error, now),
+            Err(error) => return self.storage_failed(Call::Read, &error, now),
         };
+        self.storage_works(Call::Read);
         self.spool.gap.first = self.spool.gap.first.max(back.next);
         self.has_looked();
         let mut given = 0;
@@ -151,12 +161,18 @@ impl Outbox {
 
     /// The answer to [`Action::Reject`](crate::Action::Reject) and to [`Action::Drop`](crate::Action::Drop).
     pub fn on_rejected(&mut self, ticket: u64, result: Result<(), StorageError>, now: Time) {
-        let Some(rejecting) = self.spool.rejecting.take_if(|r| r.ticket == Some(ticket)) else { return };
+        self.excuse_kafka(now);
+        let Some(mut rejecting) = self.spool.rejecting.take_if(|r| r.ticket == Some(ticket)) else { return };
+        let more = std::mem::take(&mut self.spool.more_letters);
         if let Err(error) = result {
+            rejecting.letters.extend(more);
             self.spool.rejecting = Some(Rejecting { ticket: None, ..rejecting });
-            return self.storage_failed(&error, now);
+            return self.storage_failed(Call::Reject, &error, now);
         }
-        self.storage_works();
+        if !more.is_empty() {
+            self.spool.rejecting = Some(Rejecting { letters: more, ..Rejecting::default() });
+        }
+        self.storage_works(Call::Reject);
         self.settled_some = true;
         for DeadLetter { batch, position, error } in rejecting.letters {
             let events = u64::from(batch.count());
@@ -173,47 +189,14 @@ impl Outbox {
 
     /// The answer to an [`Action::Commit`](crate::Action::Commit) with a ticket.
     pub fn on_committed(&mut self, ticket: u64, result: Result<(), StorageError>, now: Time) {
+        self.excuse_kafka(now);
         let Some((_, through)) = self.spool.committing.take_if(|(t, _)| *t == ticket) else { return };
         match result {
             Ok(()) => {
                 self.spool.durably_committed = self.spool.durably_committed.max(through);
-                self.storage_works();
+                self.storage_works(Call::Commit);
             }
-            Err(error) => self.storage_failed(&error, now),
-        }
-    }
-
-    pub(super) fn storage_failed(&mut self, error: &StorageError, now: Time) {
-        self.spool.failing = Some(now + STORAGE_PAUSE);
-        if let StorageError::Full(_) = error {
-            self.spool.halvings = (self.spool.halvings + 1).min(SAVE_BYTES.ilog2());
-        }
-        if !std::mem::replace(&mut self.spool.told, true) {
-            let full = matches!(error, StorageError::Full(_));
-            self.events.push_back(OutboxEvent::SpoolTroubled { full, message: error.to_string() });
-        }
-    }
-
-    /// The storage is full, and nothing of this partition can be dropped.
-    pub(in super::super) fn no_room(&mut self, bytes: u64, now: Time) {
-        self.spool.failing = Some(now + STORAGE_PAUSE);
-        self.spool.halvings = (self.spool.halvings + 1).min(SAVE_BYTES.ilog2());
-        self.events.push_back(OutboxEvent::NeedsRoom { bytes });
-    }
-
-    /// Nothing of any partition can be dropped: see [`OutboxEvent::NeedsRoom`].
-    pub fn no_room_anywhere(&mut self) {
-        if !std::mem::replace(&mut self.spool.told, true) {
-            let message = "the storage is full, and nothing in it can be dropped".to_owned();
-            self.events.push_back(OutboxEvent::SpoolTroubled { full: true, message });
-        }
-    }
-
-    pub(super) fn storage_works(&mut self) {
-        self.spool.failing = None;
-        self.spool.halvings = self.spool.halvings.saturating_sub(1);
-        if std::mem::take(&mut self.spool.told) {
-            self.events.push_back(OutboxEvent::SpoolRecovered);
+            Err(error) => self.storage_failed(Call::Commit, &error, now),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What goes to disk, under which numbers, and what must be there before a batch is sent.
 
+use std::collections::BTreeMap;
+
 use super::super::entry::{Doubt, Exposure, Place, State};
 use super::super::{Action, Outbox, SpoolMode, SpoolSettings};
-use super::{NEAR_TAIL, SAVE_BYTES, Saving};
+use super::{Call, NEAR_TAIL, SAVE_BYTES, Saving};
 use crate::batch::Stamp;
 use crate::spool::{Numbers, Renumbered, ToSave};
 use crate::time::Time;
@@ -11,6 +13,7 @@ impl Outbox {
     pub(super) fn wants_save(&self, spool: SpoolSettings, now: Time) -> bool {
         let youngest = self.behind.back().or(self.entries.back());
         if self.spool.saving.is_some()
+            || !self.spool.condition.may_call(Call::Save)
             || self.makes_room()
             || !youngest.is_some_and(|entry| entry.place == Place::Memory)
         {
@@ -33,8 +36,7 @@ impl Outbox {
 
     /// The numbers under which the entry is being saved, if it is.
     pub(super) fn saved_as(&self, id: u64) -> Option<Option<Stamp>> {
-        let (_, items) = self.spool.saving.as_ref()?;
-        items.iter().find(|item| item.id == id).map(|item| item.numbers)
+        self.spool.saving.as_ref()?.numbers.get(&id).copied()
     }
 
     pub(super) fn save(&mut self, spool: SpoolSettings, now: Time) -> Option<Action> {
@@ -43,15 +45,16 @@ impl Outbox {
         }
         self.stamp_ahead();
         let current = self.run.as_ref().map(|run| run.ordinal);
-        let (mut batches, mut items, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut batches, mut items, mut by_entry, mut bytes) = (Vec::new(), Vec::new(), BTreeMap::new(), 0);
         for entry in self.entries.iter().chain(&self.behind) {
             if entry.place != Place::Memory {
                 continue;
             }
-            bytes += entry.batch.encoded_len();
-            if bytes > SAVE_BYTES >> self.spool.halvings && !batches.is_empty() {
+            let size = entry.batch.encoded_len();
+            if bytes + size > SAVE_BYTES >> self.spool.halvings && !batches.is_empty() {
                 break;
             }
+            bytes += size;
             // Numbers under which it certainly was not written and will not be sent are nobody's.
             let obsolete = entry.exposure == Exposure::Unwritten && entry.run != current;
             let mut batch = entry.batch.clone();
@@ -62,21 +65,25 @@ impl Outbox {
                     None
                 }
             };
-            let stamp = numbers.as_ref().map(|numbers| numbers.stamp);
-            let bytes = entry.batch.encoded_len() as u64;
-            items.push(Saving { id: entry.id, events: entry.events(), bytes, numbers: stamp });
+            items.push((entry.id, entry.events()));
+            by_entry.insert(entry.id, numbers.as_ref().map(|numbers| numbers.stamp));
             batches.push(ToSave { batch, numbers });
         }
         let ticket = self.ticket();
-        self.spool.saving = Some((ticket, items));
+        self.spool.saving = Some(Saving { ticket, bytes: bytes as u64, items, numbers: by_entry });
         Some(Action::Save { ticket, batches })
     }
 
-    /// Gives numbers of the current run to what is about to be saved, so that it need not be written twice.
+    /// Gives numbers of the current run to what is about to be saved: in [`State::Direct`], so that it need not be written
+    /// twice; when Kafka went away, so that a save that is never answered does not keep it from being sent when Kafka is
+    /// back. That is worth it only while nothing lies on disk alone, since what does must be read by the same storage; and
+    /// an earlier process's numbers count as a doubt, so that not more than a save's worth should have them.
     pub(super) fn stamp_ahead(&mut self) {
         let Some(run) = self.run.as_ref().filter(|run| !run.foreign) else { return };
         let ordinal = run.ordinal;
-        if !self.settings.idempotent || self.state != State::Direct || self.doubt != Doubt::None {
+        let first_of_all = matches!(self.state, State::Spooling(_)) && !self.has_gap();
+        let ahead = self.state == State::Direct || first_of_all;
+        if !self.settings.idempotent || !ahead || self.doubt != Doubt::None {
             return;
         }
         for at in 0..self.entries.len() {
@@ -107,8 +114,8 @@ impl Outbox {
             // What is being saved is sent under the numbers it is saved with, or not yet: a crash would leave it on disk
             // under none, and nobody would know that it was sent.
             // Until it is answered nobody knows whether it is on disk.
-            Place::Memory if spool.mode == SpoolMode::Always => {
-                self.spool.failing.is_some() && !self.is_saving(entry.id)
+            Place::Memory if spool.mode == SpoolMode::Always && !self.spool.condition.is_bad(Call::Save) => {
+                false
             }
             Place::Memory => match self.saved_as(entry.id) {
                 Some(numbers) => !self.settings.idempotent || numbers == Some(entry.batch.stamp()),
@@ -120,12 +127,15 @@ impl Outbox {
 
     /// What must happen before an entry that is not ready can be sent.
     pub(in super::super) fn make_ready(&mut self) -> Action {
-        let action = if self.spool.failing.is_none() { self.renumber() } else { None };
-        action.unwrap_or(Action::Wait { until: self.spool.failing })
+        let until = self.spool.condition.next_try();
+        self.renumber().unwrap_or(Action::Wait { until })
     }
 
     pub(super) fn renumber(&mut self) -> Option<Action> {
-        if self.spool.renumbering.is_some() || !self.settings.idempotent {
+        if self.spool.renumbering.is_some()
+            || !self.settings.idempotent
+            || !self.spool.condition.may_call(Call::Renumber)
+        {
             return None;
         }
         let current = self.run.as_ref().map(|run| run.ordinal);

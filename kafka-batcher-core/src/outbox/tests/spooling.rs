@@ -5,29 +5,29 @@ use crate::batch::tests::DECODED;
 use crate::spool::{Backlog, ClusterId, Numbers, Origin, ReadBack, Stored, ToSave};
 use crate::{SpoolMode, SpoolSettings, StorageError};
 
-const AFTER: Duration = Duration::from_secs(5);
+pub(super) const AFTER: Duration = Duration::from_secs(5);
 
 /// An outbox with a spool, and what it asked for.
-struct Desk {
-    bench: Bench,
+pub(super) struct Desk {
+    pub(super) bench: Bench,
     next_position: u64,
 }
 
 /// What one round of polling led to; the storage has not answered.
 #[derive(Debug, Default)]
-struct Asked {
-    sent: Vec<Sent>,
-    saves: Vec<(u64, Vec<ToSave>)>,
-    renumbers: Vec<(u64, Vec<crate::Renumbered>)>,
-    reads: Vec<(u64, u64)>,
-    rejects: Vec<(u64, usize)>,
-    drops: Vec<(u64, std::ops::Range<u64>)>,
-    commits: Vec<(u64, Option<u64>)>,
-    identities: usize,
+pub(super) struct Asked {
+    pub(super) sent: Vec<Sent>,
+    pub(super) saves: Vec<(u64, Vec<ToSave>)>,
+    pub(super) renumbers: Vec<(u64, Vec<crate::Renumbered>)>,
+    pub(super) reads: Vec<(u64, u64)>,
+    pub(super) rejects: Vec<(u64, usize)>,
+    pub(super) drops: Vec<(u64, std::ops::Range<u64>)>,
+    pub(super) commits: Vec<(u64, Option<u64>)>,
+    pub(super) identities: usize,
 }
 
 impl Desk {
-    fn new(mode: SpoolMode) -> Self {
+    pub(super) fn new(mode: SpoolMode) -> Self {
         let spool = Some(SpoolSettings::new(mode, AFTER));
         let mut bench = Bench::with(OutboxSettings { spool, ..settings() });
         bench.outbox.on_cluster(cluster());
@@ -35,7 +35,7 @@ impl Desk {
     }
 
     /// With so many batches of two events on disk, left by an earlier process under its numbers, or under none.
-    fn with_backlog(batches: u64) -> Self {
+    pub(super) fn with_backlog(batches: u64) -> Self {
         let mut desk = Desk::new(SpoolMode::OnFailure);
         desk.bench.outbox.on_recovered(Backlog {
             events: 2 * batches,
@@ -46,7 +46,7 @@ impl Desk {
         desk
     }
 
-    fn poll(&mut self) -> Asked {
+    pub(super) fn poll(&mut self) -> Asked {
         let mut asked = Asked::default();
         let Bench { outbox, now, unix_ms, leader, next_id, .. } = &mut self.bench;
         for _ in 0..50 {
@@ -72,7 +72,7 @@ impl Desk {
     }
 
     /// The storage has saved what it was asked to.
-    fn saved(&mut self, asked: &Asked) {
+    pub(super) fn saved(&mut self, asked: &Asked) {
         for (ticket, batches) in &asked.saves {
             let mut positions = Vec::new();
             for saved in batches {
@@ -83,14 +83,14 @@ impl Desk {
         }
     }
 
-    fn renumbered(&mut self, asked: &Asked) {
+    pub(super) fn renumbered(&mut self, asked: &Asked) {
         for (ticket, _) in &asked.renumbers {
             self.bench.outbox.on_renumbered(*ticket, Ok(()), self.bench.now);
         }
     }
 
     /// Answers a read with batches of two events from there on.
-    fn read(&mut self, asked: &Asked, batches: u64, numbers: Option<(i64, i16, i32)>) {
+    pub(super) fn read(&mut self, asked: &Asked, batches: u64, numbers: Option<(i64, i16, i32)>) {
         let [(ticket, from)] = asked.reads[..] else { panic!("one read: {asked:?}") };
         let stored = (0..batches).map(|n| Stored {
             position: from + 2 * n,
@@ -105,7 +105,7 @@ impl Desk {
         self.bench.outbox.on_read(ticket, Ok(back), self.bench.now);
     }
 
-    fn tally(&self) -> Tally {
+    pub(super) fn tally(&self) -> Tally {
         self.bench.outbox.tally()
     }
 }

@@ -9,7 +9,7 @@ use kafka_batcher_core::{
 };
 
 use super::super::outcomes::error_of;
-use super::super::spooling::guarded;
+use super::super::spooling::{LANE_CALL, guarded};
 use super::super::{Dispatcher, Done};
 use crate::storage::UNASSIGNED;
 
@@ -59,6 +59,7 @@ impl Dispatcher {
             .map(|sealed| DeadLetter { batch: sealed.batch.clone(), position: None, error: expired() })
             .collect();
         self.unassigned.expiring = true;
+        self.expect_answer(UNASSIGNED, LANE_CALL);
         let step = async move {
             let mut gone =
                 Gone { from_memory, through: first, oldest_ms, batches: Vec::new(), damage: Vec::new() };
@@ -113,6 +114,7 @@ impl Dispatcher {
     pub(in super::super) fn lane_expired(&mut self, gone: Result<Gone, StorageError>) {
         let now = self.parts.topic.clock.now();
         self.unassigned.expiring = false;
+        self.calls.remove(&(UNASSIGNED, LANE_CALL));
         let gone = match gone {
             Ok(gone) => gone,
             Err(error) => return self.lane_failed(&error, now),

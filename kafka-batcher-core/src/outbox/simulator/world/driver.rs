@@ -117,7 +117,8 @@ impl World {
                     self.ask_store(p, ticket, Change::Commit { through, durable });
                 }
                 (Action::Read { ticket, from, .. }, _) => {
-                    self.after(200, self.plan.storage_ms * MS, Happening::StoreRead(p, ticket, from));
+                    let (least, spread) = self.storage_takes(p, Some(ticket));
+                    self.after(least, spread, Happening::StoreRead(p, ticket, from));
                 }
                 (action, None) => return Err(format!("{action:?} without a leader")),
             }
@@ -270,7 +271,23 @@ impl World {
             };
             format!("p{p} storage {ticket:?}: {told}")
         });
-        self.after(200, self.plan.storage_ms * MS, Happening::Store(p, ticket, change));
+        let (least, spread) = self.storage_takes(p, ticket);
+        self.after(least, spread, Happening::Store(p, ticket, change));
+    }
+
+    /// How long a call takes at least, and how much longer it may take.
+    fn storage_takes(&mut self, p: usize, ticket: Option<u64>) -> (u64, u64) {
+        let hangs = self.plan.storage_hangs > 0 && self.chance(self.plan.storage_hangs);
+        let Some(ticket) = ticket.filter(|_| hangs) else { return (200, self.plan.storage_ms * MS) };
+        self.note(|_| format!("p{p} storage {ticket} hangs"));
+        self.after(50 * MS, 50 * MS, Happening::StoreSlow(p, ticket));
+        (100 * MS, 3_000 * MS)
+    }
+
+    pub(super) fn store_slow(&mut self, p: usize, ticket: u64) -> Result<(), Broken> {
+        self.clients[p].outbox.on_storage_slow(ticket);
+        self.take_events(p)?;
+        self.poll_some_time(p)
     }
 
     /// The storage has done it, or not.

@@ -79,6 +79,7 @@ impl World {
             | Happening::Identified(..)
             | Happening::Retention(..)
             | Happening::StoreRead(..)
+            | Happening::StoreSlow(..)
             | Happening::Answer(..)
             | Happening::Arrive(..) => false,
             Happening::Store(p, _, change) => {
