@@ -184,7 +184,7 @@ async fn max_block_and_request_timeout_may_be_for_ever() {
     })
     .await;
     let flights = batcher.collector("flights").build().unwrap();
-    ready(&batcher, "flights").await;
+    tokio::time::timeout(LONG, ready(&batcher, "flights")).await.expect("its connections live");
     kafka.freeze(1).unwrap();
     let fitted = fill(&flights, 0, 0).await;
     let late = event(0, fitted);
