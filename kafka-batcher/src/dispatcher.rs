@@ -217,6 +217,7 @@ impl Dispatcher {
     /// Runs until it was told to close and has.
     pub(crate) async fn run(mut self) {
         let mut metadata = self.parts.producer.metadata_version();
+        let mut metadata_changes = true;
         let timer = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(timer);
         let topic = self.parts.topic.clone();
@@ -252,9 +253,10 @@ impl Dispatcher {
                     Err(_) => return,
                 },
                 Ok(()) = health.changed(), if self.parts.storage.is_some() => self.learn_cluster(),
-                changed = metadata.changed() => match changed {
+                changed = metadata.changed(), if metadata_changes => match changed {
                     Ok(()) => self.metadata_changed(),
-                    Err(_) => return,
+                    // Such a producer says nothing of changes; outboxes without a leader look again by themselves.
+                    Err(_) => metadata_changes = false,
                 },
             }
             // What else has been answered meanwhile goes into the same round.

@@ -75,7 +75,8 @@ pub trait Producer: Send + Sync + 'static {
     /// Who leads the partition, as far as is known now. `None`: nobody known. Cheap: called for every batch.
     fn leader(&self, topic: &str, partition: i32) -> Option<Leader>;
 
-    /// Changes whenever [`Producer::leader`] may have come to say something else.
+    /// Changes whenever [`Producer::leader`] may have come to say something else. Whose sender is gone says nothing: a leader
+    /// that was found is then noticed when the longest pause between two attempts (`retry_backoff_max`) is over.
     fn metadata_version(&self) -> watch::Receiver<u64>;
 
     /// Whether batches are sent with the bytes and numbers they were stamped with. A producer that stamps anew

@@ -52,7 +52,6 @@ pub(super) async fn wait_until_ready(
         if told == Told::Nothing && (unreachable || missing_since.is_some()) {
             told = Told::HowLong;
             let timeout = plan.args.timeout;
-            let timeout = plan.args.timeout;
             let (what, time, option) = match missing_since {
                 // A topic that is not there after so long will not come by itself.
                 Some(_) if MISSING < timeout => ("the topic", MISSING, ""),

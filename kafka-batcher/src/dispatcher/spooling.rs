@@ -83,7 +83,8 @@ pub(super) enum Stored {
     Kept(Result<(), StorageError>),
 }
 
-/// Calls user code that may panic.
+/// Awaits user code that may panic. The call itself belongs inside of `call`, too (`async move { storage.read(..).await }`):
+/// a storage may panic before it has given its future away, and that must not cost more than that call either.
 pub(super) async fn guarded<T>(
     call: impl Future<Output = Result<T, StorageError>>,
 ) -> Result<T, StorageError> {
@@ -192,7 +193,9 @@ impl Dispatcher {
         let by = self.parts.topic.clock.now() + self.parts.request_timeout;
         self.calls.insert((UNASSIGNED, OPENING), by);
         let topic = self.parts.topic.name.clone();
-        self.spawn_storing(async move { Done::Stored(Stored::Opened(guarded(storage.open(&topic)).await)) });
+        self.spawn_storing(async move {
+            Done::Stored(Stored::Opened(guarded(async { storage.open(&topic).await }).await))
+        });
     }
 
     fn opened(&mut self, result: Result<Recovered, StorageError>) {
@@ -284,26 +287,26 @@ impl Dispatcher {
         }
         match action {
             Action::Save { ticket, batches } => self.spawn_storing(async move {
-                let result = guarded(storage.save_batch(&place, batches)).await;
+                let result = guarded(async { storage.save_batch(&place, batches).await }).await;
                 Done::Stored(Stored::Saved { partition, ticket, result })
             }),
             Action::Renumber { ticket, numbers } => self.spawn_storing(async move {
-                let result = guarded(storage.renumber(&place, numbers)).await;
+                let result = guarded(async { storage.renumber(&place, numbers).await }).await;
                 Done::Stored(Stored::Renumbered { partition, ticket, result })
             }),
             Action::Read { ticket, from, max_bytes } => {
                 self.reads.push_back(PendingRead { partition, ticket, from, max_bytes });
             }
             Action::Reject { ticket, letters } => self.spawn_storing(async move {
-                let result = guarded(storage.reject(&place, letters)).await;
+                let result = guarded(async { storage.reject(&place, letters).await }).await;
                 Done::Stored(Stored::Rejected { partition, ticket, result })
             }),
             Action::Drop { ticket, from, through } => self.spawn_storing(async move {
-                let result = guarded(storage.drop_events(&place, from, through)).await;
+                let result = guarded(async { storage.drop_events(&place, from, through).await }).await;
                 Done::Stored(Stored::Rejected { partition, ticket, result })
             }),
             Action::Commit { through, ticket } => self.spawn_storing(async move {
-                let result = guarded(storage.commit(&place, through, ticket.is_some())).await;
+                let result = guarded(async { storage.commit(&place, through, ticket.is_some()).await }).await;
                 Done::Stored(Stored::Committed { partition, ticket, result })
             }),
             Action::Produce { .. }
@@ -348,7 +351,7 @@ impl Dispatcher {
             let place = TopicPartition::new(&*self.parts.topic.name, partition);
             let storage = storage.clone();
             self.spawn_storing(async move {
-                let result = guarded(storage.read(&place, from, max_bytes)).await;
+                let result = guarded(async { storage.read(&place, from, max_bytes).await }).await;
                 Done::Stored(Stored::Read { partition, ticket, result })
             });
         }
@@ -412,7 +415,9 @@ impl Dispatcher {
         self.remembered_partitions = partitions;
         let topic = self.parts.topic.name.clone();
         self.spawn_storing(async move {
-            Done::Stored(Stored::Kept(guarded(storage.keep_partitions(&topic, partitions)).await))
+            Done::Stored(Stored::Kept(
+                guarded(async { storage.keep_partitions(&topic, partitions).await }).await,
+            ))
         });
     }
 }

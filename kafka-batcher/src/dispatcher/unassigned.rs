@@ -167,7 +167,7 @@ impl Dispatcher {
         self.expect_answer(UNASSIGNED, LANE_CALL);
         let place = TopicPartition::new(&*self.parts.topic.name, UNASSIGNED);
         self.spawn_storing(async move {
-            let result = guarded(storage.save_batch(&place, batches)).await;
+            let result = guarded(async { storage.save_batch(&place, batches).await }).await;
             Done::Stored(Stored::Saved { partition: UNASSIGNED, ticket: LANE_CALL, result })
         });
     }

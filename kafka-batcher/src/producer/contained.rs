@@ -21,7 +21,7 @@ use crate::producer::{
 /// See the module's documentation.
 pub(crate) struct Contained {
     inner: Arc<dyn Producer>,
-    /// Never changes; for a producer that panics instead of giving its own. Kept, since a closed one means the end.
+    /// Never changes; for a producer that panics instead of giving its own.
     no_metadata: watch::Sender<u64>,
 }
 
