@@ -141,7 +141,8 @@ impl ErrorNotifier for Console {
         let message = about(notification.topic.as_deref(), &notification.message);
         match notification.kind {
             NotificationKind::Recovered => self.say(message),
-            NotificationKind::EventsLost => self.error(message),
+            // Nothing goes on by itself: somebody is needed, also by who wants to hear of nothing else.
+            NotificationKind::EventsLost | NotificationKind::SpoolError => self.error(message),
             _ => self.warn(message),
         }
     }

@@ -569,3 +569,17 @@ async fn many_callers_and_dying_connections_leave_every_batch_with_a_true_answer
     assert!(acked > 600, "{acked}");
     assert_eq!(producer.in_flight(1), Some(0));
 }
+
+#[tokio::test]
+async fn a_cluster_that_is_starting_is_asked_again_for_a_producer_id_and_nobody_is_told() {
+    let kafka = EmbeddedKafka::builder().topic("t", 1).start().unwrap();
+    kafka.inject(Fault::answer(14).on(Api::InitProducerId).times(3));
+    let mut settings = kafka_batcher::producer::native::ClientSettings::new([kafka.bootstrap()]);
+    settings.retry_backoff = Duration::from_millis(1);
+    let producer = NativeProducer::new(settings).unwrap();
+    producer.init_producer_id().await.unwrap();
+    // Not one that says no for another reason.
+    kafka.inject(Fault::answer(31).on(Api::InitProducerId).times(1));
+    let error = producer.init_producer_id().await.unwrap_err();
+    assert_eq!(error.code.map(|code| code.0), Some(31));
+}

@@ -7,10 +7,10 @@ use kafka_batcher_core::wire::{
     Api, TopicMetadata, describe_configs_request, describe_producers_request, init_producer_id_request,
     read_described_partition, read_init_producer_id, read_topic_configs,
 };
-use kafka_batcher_core::{ErrorClass, ErrorCode, Leader, ProducerIdentity, ProducerState};
+use kafka_batcher_core::{Backoff, ErrorClass, ErrorCode, Leader, ProducerIdentity, ProducerState};
 
 use super::moved_on;
-use crate::client::{Client, name};
+use crate::client::{Client, backoff_of, name};
 use crate::producer::{MissingTopic, ProducerError, TopicInfo};
 
 pub(super) async fn topic(
@@ -73,7 +73,34 @@ fn refusal(found: &TopicMetadata, topic: &str, missing: MissingTopic) -> Produce
     ProducerError { class, code: Some(code), message }
 }
 
+/// How long a cluster that is starting is asked again before it counts as trouble: a fresh Kafka 4.1 answers 14
+/// (COORDINATOR_LOAD_IN_PROGRESS) for a second.
+const STARTING: Duration = Duration::from_secs(3);
+
 pub(super) async fn init_producer_id(client: &Client) -> Result<ProducerIdentity, ProducerError> {
+    let until = tokio::time::Instant::now() + STARTING.min(client.settings.request_timeout);
+    let mut backoff = Backoff::new(backoff_of(&client.settings), 0);
+    loop {
+        let answer = ask_producer_id(client).await;
+        let starting = answer.as_ref().is_err_and(|error| {
+            error.class == ErrorClass::Retriable && error.code.is_none_or(|code| STARTS.contains(&code))
+        });
+        let next = tokio::time::Instant::now() + backoff.next_delay();
+        if !starting || next >= until {
+            return answer;
+        }
+        tokio::time::sleep_until(next).await;
+    }
+}
+
+/// What a cluster answers that is starting, besides an id of -1.
+const STARTS: [ErrorCode; 3] = [
+    ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
+    ErrorCode::COORDINATOR_NOT_AVAILABLE,
+    ErrorCode::NOT_COORDINATOR,
+];
+
+async fn ask_producer_id(client: &Client) -> Result<ProducerIdentity, ProducerError> {
     let request = |version| init_producer_id_request(version, 0, &client.client_id);
     let Some((connection, answer)) = client.ask(Api::InitProducerId, request, read_init_producer_id).await?
     else {
@@ -99,7 +126,7 @@ pub(super) async fn init_producer_id(client: &Client) -> Result<ProducerIdentity
              later WRITE on any topic"
                 .to_owned(),
         ),
-        code => fail(code.class(), Some(code), format!("{} gave no producer id: {}", connection.name(), name(code))),
+        code => fail(code.class(), Some(code), format!("{} answered {}", connection.name(), name(code))),
     }
 }
 

@@ -114,7 +114,9 @@ fn whatever_is_said_of_the_events_of_a_batch_they_are_as_the_last_word_says_and_
                 match numbers {
                     Some((_, origin)) => {
                         let first_sequence = 100 * word as i32 + (at - first) as i32;
-                        one.map(|one| *one = Some((stamp(first_sequence), origin)));
+                        if let Some(one) = one {
+                            *one = Some((stamp(first_sequence), origin));
+                        }
                     }
                     None => wanted[at as usize] = None,
                 }

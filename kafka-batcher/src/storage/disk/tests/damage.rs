@@ -255,7 +255,7 @@ fn marks_of_control_batches_in_a_damaged_payload_cost_no_group_behind_it() {
     // Three hundred headers of control batches stand in an event. Each took the CRC of all that follows, and so many bytes were
     // hashed at most; then the walk gave the rest of the log up.
     let (fs, storage, _) = start(Disk::default(), settings());
-    let mut mark = vec![0u8; 61];
+    let mut mark = [0u8; 61];
     mark[8..12].copy_from_slice(&1_000_000i32.to_be_bytes());
     mark[16] = 2;
     mark[43..51].fill(0xff);
