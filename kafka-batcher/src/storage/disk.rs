@@ -87,6 +87,9 @@
 //!   positions without a gap; where their numbers were given is then not known, and what else it said is lost. Told.
 //! - Behind the last valid group: whole batches and the beginning of one, or zeros, are what a crash leaves; cut in silence.
 //!   Anything else is told and kept aside before it is cut: damage and a write that a power loss interrupted look alike.
+//! - A regrouping is a group of its own. Is it the last of the log, of which the checkpoint knows nothing, and not whole, so it did
+//!   not happen: a disk writes in the order that it likes, and the unassigned lane still has its events. Further in front, what
+//!   it says of the lane is not believed either: what the lane still holds comes twice rather than not at all. Told.
 //! - What the checkpoint covers cannot be damage; what may have been anybody's is covered when it covers every partition and the
 //!   unassigned lane. Entries above the end of the log are cut back and told, unless the log was deleted when they were written.
 //! - Who looks beside a writer reads the checkpoint first, then lists the segments, and again if they changed meanwhile.

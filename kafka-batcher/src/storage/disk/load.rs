@@ -11,6 +11,7 @@ use std::sync::Arc;
 use kafka_batcher_core::StorageError;
 
 use super::checkpoint::{self, Checkpoint};
+use super::control::Fact;
 use super::fs::{File, Fs, failed, read_all};
 use super::index::Lane;
 use super::topic::{Segment, State, segment_base};
@@ -82,6 +83,10 @@ pub(super) struct Loaded {
     /// Files that a crash left in the middle of something.
     pub(super) leftovers: Vec<PathBuf>,
     pub(super) next_id: u32,
+    /// A group with a regrouping, of which not every member is whole, until it is known whether it is the last of the log.
+    held: Option<(u32, Group)>,
+    /// A regrouping that was not believed: where, and up to which position of the unassigned lane it went.
+    unbelieved: Option<(u32, u64, u64)>,
     /// Segments came or went while it was read: by now it looks otherwise.
     pub(super) moved: bool,
 }
@@ -117,9 +122,12 @@ pub(super) fn load(
         let segment = Segment { length, ..Segment::new(id, *base, path) };
         visitor.segment(id, &segment, file);
         loaded.state.segments.insert(id, segment);
+        if !bytes.is_empty() {
+            loaded.release(visitor);
+        }
         walk(&bytes, *base, limit, &mut |item| loaded.take(id, item, visitor));
     }
-    loaded.finish(checkpoint, dir);
+    loaded.finish(checkpoint.unwrap_or_default(), dir, visitor);
     loaded.moved = beside
         && list()?.iter().filter(|name| segment_base(name).is_some()).ne(bases.iter().map(|(_, name)| *name));
     Ok(loaded)
@@ -150,10 +158,16 @@ impl Loaded {
     }
 
     fn take(&mut self, id: u32, item: Item, visitor: &mut dyn Visitor) {
+        // Nothing is written behind a group before that is durable.
+        self.release(visitor);
         match item {
             Item::Group(group) => {
                 visitor.control(id, &group);
-                self.group(id, group, visitor);
+                let torn = group.members.iter().any(|found| !found.whole);
+                match regrouped(&group).filter(|_| torn) {
+                    Some(_) => self.held = Some((id, group)),
+                    None => self.group(id, group, visitor),
+                }
             }
             Item::Gap(gap) => self.gap(id, gap, visitor),
             Item::Tail(tail) => {
@@ -161,6 +175,47 @@ impl Loaded {
                 self.tails.push((id, tail));
             }
         }
+    }
+
+    /// A group that was held back is not the last: it was durable, and is damaged since.
+    fn release(&mut self, visitor: &mut dyn Visitor) {
+        if let Some((id, mut group)) = self.held.take() {
+            // What a damaged batch held may wait in the unassigned lane still: better twice than not at all.
+            if let (Some(through), Some(first)) = (regrouped(&group), group.members.first()) {
+                self.unbelieved = Some((id, first.offset, through));
+            }
+            group.facts.retain(|fact| !matches!(fact, Fact::Regrouped { .. }));
+            self.group(id, group, visitor);
+        }
+    }
+
+    /// The last group of the log is a regrouping that is not whole: to all appearance a power loss interrupted its write, so
+    /// that it did not happen. All that it listed goes, and the unassigned lane has its events.
+    fn cut_regrouping(&mut self, id: u32, group: Group, settled: u64, visitor: &mut dyn Visitor) {
+        let (Some(through), Some(segment)) = (regrouped(&group), self.state.segments.get(&id)) else {
+            return;
+        };
+        let offset = group.members.first().map_or(segment.length, |found| found.offset);
+        let length = segment.length.saturating_sub(offset);
+        group.members.iter().for_each(|found| visitor.batch(id, found, false));
+        let lane = self.state.lanes.get(&super::super::UNASSIGNED);
+        let waiting = lane
+            .into_iter()
+            .flat_map(Lane::entries)
+            .map(|entry| entry.end().min(through).saturating_sub(entry.position.max(settled)));
+        let (waiting, listed) =
+            (waiting.sum(), group.members.iter().map(|found| u64::from(found.member.count)).sum::<u64>());
+        self.bad.push((id, offset, length));
+        let what = format!(
+            "the last {length} bytes are a regrouping that is not whole: a write that a power loss interrupted, or damage; its \
+             {listed} events wait in the unassigned lane as before"
+        );
+        let lost = listed.saturating_sub(waiting);
+        let positions = if lost == 0 { 0..0 } else { self.state.end..group.end };
+        self.note(id, offset, length, None, (positions, lost), what);
+        // Nobody was told of its positions, but nobody can be sure of that.
+        self.state.next = group.end;
+        self.tails.push((id, Tail { offset, length, torn: false, batches: group.members }));
     }
 
     fn group(&mut self, id: u32, group: Group, visitor: &mut dyn Visitor) {
@@ -259,13 +314,22 @@ impl Loaded {
     }
 
     /// Takes in the checkpoint: what it covers neither waits nor is missing.
-    fn finish(&mut self, checkpoint: Option<Checkpoint>, dir: &Path) {
+    fn finish(&mut self, checkpoint: Checkpoint, dir: &Path, visitor: &mut dyn Visitor) {
+        match self.held.take() {
+            Some((id, group)) if checkpoint.end < group.end => {
+                let settled = checkpoint.through.get(&super::super::UNASSIGNED).copied().unwrap_or(0);
+                self.cut_regrouping(id, group, settled, visitor);
+            }
+            held => {
+                self.held = held;
+                self.release(visitor);
+            }
+        }
         let state = &mut self.state;
-        let checkpoint = checkpoint.unwrap_or_default();
         let through = checkpoint.through.values().copied().max().unwrap_or(0);
         // Names count although nothing in their files does: no two segments may have the same.
         let named = state.segments.values().map(|segment| segment.base).max().unwrap_or(0);
-        state.next = state.end.max(checkpoint.next).max(through).max(named);
+        state.next = state.next.max(state.end).max(checkpoint.next).max(through).max(named);
         if state.segments.values().all(|segment| segment.base >= checkpoint.end) {
             // Nothing waited when it was written, and the log was deleted: it does not reach there by right.
             state.end = state.end.max(checkpoint.end);
@@ -304,6 +368,15 @@ impl Loaded {
             *known = lane.through().max(*known);
         }
         state.forget_times();
+        let lane = state.lanes.get(&super::super::UNASSIGNED).and_then(|lane| lane.entries().next());
+        if let Some((id, offset, through)) = self.unbelieved
+            && lane.is_some_and(|oldest| oldest.position < through)
+        {
+            let what = "a damaged batch may be one that the unassigned lane was regrouped into: that is done once more, and events \
+                        of the others may be delivered twice";
+            self.note(id, offset, 0, None, (0..0, 0), what.to_owned());
+        }
+        let state = &self.state;
         let everybodys = settled_of_all(&settled, state.partitions);
         self.damage.retain_mut(|damage| match damage.partition {
             // Only what the checkpoint does not cover can be damage.
@@ -321,6 +394,14 @@ impl Loaded {
             None => damage.positions.is_empty() || damage.positions.end > everybodys,
         });
     }
+}
+
+/// Up to where a group regroups the unassigned lane, if it does.
+fn regrouped(group: &Group) -> Option<u64> {
+    group.facts.iter().find_map(|fact| match fact {
+        Fact::Regrouped { through } => Some(*through),
+        _ => None,
+    })
 }
 
 /// Below which position nothing waits, whoever it belonged to: 0 unless something is known of every partition that there is

@@ -128,7 +128,9 @@ impl Writer {
             }
         }
         for (topic, group) in groups {
-            self.commit(&topic.name, group);
+            for part in regroups_alone(group) {
+                self.commit(&topic.name, part);
+            }
         }
         for (topic, waiting) in checkpoints {
             let written = self.tidy_one(&topic.name);
@@ -283,6 +285,22 @@ pub(super) fn room_for(place: &SpoolDir, partition: i32, before: u64, own: u64) 
     // the brim with it could never be drained.
     let again = if partition == UNASSIGNED { own + REGROUP_BYTES } else { 0 };
     place.room_for(before + own, again)
+}
+
+/// A regrouping is a group of its own: where a power loss leaves only a part of it, all of it is taken back, and nothing else
+/// may go with it.
+fn regroups_alone(asked: Vec<(Work, Answer)>) -> Vec<Vec<(Work, Answer)>> {
+    let mut parts: Vec<Vec<(Work, Answer)>> = Vec::new();
+    let mut alone = true;
+    for one in asked {
+        let regroups = matches!(one.0, Work::Regroup { .. });
+        match parts.last_mut().filter(|_| !alone && !regroups) {
+            Some(part) => part.push(one),
+            None => parts.push(vec![one]),
+        }
+        alone = regroups;
+    }
+    parts
 }
 
 /// Adds to what is asked of a topic.

@@ -1,8 +1,10 @@
 //! What a crash, or a disk that fails at the worst moment, leaves behind.
 
 use super::super::fs::Fs;
+use super::sim::Left;
 use super::told::log;
 use super::*;
+use crate::storage::UNASSIGNED;
 
 #[test]
 fn no_segment_takes_the_name_of_another_although_nothing_valid_is_in_it() {
@@ -39,4 +41,121 @@ fn a_segment_in_the_place_of_another_is_refused() {
     let refused = wrong.write(&draft).unwrap_err().error.to_string();
     assert!(refused.contains("cannot create /spool/topics/t/00000000000000000000.log"), "{refused}");
     assert_eq!(*fs.disk().bytes(&log(0)), before);
+}
+
+#[test]
+fn a_regrouping_is_whole_or_not_there_whatever_of_its_bytes_reached_the_disk() {
+    // The power goes while a regrouping is written. Its control batch is on disk, a block before it is not: the lane was taken
+    // for settled, and the events of the missing block were nowhere.
+    let (fs, storage, _) = start(Disk::default(), settings());
+    let positions = save(&storage, UNASSIGNED, vec![fresh(&["u", "v"])]);
+    fs.disk().history = Some(Vec::new());
+    let (u, v) = ("u".repeat(700), "v".repeat(700));
+    let parts = vec![(0, batch(&[&u], None)), (1, batch(&[&v], None))];
+    let end = wait(storage.regroup("t", positions[0] + 2, parts)).unwrap()[1] + 1;
+    let history = fs.disk().history.take().unwrap();
+    drop(storage);
+    // Before its write, before its fsync.
+    assert_eq!(history.len(), 2);
+    let (mut whole, mut cut) = (0, 0);
+    for disk in history {
+        for (first, zeros) in
+            (0..1_800).step_by(20).flat_map(|first| [(first, 1), (first, 150), (first, 9_999)])
+        {
+            let what = format!("{zeros} zeros from {first} on");
+            let (fs, storage, recovered) =
+                start(disk.after_power_loss(Left::Middle(first, zeros)), settings());
+            let (lane, parts) = (waiting(&storage, UNASSIGNED), [waiting(&storage, 0), waiting(&storage, 1)]);
+            match lane.is_empty() {
+                true => assert_eq!(parts, [[u.as_str()], [v.as_str()]], "{what}"),
+                false => assert_eq!(
+                    (lane.as_slice(), parts.concat().len()),
+                    (&["u".into(), "v".into()][..], 0),
+                    "{what}"
+                ),
+            }
+            let told = recovered.damage.join("; ");
+            assert!(
+                lane.is_empty() || !told.contains("missing") || !told.contains("regrouping"),
+                "{what}: {told}"
+            );
+            whole += u32::from(lane.is_empty());
+            cut += u32::from(told.contains("wait in the unassigned lane as before"));
+            // It is done again, and the next start finds that.
+            if !lane.is_empty() {
+                let parts = vec![(0, batch(&["u"], None)), (1, batch(&["v"], None))];
+                let again = wait(storage.regroup("t", positions[0] + 2, parts)).unwrap();
+                assert!(!told.contains("regrouping") || again[0] >= end, "{what}: no position is used twice");
+            }
+            let disk = fs.disk().after_kill();
+            drop(storage);
+            let (_, storage, recovered) = start(disk, settings());
+            assert!(!recovered.damage.iter().any(|line| line.contains("missing")), "{what}: {recovered:?}");
+            assert_eq!(waiting(&storage, UNASSIGNED), [""; 0], "{what}");
+            assert_eq!([waiting(&storage, 0).len(), waiting(&storage, 1).len()], [1, 1], "{what}");
+        }
+    }
+    println!("{whole} times whole, {cut} times cut off");
+    assert!(whole >= 20 && cut > 100);
+}
+
+#[test]
+fn a_damaged_batch_of_an_older_regrouping_costs_duplicates_and_no_event() {
+    let (fs, storage, _) = start(Disk::default(), settings());
+    let positions = save(&storage, UNASSIGNED, vec![fresh(&["u", "v"])]);
+    let before = fs.disk().bytes(&log(0)).len();
+    let parts = vec![(0, batch(&["u"], None)), (1, batch(&["v"], None))];
+    wait(storage.regroup("t", positions[0] + 2, parts)).unwrap();
+    save(&storage, 1, vec![fresh(&["w"])]);
+    let mut disk = fs.disk().after_kill();
+    disk.bytes(&log(0))[before + 65] ^= 1;
+    let (_, again, recovered) = start(disk, settings());
+    assert_eq!(waiting(&again, UNASSIGNED), ["u", "v"]);
+    assert_eq!((waiting(&again, 0), waiting(&again, 1)), (Vec::new(), vec!["v".into(), "w".into()]));
+    assert!(recovered.damage.iter().any(|line| line.contains("done once more")), "{:?}", recovered.damage);
+    // Once the checkpoint says that the lane is settled, that holds, also if the regrouping is the last that the log says.
+    wait(storage.commit(&partition(1), 0, true)).unwrap();
+    let mut disk = fs.disk().after_kill();
+    drop(storage);
+    disk.bytes(&log(0))[before + 65] ^= 1;
+    let (_, storage, recovered) = start(disk, settings());
+    assert_eq!(waiting(&storage, UNASSIGNED), [""; 0]);
+    assert_eq!(waiting(&storage, 1), ["v", "w"]);
+    assert!(recovered.damage.len() == 1 && recovered.damage[0].contains("1 events missing of partition 0"));
+}
+
+#[test]
+#[expect(clippy::await_holding_lock, reason = "the lock is the slow disk: nobody on this thread waits for it")]
+fn a_regrouping_shares_its_group_with_nobody() {
+    let (fs, storage, _) = start(Disk::default(), settings());
+    let position = save(&storage, UNASSIGNED, vec![fresh(&["u"])])[0];
+    let (zero, one) = (partition(0), partition(1));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        // While the disk is slow to write the first, all others come.
+        let mut all = std::pin::pin!(async {
+            tokio::join!(
+                storage.save_batch(&zero, vec![fresh(&["a"])]),
+                storage.save_batch(&one, vec![fresh(&["b"])]),
+                storage.regroup("t", position + 1, vec![(0, batch(&["u"], None))]),
+                storage.save_batch(&zero, vec![fresh(&["c"])]),
+                storage.save_batch(&one, vec![fresh(&["d"])]),
+            )
+        });
+        let slow = fs.disk();
+        let asked =
+            std::future::poll_fn(|cx| std::task::Poll::Ready(all.as_mut().poll(cx).is_pending())).await;
+        assert!(asked);
+        drop(slow);
+        let (a, b, u, c, d) = all.await;
+        let (a, b, u, c, d) = (a.unwrap()[0], b.unwrap()[0], u.unwrap()[0], c.unwrap()[0], d.unwrap()[0]);
+        assert!(
+            a < b && b + 1 < u && u + 2 < c && c < d,
+            "a control batch before it, and one behind: {a} {b} {u} {c} {d}"
+        );
+    });
+    assert_eq!(
+        (waiting(&storage, 0), waiting(&storage, 1)),
+        (vec!["a".into(), "u".into(), "c".into()], vec!["b".into(), "d".into()])
+    );
 }

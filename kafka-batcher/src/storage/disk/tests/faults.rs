@@ -114,7 +114,8 @@ fn whatever_step_fails_what_was_answered_ok_is_there_and_what_was_not_never_come
             let disk = fs.disk().clone();
             assert!(u64::from(told.refused) <= times, "{what}: one failure costs one answer");
             after_crash(disk.after_kill(), &told, &format!("{what}, killed"));
-            for left in [Left::Nothing, Left::Names, Left::Bytes(1), Left::Bytes(200), Left::Bytes(1 << 20)] {
+            let some = [Left::Bytes(1), Left::Bytes(200), Left::Bytes(1 << 20), Left::Middle(40, 100)];
+            for left in [Left::Nothing, Left::Names].into_iter().chain(some) {
                 after_crash(disk.after_power_loss(left), &told, &format!("{what}, no power, {left:?}"));
             }
             cases += 1;

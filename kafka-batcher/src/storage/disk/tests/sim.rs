@@ -41,6 +41,8 @@ pub(super) struct Disk {
     pub(super) capacity: Option<u64>,
     /// What the clock on the wall shows.
     pub(super) unix_ms: i64,
+    /// The disk as it was before each step, if that is asked for.
+    pub(super) history: Option<Vec<Disk>>,
 }
 
 /// What a power loss leaves of what was not durable.
@@ -51,6 +53,8 @@ pub(super) enum Left {
     Names,
     /// Of each file so many of the bytes that were not durable.
     Bytes(usize),
+    /// All of them, but zeros in the middle: so many from the first on that is named. A disk writes in the order that it likes.
+    Middle(usize, usize),
 }
 
 impl Disk {
@@ -69,6 +73,12 @@ impl Disk {
                 && bytes.starts_with(durable)
             {
                 kept.extend(bytes[durable.len()..].iter().take(more));
+            }
+            if let Left::Middle(first, zeros) = left
+                && bytes.starts_with(durable)
+            {
+                kept.clone_from(bytes);
+                kept.iter_mut().skip(durable.len() + first).take(zeros).for_each(|byte| *byte = 0);
             }
             disk.live.insert(path.clone(), disk.inodes.len());
             disk.inodes.push(Inode { bytes: kept.clone(), durable: kept, betrayed: false });
@@ -99,6 +109,10 @@ impl Disk {
 
     /// Counts a step; the fault it is to meet.
     fn step(&mut self) -> Option<Fault> {
+        if let Some(mut history) = self.history.take() {
+            history.push(self.clone());
+            self.history = Some(history);
+        }
         self.steps += 1;
         let (at, times, fault) = self.fault?;
         (self.steps >= at && self.steps - at < times).then_some(fault)
