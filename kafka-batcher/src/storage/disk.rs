@@ -74,8 +74,8 @@
 //! fsynced and its directory fsynced before it is used; each start begins one, above every position in log, checkpoint and names. A
 //! file on which a write or an fsync failed is never written again: what was not durable is cut off, and the next segment is
 //! named by the first position that is not durable. What an older segment holds at or above the base of the next does not
-//! exist. Limit: a disk that refuses the cut *and* the new segment may bring the failed group back after a crash; it is then
-//! sent once more.
+//! exist. What could not be cut is cut later, and no segment behind it is deleted before it is. Limit: a disk that refuses the
+//! cut *and* the new segment may bring the failed group back after a crash; it is then sent once more.
 //!
 //! **Recovery** reads every byte and trusts none.
 //!

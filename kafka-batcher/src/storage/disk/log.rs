@@ -65,6 +65,14 @@ struct Active {
     length: u64,
 }
 
+impl Active {
+    /// Nothing is left behind its valid bytes.
+    fn cut(&self) -> io::Result<()> {
+        self.file.cut(self.length)?;
+        self.file.sync()
+    }
+}
+
 /// The end of a log.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -76,6 +84,8 @@ pub(super) struct Log {
     taken: Option<u64>,
     next_id: u32,
     segment_bytes: u64,
+    /// Segments with the rest of a write that failed behind what is valid, since they could not be cut.
+    uncut: Vec<Active>,
 }
 
 /// A failure, and whether it was for want of room.
@@ -117,7 +127,7 @@ impl Log {
         next_id: u32,
         segment_bytes: u64,
     ) -> Self {
-        Log { fs, dir: dir.to_owned(), active: None, next, taken, next_id, segment_bytes }
+        Log { fs, dir: dir.to_owned(), active: None, next, taken, next_id, segment_bytes, uncut: Vec::new() }
     }
 
     /// The segment that is being written.
@@ -130,11 +140,19 @@ impl Log {
         self.active = None;
     }
 
+    /// Tries again to cut off what failed writes left. The base of the oldest segment that still cannot be cut: only the names
+    /// of those behind it say that its rest does not exist, so that none of them may go.
+    pub(super) fn cut_again(&mut self) -> Option<u64> {
+        self.uncut.retain(|segment| segment.cut().is_err());
+        self.uncut.iter().map(|segment| segment.base).min()
+    }
+
     /// Writes a group and makes it durable.
     ///
     /// # Errors
     /// Nothing of the group is stored then.
     pub(super) fn write(&mut self, draft: &Draft) -> Result<Written, Unwritten> {
+        self.cut_again();
         let bytes = draft.bytes();
         let full = |active: &Active| {
             active.length >= self.segment_bytes
@@ -193,14 +211,20 @@ impl Log {
         let cut = if active.length == 0 {
             self.fs.remove(&active.path).and_then(|()| self.fs.sync_dir(&self.dir))
         } else {
-            active.file.cut(active.length).and_then(|()| active.file.sync())
+            active.cut()
         };
         let opened = self.open_segment();
-        if let (Err(cut), Err(opened)) = (cut, opened) {
-            tracing::error!(
-                file = %active.path.display(), %cut, opened = %opened.error,
-                "a failed write could neither be cut off nor cut short: after a crash it may come back and be sent"
-            );
+        if let Err(cut) = cut {
+            if let Err(opened) = opened {
+                tracing::error!(
+                    file = %active.path.display(), %cut, opened = %opened.error,
+                    "a failed write could neither be cut off nor cut short: after a crash it may come back and be sent"
+                );
+            }
+            // An empty one goes when its name is needed.
+            if active.length > 0 {
+                self.uncut.push(active);
+            }
         }
     }
 

@@ -75,9 +75,17 @@ fn choose(state: &State, active: Option<u32>, tight: bool) -> (Vec<u32>, Vec<u32
 }
 
 fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unwritten> {
+    let uncut = owned.log.cut_again();
     let (mut delete, clean) = {
         let state = owned.topic.state();
-        if fully && state.is_empty() && state.segments.values().any(|segment| segment.data) {
+        if let Some(uncut) = uncut {
+            // What lies behind it keeps its rest from coming back.
+            let before = |id: &u32| state.segments.get(id).is_some_and(|segment| segment.base < uncut);
+            let (mut delete, mut clean) = choose(&state, owned.log.active(), place.is_tight());
+            delete.retain(before);
+            clean.retain(before);
+            (delete, clean)
+        } else if fully && state.is_empty() && state.segments.values().any(|segment| segment.data) {
             // Nothing waits: the whole log may go. Positions go on where they were: the checkpoint knows them.
             (state.segments.keys().copied().collect(), Vec::new())
         } else {

@@ -1,7 +1,10 @@
 //! What a crash, or a disk that fails at the worst moment, leaves behind.
 
+use std::io::ErrorKind;
+
 use super::super::fs::Fs;
-use super::sim::Left;
+use super::room::logs;
+use super::sim::{Fault, Left};
 use super::told::log;
 use super::*;
 use crate::storage::UNASSIGNED;
@@ -125,7 +128,10 @@ fn a_damaged_batch_of_an_older_regrouping_costs_duplicates_and_no_event() {
 }
 
 #[test]
-#[expect(clippy::await_holding_lock, reason = "the lock is the slow disk: nobody on this thread waits for it")]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "the lock is the slow disk: nobody on this thread waits for it"
+)]
 fn a_regrouping_shares_its_group_with_nobody() {
     let (fs, storage, _) = start(Disk::default(), settings());
     let position = save(&storage, UNASSIGNED, vec![fresh(&["u"])])[0];
@@ -158,4 +164,34 @@ fn a_regrouping_shares_its_group_with_nobody() {
         (waiting(&storage, 0), waiting(&storage, 1)),
         (vec!["a".into(), "u".into(), "c".into()], vec!["b".into(), "d".into()])
     );
+}
+
+#[test]
+fn a_group_that_was_refused_and_could_not_be_cut_off_stays_refused_when_segments_go() {
+    // An fsync fails, cutting the group off fails too; the name of the next segment says that the group does not exist. Then
+    // all of that segment is settled and it goes: after the next start the refused group is there.
+    for heals in [true, false] {
+        let settings = DiskSettings { segment_bytes: 700, ..settings() };
+        let (fs, storage, _) = start(Disk::default(), settings.clone());
+        save(&storage, 0, vec![fresh(&[&"s".repeat(300)])]);
+        let steps = fs.disk().steps;
+        fs.disk().fault = Some((steps + 2, 1, Fault::Clean(ErrorKind::Other)));
+        fs.disk().refuses_cuts = true;
+        wait(storage.save_batch(&partition(2), vec![fresh(&["ghost"])])).unwrap_err();
+        let x = save(&storage, 1, vec![fresh(&[&"x".repeat(600)])])[0];
+        save(&storage, 1, vec![fresh(&["y"])]);
+        assert_eq!(logs(&fs).len(), 3);
+        fs.disk().refuses_cuts = !heals;
+        wait(storage.commit(&partition(1), x + 1, true)).unwrap();
+        assert_eq!(
+            logs(&fs).len(),
+            if heals { 2 } else { 3 },
+            "what keeps it from coming back stays as long as it must"
+        );
+        let disk = fs.disk().after_kill();
+        drop(storage);
+        let (_, storage, recovered) = start(disk, settings);
+        assert_eq!((waiting(&storage, 2), recovered.damage), (Vec::new(), Vec::new()), "heals: {heals}");
+        assert_eq!((waiting(&storage, 0).len(), waiting(&storage, 1)), (1, vec!["y".to_owned()]));
+    }
 }

@@ -37,6 +37,8 @@ pub(super) struct Disk {
     pub(super) steps: u64,
     /// The first step that fails, how many do, and how.
     pub(super) fault: Option<(u64, u64, Fault)>,
+    /// No file can be cut.
+    pub(super) refuses_cuts: bool,
     /// Bytes that fit.
     pub(super) capacity: Option<u64>,
     /// What the clock on the wall shows.
@@ -89,7 +91,7 @@ impl Disk {
 
     /// The disk as it is, for another process.
     pub(super) fn after_kill(&self) -> Disk {
-        Disk { fault: None, ..self.clone() }
+        Disk { fault: None, refuses_cuts: false, ..self.clone() }
     }
 
     pub(super) fn paths(&self) -> Vec<PathBuf> {
@@ -295,6 +297,9 @@ impl File for SimFile {
 
     fn cut(&self, length: u64) -> io::Result<()> {
         self.0.change(|disk| {
+            if disk.refuses_cuts {
+                return Err(ErrorKind::Other.into());
+            }
             disk.inodes[self.1].bytes.truncate(length as usize);
             Ok(())
         })
