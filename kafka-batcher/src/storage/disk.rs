@@ -86,14 +86,15 @@
 //! - A damaged control batch in the middle: its batches are kept if their CRCs hold and their headers continue the row of
 //!   positions without a gap; where their numbers were given is then not known, and what else it said is lost. Told.
 //! - Behind the last valid group: whole batches and the beginning of one, or zeros, are what a crash leaves; cut in silence.
-//!   Anything else is told and kept aside before it is cut: damage and a write that a power loss interrupted look alike.
+//!   Anything else is told and kept aside before it is cut: damage and a write that a power loss interrupted look alike. What
+//!   cannot be kept aside (a full disk) stays where it is, and costs nothing further: the next segment's name says so.
 //! - A regrouping is a group of its own. Is it the last of the log, of which the checkpoint knows nothing, and not whole, so it did
 //!   not happen: a disk writes in the order that it likes, and the unassigned lane still has its events. Further in front, what
 //!   it says of the lane is not believed either: what the lane still holds comes twice rather than not at all. Told.
 //! - What the checkpoint covers cannot be damage; what may have been anybody's is covered when it covers every partition and the
 //!   unassigned lane. Entries above the end of the log are cut back and told, unless the log was deleted when they were written.
 //! - Who looks beside a writer reads the checkpoint first, then lists the segments, and again if they changed meanwhile.
-//! - What is kept is fsynced before it is called durable.
+//! - What is kept is fsynced before it is called durable, and before a file goes whose name said where another ends.
 //!
 //! **Deletion and cleaning.** A segment of which nothing waits is deleted; the last one only when nothing of the topic waits.
 //! One of which less than half waits is cleaned once replay has passed it; where room is short, one of which a quarter does

@@ -215,7 +215,9 @@ impl Loaded {
         self.note(id, offset, length, None, (positions, lost), what);
         // Nobody was told of its positions, but nobody can be sure of that.
         self.state.next = group.end;
-        self.tails.push((id, Tail { offset, length, torn: false, batches: group.members }));
+        // It goes whether or not its bytes can be kept aside: the events are in the lane.
+        let tail = Tail { offset, length, torn: true, refused: false, batches: group.members };
+        self.tails.push((id, tail));
     }
 
     fn group(&mut self, id: u32, group: Group, visitor: &mut dyn Visitor) {
@@ -292,6 +294,14 @@ impl Loaded {
         let mut partitions: Vec<i32> = tail.batches.iter().map(|b| b.member.place.partition).collect();
         partitions.sort_unstable();
         partitions.dedup();
+        if tail.refused {
+            // What had been acknowledged lies in front of it.
+            let what = format!(
+                "the last {} bytes are the rest of what an earlier start gave up, or of a write that failed",
+                tail.length
+            );
+            return self.note(id, tail.offset, tail.length, None, (0..0, 0), what);
+        }
         let what = format!(
             "the last {} bytes are no valid group commit: a write that a power loss interrupted, or damage; they held \
              batches of {events} events in front of it, by their headers of the partitions {partitions:?}",

@@ -1,13 +1,13 @@
 //! Brings a topic's directory into order at the start: what a crash left unfinished is cut, what is damaged is kept
 //! aside, and all that stays is made durable before it is called so.
 
-use std::io::IoSlice;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kafka_batcher_core::StorageError;
 
-use super::fs::{File, Fs, failed, remove_if_there};
+use super::fs::{File, Fs, failed, remove_if_there, replace};
 use super::load::{Damage, Loaded, Nobody, load};
 use super::log::Log;
 use super::topic::State;
@@ -27,13 +27,21 @@ pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Resul
     for path in leftovers {
         remove_if_there(fs.as_ref(), &path).map_err(|error| failed("remove", &path, &error))?;
     }
+    let mut only_here = BTreeSet::new();
     for (id, offset, length) in bad {
-        if let Some(segment) = state.segments.get(&id) {
-            quarantine(fs.as_ref(), &segment.path, None, offset, length);
+        if let Some(segment) = state.segments.get(&id)
+            && !quarantine(fs.as_ref(), &segment.path, None, offset, length)
+        {
+            only_here.insert((id, offset));
         }
     }
     for (id, tail) in tails {
         let Some(segment) = state.segments.get_mut(&id) else { continue };
+        if !tail.torn && only_here.contains(&(id, tail.offset)) {
+            // The new segment's name says that nothing valid follows; the next start tries again.
+            tracing::warn!(file = %segment.path.display(), "damaged bytes stay where they are until they can be kept aside");
+            continue;
+        }
         tracing::info!(
             file = %segment.path.display(), bytes = tail.length, torn = tail.torn,
             "cut off what was never acknowledged"
@@ -42,15 +50,16 @@ pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Resul
         cut.map_err(|error| failed("cut", &segment.path, &error))?;
         segment.length = tail.offset;
     }
+    // Before any file goes: the name of an empty one may say of another that the rest does not exist which was just cut off.
+    for segment in state.segments.values() {
+        let synced = fs.open(&segment.path, true).and_then(|file| file.sync());
+        synced.map_err(|error| failed("fsync", &segment.path, &error))?;
+    }
     let empty: Vec<u32> =
         state.segments.iter().filter(|(_, segment)| segment.length == 0).map(|(id, _)| *id).collect();
     for segment in empty.iter().filter_map(|id| state.segments.remove(id)) {
         remove_if_there(fs.as_ref(), &segment.path)
             .map_err(|error| failed("remove", &segment.path, &error))?;
-    }
-    for segment in state.segments.values() {
-        let synced = fs.open(&segment.path, true).and_then(|file| file.sync());
-        synced.map_err(|error| failed("fsync", &segment.path, &error))?;
     }
     fs.sync_dir(dir).map_err(|error| failed("fsync", dir, &error))?;
     let taken = state.segments.values().map(|segment| segment.base).max();
@@ -63,22 +72,34 @@ pub(super) fn quarantine_path(segment: &Path, offset: u64) -> PathBuf {
     segment.with_extension(format!("{offset}.damaged"))
 }
 
-/// Copies damaged bytes beside the segment, once; as well as it goes, since a damaged disk may not give them.
-pub(super) fn quarantine(fs: &dyn Fs, segment: &Path, file: Option<&dyn File>, offset: u64, length: u64) {
+/// Copies damaged bytes beside the segment, once, durably; as well as it goes, since a damaged disk may not give them. False
+/// if there is no copy.
+pub(super) fn quarantine(
+    fs: &dyn Fs,
+    segment: &Path,
+    file: Option<&dyn File>,
+    offset: u64,
+    length: u64,
+) -> bool {
     let path = quarantine_path(segment, offset);
+    if fs.open(&path, false).and_then(|copy| copy.len()).is_ok_and(|known| known >= length) {
+        return true;
+    }
     let copy = || {
         let mut bytes = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
         match file {
             Some(file) => file.read_at(&mut bytes, offset)?,
             None => fs.open(segment, false)?.read_at(&mut bytes, offset)?,
         }
-        let copy = fs.create(&path)?;
-        copy.append(&mut [IoSlice::new(&bytes)])?;
-        copy.sync()
+        let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+        replace(fs, path.parent().unwrap_or(&path), name, &bytes)
     };
     match copy() {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(error) => tracing::warn!(file = %path.display(), %error, "cannot keep damaged bytes aside"),
-        Ok(()) => tracing::warn!(file = %path.display(), "damaged bytes are kept aside"),
+        Ok(()) => {
+            tracing::warn!(file = %path.display(), "damaged bytes are kept aside");
+            return true;
+        }
     }
+    false
 }

@@ -49,6 +49,8 @@ pub(super) struct Tail {
     pub(super) length: u64,
     /// It is what a crash in the midst of writing leaves: whole batches, and the beginning of one.
     pub(super) torn: bool,
+    /// The next segment begins where the valid groups end: what stands here was never acknowledged, or given up before.
+    pub(super) refused: bool,
     /// Whole batches in it, as their headers say: nobody vouches for that.
     pub(super) batches: Vec<Found>,
 }
@@ -79,7 +81,7 @@ pub(super) fn walk(bytes: &[u8], base: u64, limit: Option<u64>, each: &mut dyn F
         match (control, framed) {
             (Some((control, _)), _) if control.from >= limit => {
                 // The rest of a group that was answered with an error.
-                emit_tail(bytes, done, Vec::new(), true, each);
+                emit_tail(bytes, done, Vec::new(), (true, true), each);
                 return;
             }
             (Some((control, found)), _) => {
@@ -111,7 +113,7 @@ pub(super) fn walk(bytes: &[u8], base: u64, limit: Option<u64>, each: &mut dyn F
         // Not the last segment: what was below the limit had been acknowledged.
         emit_gap(&pending, (done, bytes.len()), (expected, limit), each);
     } else {
-        emit_tail(bytes, done, pending, !bad || limit != u64::MAX, each);
+        emit_tail(bytes, done, pending, (!bad, limit != u64::MAX), each);
     }
 }
 
@@ -255,11 +257,17 @@ fn emit_tail(
     bytes: &[u8],
     done: usize,
     pending: Vec<(usize, Frame)>,
-    torn: bool,
+    (torn, refused): (bool, bool),
     each: &mut dyn FnMut(Item),
 ) {
     let batches = pending.iter().map(|(offset, frame)| unvouched(*offset, frame)).collect();
-    each(Item::Tail(Tail { offset: done as u64, length: (bytes.len() - done) as u64, torn, batches }));
+    each(Item::Tail(Tail {
+        offset: done as u64,
+        length: (bytes.len() - done) as u64,
+        torn,
+        refused,
+        batches,
+    }));
 }
 
 /// A batch as its own header says. Where its numbers were given is not known.

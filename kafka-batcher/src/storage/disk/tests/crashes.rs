@@ -195,3 +195,86 @@ fn a_group_that_was_refused_and_could_not_be_cut_off_stays_refused_when_segments
         assert_eq!((waiting(&storage, 0).len(), waiting(&storage, 1)), (1, vec!["y".to_owned()]));
     }
 }
+
+#[test]
+fn what_is_cut_off_is_durable_before_a_segment_goes_whose_name_kept_it_from_coming_back() {
+    // A refused group that could not be cut off, behind it an empty segment. The next start cuts the one and removes the
+    // other; if the power goes in between, the removal may be on disk and the cut not.
+    let (fs, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    let steps = fs.disk().steps;
+    fs.disk().fault = Some((steps + 2, 1, Fault::Clean(ErrorKind::Other)));
+    fs.disk().refuses_cuts = true;
+    wait(storage.save_batch(&partition(0), vec![fresh(&["ghost"])])).unwrap_err();
+    let disk = fs.disk().after_power_loss(Left::Bytes(1 << 20));
+    drop(storage);
+    let fs = SimFs::new(disk);
+    assert_eq!(logs(&fs).len(), 2);
+    fs.disk().history = Some(Vec::new());
+    let storage = DiskStorage::with(Arc::new(fs.clone()), settings(), false).unwrap();
+    wait(storage.open("t")).unwrap();
+    let history = fs.disk().history.take().unwrap();
+    assert!(history.len() > 3);
+    for (step, disk) in history.iter().enumerate() {
+        for left in [Left::Nothing, Left::Names] {
+            let (_, storage, _) = start(disk.after_power_loss(left), settings());
+            assert_eq!(waiting(&storage, 0), ["a"], "step {step}, {left:?}");
+        }
+    }
+}
+
+#[test]
+fn evidence_is_not_cut_off_before_it_is_kept_aside() {
+    // The last control batch is damaged, and the disk is full: the bytes could not be copied, and were cut off all the same.
+    let (fs, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    let first = fs.disk().bytes(&log(0)).len();
+    save(&storage, 0, vec![fresh(&["b"])]);
+    let mut disk = fs.disk().after_kill();
+    drop(storage);
+    *disk.bytes(&log(0)).iter_mut().rev().nth(4).unwrap() ^= 1;
+    let evidence = disk.bytes(&log(0))[first..].to_vec();
+    let damaged = disk.clone();
+    disk.capacity = Some(disk.bytes(&log(0)).len() as u64 + 100);
+    let kept = |fs: &SimFs| {
+        let mut disk = fs.disk().clone();
+        let kept: Vec<_> =
+            disk.paths().into_iter().filter(|p| p.extension().is_some_and(|e| e == "damaged")).collect();
+        kept.iter().map(|path| disk.bytes(path).clone()).collect::<Vec<_>>()
+    };
+    let (fs, storage, recovered) = start(disk, settings());
+    assert!(recovered.damage[0].contains("at most 1 events missing"), "{:?}", recovered.damage);
+    assert_eq!((waiting(&storage, 0), kept(&fs)), (vec!["a".to_owned()], Vec::new()));
+    assert_eq!(fs.disk().bytes(&log(0))[first..], evidence, "it stays where it is");
+    // Room comes, and with it a segment behind: the damage is not the last of the log any more.
+    fs.disk().capacity = None;
+    save(&storage, 0, vec![fresh(&["c"])]);
+    let disk = fs.disk().after_kill();
+    drop(storage);
+    let (fs, storage, recovered) = start(disk, settings());
+    assert!(
+        recovered.damage.len() == 1 && !recovered.damage[0].contains("missing"),
+        "{:?}",
+        recovered.damage
+    );
+    assert_eq!(
+        (waiting(&storage, 0), kept(&fs)),
+        (vec!["a".to_owned(), "c".to_owned()], vec![evidence.clone()])
+    );
+    assert_eq!(fs.disk().bytes(&log(0)).len(), first);
+    let disk = fs.disk().after_kill();
+    drop(storage);
+    assert_eq!(start(disk, settings()).2.damage, [""; 0]);
+    // Wherever the power goes while it is kept aside and cut off: it is in the one place or in the other.
+    let fs = SimFs::new(damaged.all_durable());
+    fs.disk().history = Some(Vec::new());
+    let storage = DiskStorage::with(Arc::new(fs.clone()), settings(), false).unwrap();
+    wait(storage.open("t")).unwrap();
+    let history = fs.disk().history.take().unwrap();
+    for (step, disk) in history.iter().enumerate() {
+        for left in [Left::Nothing, Left::Names, Left::Bytes(10)] {
+            let (fs, ..) = start(disk.after_power_loss(left), settings());
+            assert_eq!(kept(&fs), std::slice::from_ref(&evidence), "step {step}, {left:?}");
+        }
+    }
+}

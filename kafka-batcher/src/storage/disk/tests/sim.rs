@@ -89,6 +89,14 @@ impl Disk {
         disk
     }
 
+    /// The disk as it is, all of it durable.
+    pub(super) fn all_durable(&self) -> Disk {
+        let mut disk = self.after_kill();
+        disk.durable = disk.live.clone();
+        disk.inodes.iter_mut().for_each(|inode| inode.durable = inode.bytes.clone());
+        disk
+    }
+
     /// The disk as it is, for another process.
     pub(super) fn after_kill(&self) -> Disk {
         Disk { fault: None, refuses_cuts: false, ..self.clone() }
