@@ -89,6 +89,11 @@ impl Lane {
         self.entries.range(at..)
     }
 
+    /// Whether a batch that waits has one of these positions.
+    pub(super) fn waits_in(&self, positions: &Range<u64>) -> bool {
+        self.from(positions.start).next().is_some_and(|entry| entry.position < positions.end)
+    }
+
     /// The batch that holds all of these positions.
     pub(super) fn holding(&self, position: u64, count: u32) -> Option<Entry> {
         let entry = self.from(position).next()?;

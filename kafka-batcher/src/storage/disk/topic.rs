@@ -1,6 +1,7 @@
 //! What the storage knows of a topic: shared by the writer, the reader and whoever asks.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -237,8 +238,10 @@ impl State {
     pub(super) fn forget_times(&mut self) {
         let firsts = self.lanes.values().filter_map(|lane| lane.entries().next()).map(|entry| entry.position);
         let first = firsts.min().unwrap_or(u64::MAX);
-        self.times.forget_below(first);
-        self.given.forget_below(first);
+        let lanes = &self.lanes;
+        let waits = |positions: Range<u64>| lanes.values().any(|lane| lane.waits_in(&positions));
+        self.times.forget(first, &waits);
+        self.given.forget(first, &waits);
     }
 
     /// Nothing of the topic waits.

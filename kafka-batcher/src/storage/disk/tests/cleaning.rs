@@ -120,3 +120,24 @@ fn a_cleaning_that_fails_once_is_no_failure_of_the_commit_wherever_it_fails() {
     println!("{failed} of {all} steps fail the commit");
     assert!(all > 20 && failed <= 12, "{failed} of {all}");
 }
+
+#[test]
+fn a_stuck_partition_costs_no_memory_for_what_flows_past_it() {
+    // The times of all that was saved behind its first event were kept: 16 bytes an event where users give times.
+    let settings = DiskSettings { segment_bytes: 3_000, ..settings() };
+    let (fs, storage, _) = start(Disk::default(), settings);
+    save(&storage, 0, vec![fresh(&["stuck"])]);
+    for _ in 0..1_000 {
+        fs.disk().unix_ms += 100;
+        let mut one = fresh(&["flows"]);
+        one.batch.set_times_given(vec![0..1]);
+        let at = save(&storage, 1, vec![one])[0];
+        wait(storage.commit(&partition(1), at + 1, false)).unwrap();
+    }
+    wait(storage.commit(&partition(1), u64::MAX, true)).unwrap();
+    let topic = storage.topic("t").unwrap();
+    let state = topic.state();
+    let kept = format!("{:?}", (&state.times, &state.given));
+    println!("{} bytes as words", kept.len());
+    assert!(kept.len() < 10_000, "{} bytes as words", kept.len());
+}
