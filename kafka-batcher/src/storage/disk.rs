@@ -137,7 +137,7 @@ use std::time::Duration;
 use kafka_batcher_core::{
     Backlog, DeadLetter, RecordBatch, Renumbered, StorageError, ToSave, TopicPartition,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::fs::{Fs, RealFs, failed};
 pub use self::load::Damage;
@@ -166,8 +166,14 @@ pub struct DiskStorage {
     topics: Mutex<HashMap<String, Arc<Topic>>>,
     /// Topics that are being recovered.
     opening: Arc<Mutex<HashSet<String>>>,
+    /// Who may read a log: see [`RECOVERIES`].
+    recoveries: Arc<Semaphore>,
     threads: Mutex<Option<Threads>>,
 }
+
+/// So many topics are recovered at a time: each holds a segment in memory, 64 MiB unless set and up to 1 GiB. One reads while
+/// the other checks.
+const RECOVERIES: usize = 2;
 
 /// The threads, and how to reach them; gone once closed.
 struct Threads {
@@ -204,7 +210,8 @@ impl DiskStorage {
             spawn("spool-reader", move || reader::run(&reading, &reads))?,
         ];
         let threads = Mutex::new(Some(Threads { writer, reader, handles }));
-        Ok(DiskStorage { place, topics: Mutex::default(), opening: Arc::default(), threads })
+        let recoveries = Arc::new(Semaphore::new(RECOVERIES));
+        Ok(DiskStorage { place, topics: Mutex::default(), opening: Arc::default(), recoveries, threads })
     }
 
     fn with_threads<T>(&self, ask: impl FnOnce(&Threads) -> Option<T>) -> Result<T, StorageError> {
@@ -298,13 +305,15 @@ impl DiskStorage {
         self.on_a_thread(work).await
     }
 
-    /// Does what may take seconds on a thread of its own. Who closes the storage waits for it.
+    /// Does what may take seconds on a thread of its own, when its turn has come. Who closes the storage waits for it.
     async fn on_a_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
+        let turn = self.recoveries.clone().acquire_owned().await.map_err(|_| closed())?;
         let (done, answer) = oneshot::channel();
         let run = move || {
+            let _turn = turn;
             let _ = done.send(work());
         };
         {

@@ -9,6 +9,7 @@ mod faults;
 mod files;
 mod giving_up;
 mod holes;
+mod opening;
 mod resend;
 mod room;
 mod sim;
