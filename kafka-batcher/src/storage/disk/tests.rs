@@ -15,6 +15,7 @@ mod room;
 mod sim;
 mod told;
 mod wandering;
+mod writing;
 
 use std::sync::Arc;
 

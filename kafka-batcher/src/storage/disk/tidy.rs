@@ -26,20 +26,23 @@ impl Writer {
             if !due {
                 continue;
             }
-            match tidy_with_reserve(&place, owned, fully) {
-                // Commits that came meanwhile did not wake anybody.
-                Ok(()) => self.unsettled |= owned.topic.state().commits > 0,
-                // It costs room and, after a crash, resends; it comes again with the next commits.
-                Err(error) => tracing::warn!(topic = owned.topic.name, %error, "cannot tidy the spool"),
+            let tidied = tidy_with_reserve(&place, owned, fully);
+            if let (Err(error), false) = (&tidied, owned.untidy) {
+                // It costs room and, after a crash, resends.
+                tracing::warn!(topic = owned.topic.name, %error, "cannot tidy the spool; it is tried again");
             }
+            owned.untidy = tidied.is_err();
+            self.unsettled |= owned.is_unsettled();
         }
     }
 
     /// Tidies one topic: what it settled is durable then.
     pub(super) fn tidy_one(&mut self, name: &str) -> Result<Vec<u64>, StorageError> {
         let place = self.place.clone();
-        self.topics.get_mut(name).map_or(Ok(()), |owned| tidy_with_reserve(&place, owned, false))?;
-        Ok(Vec::new())
+        let Some(owned) = self.topics.get_mut(name) else { return Ok(Vec::new()) };
+        let tidied = tidy_with_reserve(&place, owned, false);
+        self.unsettled |= owned.is_unsettled();
+        tidied.map(|()| Vec::new())
     }
 }
 

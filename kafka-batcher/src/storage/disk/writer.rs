@@ -56,11 +56,21 @@ pub(super) struct Owned {
     letters: Option<DeadLetters>,
     /// Cleaning fails: when it last did, in milliseconds since the Unix epoch. Told once.
     pub(super) unclean: Option<i64>,
+    /// The last attempt to write down what was settled failed. Told once.
+    pub(super) untidy: bool,
 }
 
 impl Owned {
     pub(super) fn new(topic: Arc<Topic>, log: Log) -> Self {
-        Owned { topic, log, letters: None, unclean: None }
+        Owned { topic, log, letters: None, unclean: None, untidy: false }
+    }
+}
+
+impl Owned {
+    /// Something was settled that is not written down: because that failed, or it came meanwhile. Nobody wakes the writer
+    /// for it, as long as it was told of the first.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.topic.state().commits > 0
     }
 }
 
@@ -165,7 +175,7 @@ impl Writer {
                 }
             }
         }
-        self.unsettled |= owned.topic.state().commits > 0;
+        self.unsettled |= owned.is_unsettled();
         self.topics.insert(name.to_owned(), owned);
     }
 
