@@ -158,7 +158,7 @@ impl Writer {
         // The reserve is for what only says something about what is stored: it must not wait for the others' room.
         let (works, waiting) = self.admit(&mut owned, group);
         let mut retried = Vec::new();
-        if let Err(unwritten) = self.write(&mut owned, works, waiting, &mut retried)
+        if let Err(mut unwritten) = self.write(&mut owned, works, waiting, &mut retried)
             && !retried.is_empty()
         {
             if unwritten.full && self.place.give_up_reserve() {
@@ -166,13 +166,14 @@ impl Writer {
                     topic = name,
                     "the disk is full; the reserve is used so that the spool can drain"
                 );
-                let (works, waiting) = retried.into_iter().unzip();
-                let _ = self.write(&mut owned, works, waiting, &mut Vec::new());
-                self.unsettled = true;
-            } else {
-                for (_, done) in retried {
-                    let _ = done.send(Err(unwritten.error.clone()));
+                let (works, waiting) = std::mem::take(&mut retried).into_iter().unzip();
+                if let Err(again) = self.write(&mut owned, works, waiting, &mut retried) {
+                    unwritten = again;
                 }
+                self.unsettled = true;
+            }
+            for (_, done) in retried {
+                let _ = done.send(Err(unwritten.error.clone()));
             }
         }
         self.unsettled |= owned.is_unsettled();

@@ -11,7 +11,7 @@ use super::*;
 const RESERVE: &str = "/spool/reserve";
 
 /// Somebody else takes all but so many bytes of the disk.
-fn fill(fs: &SimFs, left: u64) -> PathBuf {
+pub(super) fn fill(fs: &SimFs, left: u64) -> PathBuf {
     let other = PathBuf::from("/other");
     let (free, _) = fs.space(&other).unwrap();
     let file = fs.create(&other).unwrap();

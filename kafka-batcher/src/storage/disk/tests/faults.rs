@@ -241,3 +241,17 @@ fn what_recovery_calls_durable_survives_the_next_power_loss() {
     let (_, storage, _) = start(disk, settings());
     assert_eq!(waiting(&storage, 0), ["a"]);
 }
+
+#[test]
+fn a_reserve_that_is_too_small_ends_in_the_words_for_a_full_disk() {
+    // "The storage is closed", it said: nobody answered who had been tried again.
+    let mut disk = Disk::default();
+    disk.capacity = Some(10_000);
+    let (fs, storage, _) = start(disk, DiskSettings { reserve_bytes: 20, ..settings() });
+    let position = save(&storage, 0, vec![sent(&["a"], numbers(1, "x"))])[0];
+    super::cleaning::fill(&fs, 0);
+    let renumbered = Renumbered { position, count: 1, numbers: numbers(0, "y") };
+    let error = wait(storage.renumber(&partition(0), vec![renumbered])).unwrap_err();
+    assert!(matches!(error, StorageError::Full(_)), "{error}");
+    assert!(!fs.disk().paths().contains(&PathBuf::from("/spool/reserve")), "it was tried with the reserve");
+}
