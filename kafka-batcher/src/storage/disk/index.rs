@@ -79,8 +79,25 @@ impl Lane {
         self.entries.iter()
     }
 
-    pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.entries.iter_mut()
+    /// Where the batches of a segment are. Positions and segments ascend together, so they stand side by side.
+    fn of_segment(&self, id: u32) -> Range<usize> {
+        let below = |entry: &Entry| {
+            changes::step(entry);
+            entry.segment < id
+        };
+        let first = self.entries.partition_point(below);
+        let behind = self.entries.range(first..).take_while(|entry| entry.segment == id);
+        first..first + behind.inspect(|entry| changes::step(entry)).count()
+    }
+
+    /// The batches in a segment.
+    pub(super) fn in_segment(&self, id: u32) -> impl Iterator<Item = &Entry> {
+        self.entries.range(self.of_segment(id))
+    }
+
+    pub(super) fn in_segment_mut(&mut self, id: u32) -> impl Iterator<Item = &mut Entry> {
+        let range = self.of_segment(id);
+        self.entries.range_mut(range)
     }
 
     /// The batches of which an event lies at `from` or behind.

@@ -79,12 +79,14 @@ fn choose(state: &State, active: Option<u32>, tight: bool) -> (Vec<u32>, Vec<u32
 
 fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unwritten> {
     let uncut = owned.log.cut_again();
+    // It asks the disk: not while others wait for the state.
+    let tight = place.is_tight();
     let (mut delete, clean) = {
         let state = owned.topic.state();
         if let Some(uncut) = uncut {
             // What lies behind it keeps its rest from coming back.
             let before = |id: &u32| state.segments.get(id).is_some_and(|segment| segment.base < uncut);
-            let (mut delete, mut clean) = choose(&state, owned.log.active(), place.is_tight());
+            let (mut delete, mut clean) = choose(&state, owned.log.active(), tight);
             delete.retain(before);
             clean.retain(before);
             (delete, clean)
@@ -92,7 +94,7 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
             // Nothing waits: the whole log may go. Positions go on where they were: the checkpoint knows them.
             (state.segments.keys().copied().collect(), Vec::new())
         } else {
-            choose(&state, owned.log.active(), place.is_tight())
+            choose(&state, owned.log.active(), tight)
         }
     };
     let all = delete.len() == owned.topic.state().segments.len();
@@ -213,7 +215,7 @@ fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritt
         let Some(segment) = state.segments.get(&id).cloned() else { return Ok(()) };
         let mut live = Vec::new();
         for (partition, lane) in &state.lanes {
-            for entry in lane.entries().filter(|entry| entry.segment == id) {
+            for entry in lane.in_segment(id) {
                 let (origin, saved_ms) = (state.origin(entry.origin), state.times.at(entry.position));
                 let given = state.given.within(entry.position..entry.end()).collect();
                 live.push(Live { partition: *partition, entry: *entry, origin, saved_ms, given });
@@ -252,7 +254,7 @@ fn clean_segment(place: &SpoolDir, owned: &Owned, id: u32) -> Result<(), Unwritt
     let moved: std::collections::BTreeMap<u64, u32> = offsets.into_iter().collect();
     let (mut bytes, mut batches) = (0, 0);
     for lane in state.lanes.values_mut() {
-        for entry in lane.entries_mut().filter(|entry| entry.segment == id) {
+        for entry in lane.in_segment_mut(id) {
             if let Some(offset) = moved.get(&entry.position) {
                 entry.offset = *offset;
                 bytes += u64::from(entry.length);

@@ -103,6 +103,12 @@ impl Topic {
         Topic { name: name.to_owned(), dir: dir.to_owned(), state: Mutex::new(state) }
     }
 
+    /// Somebody holds the state.
+    #[cfg(test)]
+    pub(super) fn is_held(&self) -> bool {
+        self.state.try_lock().is_err()
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -163,7 +163,7 @@ impl Changes {
 }
 
 /// Counts what is looked at: tests hold the sum against how much was said.
-fn step<T>(_: &T) {
+pub(super) fn step<T>(_: &T) {
     #[cfg(test)]
     STEPS.set(STEPS.get() + 1);
 }

@@ -184,3 +184,16 @@ fn a_batch_in_the_midst_of_many_is_found_without_looking_at_them() {
     assert_eq!((lane.backlog(0).events, lane.backlog(0).batches), (1_998, 999));
     assert_eq!(lane.holding(1_000, 2), None);
 }
+
+#[test]
+fn the_batches_of_a_segment_are_found_without_looking_at_the_others() {
+    // Cleaning looked at all of them, twice for each segment, while others waited for the state.
+    let mut lane = Lane::default();
+    (0..10_000).for_each(|n| lane.push(Entry { segment: n as u32 / 10, ..entry(2 * n, 2) }));
+    let before = changes::STEPS.get();
+    let found: Vec<u64> = lane.in_segment(500).map(|entry| entry.position).collect();
+    assert_eq!(found, (5_000..5_010).map(|n| 2 * n).collect::<Vec<u64>>());
+    assert_eq!(lane.in_segment_mut(1_000).count(), 0);
+    let steps = changes::STEPS.get() - before;
+    assert!(steps < 60, "{steps}");
+}

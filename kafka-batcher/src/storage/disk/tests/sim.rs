@@ -131,12 +131,27 @@ impl Disk {
 
 /// A handle on a [`Disk`].
 #[derive(Clone, Debug, Default)]
-pub(super) struct SimFs(Arc<Mutex<Disk>>, Arc<AtomicUsize>);
+pub(super) struct SimFs(Arc<Mutex<Disk>>, Arc<AtomicUsize>, Arc<Mutex<Option<Asked>>>);
+
+/// Told when it is asked how much room there is.
+#[derive(Clone)]
+pub(super) struct Asked(pub(super) Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Asked")
+    }
+}
 
 impl SimFs {
     pub(super) fn new(mut disk: Disk) -> Self {
         disk.unix_ms = disk.unix_ms.max(1_700_000_000_000);
-        SimFs(Arc::new(Mutex::new(disk)), Arc::default())
+        SimFs(Arc::new(Mutex::new(disk)), Arc::default(), Arc::default())
+    }
+
+    /// Calls this whenever it is asked how much room there is.
+    pub(super) fn when_asked_for_room(&self, call: impl Fn() + Send + Sync + 'static) {
+        *self.2.lock().unwrap() = Some(Asked(Arc::new(call)));
     }
 
     /// Files that are open.
@@ -234,6 +249,10 @@ impl Fs for SimFs {
     }
 
     fn space(&self, _: &Path) -> io::Result<(u64, u64)> {
+        let asked = self.2.lock().unwrap().clone();
+        if let Some(Asked(call)) = asked {
+            call();
+        }
         let disk = self.disk();
         let total = disk.capacity.unwrap_or(1 << 40);
         Ok((total.saturating_sub(disk.used()), total))

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::super::topic::Topic;
 use super::super::writer::{Owned, Writer};
@@ -47,4 +48,22 @@ fn what_was_settled_is_not_forgotten_when_writing_it_down_fails() {
     writer.unsettled = false;
     writer.tidy(true);
     assert!(!writer.unsettled && fs.disk().paths().contains(&checkpoint.to_owned()));
+}
+
+#[test]
+fn the_disk_is_not_asked_for_its_room_while_others_wait_for_the_state() {
+    let (fs, storage, _) = start(Disk::default(), settings());
+    let saved = save(&storage, 0, (0..4).map(|_| fresh(&["a"])).collect());
+    let disk = fs.disk().after_kill();
+    drop(storage);
+    let (fs, mut writer, topic) = writer(disk);
+    settle(&topic, saved[0] + 1);
+    let (asked, held) = (Arc::new(AtomicU32::new(0)), topic.clone());
+    let seen = asked.clone();
+    fs.when_asked_for_room(move || {
+        assert!(!held.is_held(), "commit() and backlog() wait for the disk");
+        seen.fetch_add(1, Ordering::Relaxed);
+    });
+    writer.tidy_one("t").unwrap();
+    assert!(asked.load(Ordering::Relaxed) > 0);
 }
