@@ -2,6 +2,7 @@
 //! headers of their own. Its bound drops the oldest. Nothing here is ever replayed by itself.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use kafka_batcher_core::{DeadLetter, DecodeError, FailureReason, OwnedHeader, Re
 
 use super::bytes::{Place, Plain, encode};
 use super::fs::{failed, remove_if_there};
-use super::log::{Draft, Log, Unwritten};
+use super::log::{Draft, Log, Mark, Unwritten};
 use super::place::SpoolDir;
 use super::recovery::recover;
 
@@ -34,6 +35,8 @@ pub(super) struct DeadLetters {
     log: Log,
     /// Id, file and bytes of the segments, the oldest first.
     segments: VecDeque<(u32, PathBuf, u64)>,
+    /// Where the log, and its last segment, ended before what is kept for a group that is not yet durable.
+    before: Option<(Mark, Option<(u32, u64)>)>,
 }
 
 impl DeadLetters {
@@ -47,10 +50,10 @@ impl DeadLetters {
             tracing::error!(topic, %damage, "damaged dead letters");
         }
         let segments = recovered.state.segments.into_iter().map(|(id, s)| (id, s.path, s.length)).collect();
-        Ok(DeadLetters { place: place.clone(), log: recovered.log, segments })
+        Ok(DeadLetters { place: place.clone(), log: recovered.log, segments, before: None })
     }
 
-    /// Keeps the letters; they are durable then.
+    /// Keeps the letters; they are durable then. Whether they stay, [`settle`](Self::settle) decides.
     pub(super) fn keep(&mut self, partition: i32, letters: &[DeadLetter]) -> Result<(), Unwritten> {
         let now = self.place.fs.unix_ms();
         let mut draft = Draft::default();
@@ -64,13 +67,53 @@ impl DeadLetters {
         if draft.is_empty() {
             return Ok(());
         }
+        let last = self.segments.back().map(|(id, _, length)| (*id, *length));
+        self.before.get_or_insert((self.log.mark(), last));
         let written = self.log.write(&draft)?;
         self.place.added(written.added);
         match self.segments.back_mut().filter(|(id, ..)| *id == written.id) {
             Some((_, _, length)) => *length = written.length,
             None => self.segments.push_back((written.id, written.path, written.length)),
         }
-        self.bound();
+        Ok(())
+    }
+
+    /// What was kept stays, since its holes are durable; or it is taken back, since they are not: the events wait as before,
+    /// and are kept again when they are refused again.
+    pub(super) fn settle(&mut self, stays: bool) {
+        let Some((mark, last)) = self.before.take() else { return };
+        if stays {
+            self.bound();
+        } else if self.log.mark() != mark {
+            self.log.return_to(mark);
+            if let Err(error) = self.cut_back(last) {
+                tracing::warn!(%error, "dead letters may lie there twice: what was kept of some could not be taken back");
+            }
+        }
+    }
+
+    fn cut_back(&mut self, last: Option<(u32, u64)>) -> io::Result<()> {
+        let fs = self.place.fs.clone();
+        while let Some((id, path, length)) = self.segments.back_mut() {
+            let dir = path.parent().unwrap_or(path);
+            let keep = last.filter(|(last, _)| last == id).map(|(_, length)| length);
+            let gone = length.saturating_sub(keep.unwrap_or(0));
+            match keep {
+                Some(keep) if *length > keep => {
+                    let file = fs.open(path, true)?;
+                    file.cut(keep)?;
+                    file.sync()?;
+                    *length = keep;
+                }
+                Some(_) => return Ok(()),
+                None => {
+                    remove_if_there(fs.as_ref(), path)?;
+                    fs.sync_dir(dir)?;
+                    self.segments.pop_back();
+                }
+            }
+            self.place.freed(gone);
+        }
         Ok(())
     }
 

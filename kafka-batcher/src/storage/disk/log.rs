@@ -88,6 +88,13 @@ pub(super) struct Log {
     uncut: Vec<Active>,
 }
 
+/// The end of a log at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    next: u64,
+    taken: Option<u64>,
+}
+
 /// A failure, and whether it was for want of room.
 #[derive(Debug)]
 pub(super) struct Unwritten {
@@ -145,6 +152,17 @@ impl Log {
     pub(super) fn cut_again(&mut self) -> Option<u64> {
         self.uncut.retain(|segment| segment.cut().is_err());
         self.uncut.iter().map(|segment| segment.base).min()
+    }
+
+    /// Where it ends.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { next: self.next, taken: self.taken }
+    }
+
+    /// It ends there again: what was written since is nobody's. The next segment's name says so; whoever calls this cuts it
+    /// off, and has the segments begun since removed.
+    pub(super) fn return_to(&mut self, mark: Mark) {
+        (self.active, self.next, self.taken) = (None, mark.next, mark.taken);
     }
 
     /// Writes a group and makes it durable.

@@ -82,6 +82,12 @@ impl SpoolDir {
         Ok(bytes)
     }
 
+    /// Bytes in segments and dead letters.
+    #[cfg(test)]
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// Bytes were added to a log.
     pub(super) fn added(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);

@@ -72,6 +72,13 @@ impl Owned {
     pub(super) fn is_unsettled(&self) -> bool {
         self.topic.state().commits > 0
     }
+
+    /// What was kept of dead letters in this group stays, or is taken back.
+    fn settle_letters(&mut self, stays: bool) {
+        if let Some(letters) = &mut self.letters {
+            letters.settle(stays);
+        }
+    }
 }
 
 /// The writer's own.
@@ -158,20 +165,15 @@ impl Writer {
         // The reserve is for what only says something about what is stored: it must not wait for the others' room.
         let (works, waiting) = self.admit(&mut owned, group);
         let mut retried = Vec::new();
-        if let Err(mut unwritten) = self.write(&mut owned, works, waiting, &mut retried)
-            && !retried.is_empty()
-        {
-            if unwritten.full && self.place.give_up_reserve() {
-                tracing::warn!(
-                    topic = name,
-                    "the disk is full; the reserve is used so that the spool can drain"
-                );
-                let (works, waiting) = std::mem::take(&mut retried).into_iter().unzip();
-                if let Err(again) = self.write(&mut owned, works, waiting, &mut retried) {
-                    unwritten = again;
-                }
-                self.unsettled = true;
-            }
+        let mut written = self.write(&mut owned, works, waiting, &mut retried);
+        if !retried.is_empty() && self.place.give_up_reserve() {
+            tracing::warn!(topic = name, "the disk is full; the reserve is used so that the spool can drain");
+            let (works, waiting) = std::mem::take(&mut retried).into_iter().unzip();
+            written = self.write(&mut owned, works, waiting, &mut retried);
+            self.unsettled = true;
+        }
+        if let Err(unwritten) = written {
+            owned.settle_letters(false);
             for (_, done) in retried {
                 let _ = done.send(Err(unwritten.error.clone()));
             }
@@ -258,6 +260,7 @@ impl Writer {
         let counts: Vec<usize> = works.iter().map(|work| draft_work(owned, work, &mut draft)).collect();
         match write_draft(&self.place, owned, draft) {
             Ok(positions) => {
+                owned.settle_letters(true);
                 let mut positions = positions.into_iter();
                 // Who gave events up needs their room, and is answered when it is there.
                 if works.iter().any(|work| matches!(work, Work::Drop { .. }))
@@ -271,6 +274,9 @@ impl Writer {
                 Ok(())
             }
             Err(unwritten) => {
+                if !unwritten.full {
+                    owned.settle_letters(false);
+                }
                 for (work, done) in works.into_iter().zip(waiting) {
                     if work.is_control() && unwritten.full {
                         again.push((work, done));
