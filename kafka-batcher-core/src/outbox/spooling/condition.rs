@@ -186,8 +186,10 @@ impl Outbox {
             None => spool.reading.is_some(),
             Some(head) => {
                 let written = self.is_saving(head.id) || spool.renumbering.is_some();
-                let put_aside = spool.rejecting.as_ref().is_some_and(|rejecting| rejecting.ticket.is_some());
-                (written && !self.ready(0)) || put_aside || (spool.committing.is_some() && self.run.is_none())
+                let new_run = self.run.is_none() && !spool.condition.is_silent(Call::Commit);
+                (written && !self.ready(0))
+                    || self.letters_first()
+                    || (new_run && spool.committing.is_some())
             }
         }
     }

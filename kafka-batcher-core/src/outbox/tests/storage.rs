@@ -241,3 +241,22 @@ fn what_is_being_saved_when_all_is_given_up_is_not_said_to_be_lost_for_certain()
     assert_eq!(persisted, [(2, crate::Persisted::Maybe), (1, crate::Persisted::No)]);
     assert_eq!((desk.tally().in_doubt, desk.tally().lost), (2, 1));
 }
+
+#[test]
+fn a_dead_letter_that_is_never_put_aside_would_keep_everything_from_the_disk_when_kafka_goes_away() {
+    let mut desk = Desk::new(SpoolMode::OnFailure);
+    desk.bench.seal(1);
+    let asked = desk.poll();
+    desk.bench.refuse_records(&asked.sent[0], 87, &[0]);
+    let asked = desk.poll();
+    desk.bench.outbox.on_storage_slow(asked.rejects[0].0);
+    desk.bench.seal(1);
+    let asked = desk.poll();
+    desk.bench.lose(&asked.sent[0]);
+    let Bench { outbox, now, unix_ms, .. } = &mut desk.bench;
+    let waits = outbox.poll_action(None, *now, *unix_ms);
+    assert!(matches!(waits, Action::Wait { .. }), "{waits:?}");
+    *now = *now + AFTER;
+    let action = outbox.poll_action(None, *now, *unix_ms);
+    assert!(matches!(action, Action::Save { .. }), "nobody leads: {action:?}");
+}
