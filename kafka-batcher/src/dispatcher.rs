@@ -18,11 +18,11 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_batcher_core::partitioner::{Placement, TopicNotice};
 use kafka_batcher_core::{
     FailureReason, Leader, Outbox, OutboxSettings, ProduceAnswer, ProducerIdentity, ProducerState,
-    RecordBatch, Sealed, StorageError, Time,
+    RecordBatch, Sealed, StorageError, Time, TopicId,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use self::outcomes::lost;
+use self::outcomes::{Loss, Losses, lost};
 use self::spooling::{PendingRead, Stored};
 use self::unassigned::{Gone, Step, Unassigned};
 use crate::connection_manager::{ConnectionManager, TopicHealth};
@@ -39,8 +39,8 @@ const REQUESTS_PER_BROKER: usize = 5;
 /// How long the disk may take, once the time to deliver is over, to take what is left.
 const SPILLING: Duration = Duration::from_secs(10);
 
-/// How often the operator is told of events that are dropped by order.
-const DROPS_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How often the operator is told of events that are lost or put aside for one reason.
+const LOSSES_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What a dispatcher is asked to do.
 pub(crate) enum Command {
@@ -165,13 +165,12 @@ pub(crate) struct Dispatcher {
     troubled: usize,
     /// The operator was told that somebody must act.
     needs_somebody: bool,
-    /// Events that failed since the operator was told, by the words for it.
-    losses: BTreeMap<String, (u64, Option<i32>)>,
-    /// The same of events that were dropped by order, which may be many: told every ten seconds at most.
-    drops: BTreeMap<String, (u64, Option<i32>)>,
-    drops_told: Option<Time>,
-    /// Events that were put aside since then.
-    dead_letters: BTreeMap<String, (u64, Option<i32>)>,
+    /// Events that failed, or were put aside, by kind and reason.
+    losses: BTreeMap<(Loss, String), Losses>,
+    /// The operator was told that the spool holds numbers of another topic or cluster.
+    foreign_told: bool,
+    /// The topic whose coming in the place of another was told.
+    recreated_told: Option<TopicId>,
     /// Of the pool's shortages, those that were met.
     shortages: u64,
     /// What was counted outside of outboxes: batches, reasons, latency, events lost in the unassigned lane.
@@ -206,9 +205,8 @@ impl Dispatcher {
             troubled: 0,
             needs_somebody: false,
             losses: BTreeMap::new(),
-            drops: BTreeMap::new(),
-            drops_told: None,
-            dead_letters: BTreeMap::new(),
+            foreign_told: false,
+            recreated_told: None,
             shortages: 0,
             own: Report::default(),
         }
@@ -233,8 +231,9 @@ impl Dispatcher {
         loop {
             self.collect();
             self.drive();
-            self.tell_losses();
-            if self.is_done() {
+            let done = self.is_done();
+            self.tell_losses(done);
+            if done {
                 return self.finish();
             }
             let next = self.next_timer();
@@ -274,9 +273,9 @@ impl Dispatcher {
         let now = self.parts.topic.clock.now();
         let deadline = self.closing.as_ref().map(|c| c.spilling_until.unwrap_or(c.deadline));
         let spool = self.unassigned_timer(now);
-        let drops = self.drops_told.filter(|_| !self.drops.is_empty()).map(|told| told + DROPS_TOLD_EVERY);
+        let losses = self.losses.values().filter_map(Losses::due).min();
         let slow = self.calls.values().copied().min();
-        let timers = [self.parts.topic.next_due(), retry, deadline, spool, self.open_again_at, drops, slow];
+        let timers = [self.parts.topic.next_due(), retry, deadline, spool, self.open_again_at, losses, slow];
         timers.into_iter().flatten().min()
     }
 
@@ -662,7 +661,7 @@ impl Drop for Dispatcher {
         self.spill_at_last();
         self.abandon(self.parts.topic.clock.now());
         self.leave_unassigned();
-        self.tell_losses();
+        self.tell_losses(true);
         self.parts.topic.keep_final_report(self.final_report());
     }
 }

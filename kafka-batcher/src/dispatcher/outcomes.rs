@@ -7,9 +7,43 @@ use kafka_batcher_core::{
     Time, Trouble,
 };
 
-use super::{DROPS_TOLD_EVERY, Dispatcher};
+use super::{Dispatcher, LOSSES_TOLD_EVERY};
 use crate::connection_manager::TopicHealth;
 use crate::error_notifier::NotificationKind;
+
+/// What became of events that are final and not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Loss {
+    Lost,
+    PutAside,
+}
+
+/// Events that are final and not delivered, for one reason.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// Since the operator was told.
+    events: u64,
+    /// Theirs; of several partitions none is named.
+    partition: Option<i32>,
+    /// What was said of the first of them.
+    words: String,
+    told: Option<Time>,
+}
+
+impl Losses {
+    /// When they are to be told; `None`: there are none.
+    pub(super) fn due(&self) -> Option<Time> {
+        (self.events > 0).then(|| self.told.map_or(Time::ZERO, |told| told + LOSSES_TOLD_EVERY))
+    }
+
+    fn add(&mut self, events: u64, partition: Option<i32>, error: &DeliveryError) {
+        if self.events == 0 {
+            (self.partition, self.words) = (partition, error.to_string());
+        }
+        self.events += events;
+        self.partition = self.partition.filter(|known| Some(*known) == partition);
+    }
+}
 
 impl Dispatcher {
     pub(super) fn take_events(&mut self, partition: i32, now: Time) {
@@ -59,20 +93,39 @@ impl Dispatcher {
                 }
                 OutboxEvent::NeedsRoom { bytes } => self.make_room(partition, bytes, now),
                 OutboxEvent::SpoolRecovered => self.spool_works(partition),
-                OutboxEvent::ForeignNumbers => {
-                    let message = "the spool holds batches that were sent to another topic of this name, or to a \
-                                   cluster that is not known; they get new numbers";
-                    self.tell(NotificationKind::SpoolError, Some(partition), message.to_owned());
-                }
+                OutboxEvent::ForeignNumbers => self.foreign_numbers(),
                 OutboxEvent::Troubled(trouble) => self.troubled(partition, &trouble),
                 OutboxEvent::Recovered => self.recovered(partition),
-                OutboxEvent::TopicRecreated => {
-                    let message =
-                        "the topic was deleted and created again; what was undelivered goes to the new one";
-                    self.tell(NotificationKind::ProducerError, Some(partition), message.to_owned());
-                }
+                OutboxEvent::TopicRecreated => self.topic_recreated(partition),
                 _ => {}
             }
+        }
+    }
+
+    /// Every partition says so by itself, and it is one piece of news.
+    fn foreign_numbers(&mut self) {
+        if !std::mem::replace(&mut self.foreign_told, true) {
+            let message = format!(
+                "the spool holds batches that were sent to another topic of this name, or to a cluster that is not known; they \
+                 get new numbers ({} events wait in the spool)",
+                self.report().spooled
+            );
+            self.tell(NotificationKind::SpoolError, None, message);
+        }
+    }
+
+    /// The same, for each time that it happens.
+    fn topic_recreated(&mut self, partition: i32) {
+        let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
+        let topic = leader.map(|leader| leader.topic_id);
+        if topic.is_none() || topic != self.recreated_told {
+            self.recreated_told = topic;
+            let report = self.report();
+            let message = format!(
+                "the topic was deleted and created again; what was undelivered ({} events) goes to the new one",
+                report.in_memory + report.in_flight + report.spooled
+            );
+            self.tell(NotificationKind::ProducerError, None, message);
         }
     }
 
@@ -160,9 +213,7 @@ impl Dispatcher {
         partition: Option<i32>,
         durable: bool,
     ) {
-        let entry = self.dead_letters.entry(error.to_string()).or_insert((0, partition));
-        entry.0 += u64::from(batch.count());
-        entry.1 = entry.1.filter(|known| Some(*known) == partition);
+        self.note_loss(Loss::PutAside, batch, &error, partition);
         batch.spans().failed(&Arc::new(error));
         self.settled(batch, durable);
     }
@@ -198,31 +249,38 @@ impl Dispatcher {
         partition: Option<i32>,
         durable: bool,
     ) {
-        let by_order = matches!(error.reason, FailureReason::MaxAge | FailureReason::DroppedOldest);
-        let losses = if by_order { &mut self.drops } else { &mut self.losses };
-        let loss = losses.entry(error.to_string()).or_insert((0, partition));
-        loss.0 += u64::from(batch.count());
-        // Of several partitions, none is named.
-        loss.1 = loss.1.filter(|known| Some(*known) == partition);
+        self.note_loss(Loss::Lost, batch, &error, partition);
         batch.spans().failed(&Arc::new(error));
         self.settled(batch, durable);
     }
 
-    /// Tells of the losses since the last call, once for each reason however many batches it took.
-    pub(super) fn tell_losses(&mut self) {
+    /// To be told with others of its kind.
+    fn note_loss(&mut self, loss: Loss, batch: &RecordBatch, error: &DeliveryError, partition: Option<i32>) {
+        // Not by its free words: a broker may say something else of each event.
+        let reason = DeliveryError { message: String::new(), ..error.clone() };
+        let losses = self.losses.entry((loss, reason.to_string())).or_default();
+        losses.add(u64::from(batch.count()), partition, error);
+    }
+
+    /// Tells of what is lost or put aside: of each reason at once, then every ten seconds at most, or once more when `all` is to
+    /// be told.
+    pub(super) fn tell_losses(&mut self, all: bool) {
         let now = self.parts.topic.clock.now();
-        let soon = self.drops_told.is_some_and(|told| now < told + DROPS_TOLD_EVERY) && !self.is_done();
-        if !soon && !self.drops.is_empty() {
-            self.drops_told = Some(now);
-            self.losses.append(&mut self.drops);
+        let mut told = Vec::new();
+        for ((loss, _), losses) in &mut self.losses {
+            if losses.due().is_none_or(|due| due > now && !all) {
+                continue;
+            }
+            losses.told = Some(now);
+            let (events, words) = (std::mem::take(&mut losses.events), std::mem::take(&mut losses.words));
+            told.push((*loss, losses.partition, events, words));
         }
-        for (error, (events, partition)) in std::mem::take(&mut self.losses) {
-            let message = format!("{events} events are not delivered: {error}");
-            self.tell(NotificationKind::EventsLost, partition, message);
-        }
-        for (error, (events, partition)) in std::mem::take(&mut self.dead_letters) {
-            let message = format!("{events} events were put aside as dead letters: {error}");
-            self.tell(NotificationKind::DeadLettered, partition, message);
+        for (loss, partition, events, words) in told {
+            let (kind, became) = match loss {
+                Loss::Lost => (NotificationKind::EventsLost, "are not delivered"),
+                Loss::PutAside => (NotificationKind::DeadLettered, "were put aside as dead letters"),
+            };
+            self.tell(kind, partition, format!("{events} events {became}: {words}"));
         }
     }
 }

@@ -31,6 +31,12 @@ async fn a_topic_created_anew_gets_what_was_not_delivered_under_new_numbers() {
         site.drained(&batcher).await;
         let report = batcher.shutdown(crate::LONG).await;
         assert!(report.all_delivered() && report.balances(), "{report:?}");
+        // One piece of news, however many partitions.
+        let told = site.told.0.lock().unwrap().clone();
+        assert!(
+            told.iter().filter(|told| told.message.contains("get new numbers")).count() <= 1,
+            "{told:#?}"
+        );
         site.check();
     }
 }

@@ -20,6 +20,7 @@ mod restart;
 mod stuck;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 mod unknown;
 
 use std::collections::BTreeMap;
