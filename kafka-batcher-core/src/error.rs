@@ -119,6 +119,10 @@ pub enum FailureReason {
     MaxAge,
     /// Dropped from the spool to make room for newer events (`on_full = drop_oldest`).
     DroppedOldest,
+    /// It was saved, and the storage did not give it back.
+    Damaged,
+    /// It was given to a storage that keeps nothing.
+    Discarded,
     /// Whether the event was written cannot be known, and it will not be tried again.
     Unknowable,
     /// A part of the program that carried the event failed.
@@ -141,6 +145,8 @@ impl fmt::Display for DeliveryError {
             FailureReason::DroppedOldest => {
                 "the event was dropped from the spool to make room for newer ones (on_full = drop_oldest)"
             }
+            FailureReason::Damaged => "the event was saved, and the storage did not give it back",
+            FailureReason::Discarded => "the event was given to a storage that keeps nothing",
             FailureReason::Unknowable => "whether the event was written cannot be known",
             FailureReason::Internal => "the event was lost by an internal failure",
         })?;

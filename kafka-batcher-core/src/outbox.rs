@@ -269,11 +269,11 @@ impl Outbox {
     }
 
     /// The time for closing is over: nothing is sent any more, and everything that is left goes to the spool, what is in
-    /// flight, too. When that is done the outbox is empty. Without a spool the same as [`Outbox::abandon`].
+    /// flight, too. When that is done the outbox is empty. Without a spool that keeps anything the same as [`Outbox::abandon`].
     pub fn spill(&mut self) {
-        match self.settings.spool {
-            Some(_) => self.state = State::Ending,
-            None => self.abandon(),
+        match self.keeps() {
+            true => self.state = State::Ending,
+            false => self.abandon(),
         }
     }
 
@@ -559,11 +559,11 @@ impl Outbox {
         entry.haunted |= admitted > 0;
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        entry.exposure = Exposure::InFlight { ticket, doubtful, to: leader, admitted };
+        let spooled = entry.place != Place::Memory;
+        entry.exposure = Exposure::InFlight { ticket, doubtful, to: leader, admitted, spooled };
         entry.attempts += 1;
         self.in_flight += 1;
         entry.batch.finish();
-        let spooled = entry.place != Place::Memory;
         Action::Produce { ticket, batch: entry.batch.clone(), spooled }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::Shared;
-use kafka_batcher_core::{BufferPool, OutboxSettings, SpoolSettings};
+use kafka_batcher_core::{BufferPool, OutboxSettings, SpoolMode, SpoolSettings};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -127,7 +127,11 @@ impl KafkaBatcher {
     }
 
     pub(crate) fn launch(choices: Choices, runtime: Handle, stop: Option<oneshot::Sender<()>>) -> Self {
-        let Choices { settings, defaults, registry, producer, storage, spool, notifier, seed } = choices;
+        let Choices { settings, defaults, registry, producer, storage, mut spool, notifier, seed } = choices;
+        if storage.as_ref().is_some_and(|storage| !storage.keeps()) {
+            // With write-ahead every event would be lost before it is sent.
+            (spool.keeps, spool.mode) = (false, SpoolMode::OnFailure);
+        }
         let producer: Arc<dyn Producer> = Arc::new(Contained::new(producer));
         let clock = Clock::start();
         let topics = Topics::default();
@@ -256,6 +260,7 @@ impl KafkaBatcher {
                 first_sequence: 0,
                 delivery_timeout: topic.settings.delivery_timeout,
                 on_expired_timestamp: topic.settings.on_expired_timestamp,
+                required_acks: topic.settings.required_acks,
                 spool: inner.storage.as_ref().map(|_| inner.spool),
             },
             request_timeout: inner.settings.request_timeout,

@@ -51,6 +51,12 @@ pub struct Recovered {
 /// # });
 /// ```
 pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
+    /// False: what is saved here is gone. The events count as lost then and their receipts fail (`FailureReason::Discarded`), nothing
+    /// is put aside nor left for the next start, and the spool's mode is `on_failure` whatever it was set to.
+    fn keeps(&self) -> bool {
+        true
+    }
+
     /// Brings back what an earlier process left of a topic. To be called once for a topic, before anything else.
     ///
     /// # Errors

@@ -21,13 +21,19 @@ impl Outbox {
     /// another is ignored.
     pub fn on_produced(&mut self, ticket: u64, answer: ProduceAnswer, now: Time) {
         let Some(at) = self.entries.iter().position(|entry| entry.ticket() == Some(ticket)) else { return };
-        let Some(Exposure::InFlight { doubtful, to, admitted, .. }) =
-            self.entries.get(at).map(|entry| entry.exposure)
+        let Some((Exposure::InFlight { doubtful, to, admitted, spooled, .. }, on_disk)) =
+            self.entries.get(at).map(|entry| (entry.exposure, entry.place != Place::Memory))
         else {
             return;
         };
         self.in_flight -= 1;
         let trouble = match answer.result {
+            ProduceResult::Acked { .. } if on_disk && !spooled && self.settings.required_acks == 0 => {
+                // It was saved while it was on its way to the socket, and the socket is no reason to give up what is durable: it is
+                // sent once more, and all replicas acknowledge it.
+                self.came_back(at, true);
+                return;
+            }
             ProduceResult::Acked { base_offset } => return self.acked(at, base_offset, answer.leader),
             ProduceResult::Refused(refusal) => {
                 return self.refused(at, refusal, doubtful, answer.leader.unwrap_or(to), now);

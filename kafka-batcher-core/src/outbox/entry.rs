@@ -60,8 +60,8 @@ pub(super) enum Exposure {
     /// Certainly not under the numbers it carries.
     Unwritten,
     /// A request with it is on its way, to this leader; `doubtful`: an earlier one may have written it; `admitted`: so many
-    /// possible duplicates were counted for this attempt.
-    InFlight { ticket: u64, doubtful: bool, to: Leader, admitted: u64 },
+    /// possible duplicates were counted for this attempt; `spooled`: it was on disk when it was sent, so all replicas acknowledge it.
+    InFlight { ticket: u64, doubtful: bool, to: Leader, admitted: u64, spooled: bool },
     /// Perhaps: an answer is missing.
     Doubtful,
 }

@@ -155,7 +155,7 @@ impl Outbox {
     }
 
     /// It is certainly not in the log, and nothing is being done with it.
-    fn may_go(&self, entry: &Entry) -> bool {
+    pub(super) fn may_go(&self, entry: &Entry) -> bool {
         #[cfg(test)]
         {
             if super::simulator::planted(super::simulator::Mutation::DropWhatIsInDoubt) {

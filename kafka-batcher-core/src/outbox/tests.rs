@@ -71,6 +71,7 @@ fn settings() -> OutboxSettings {
         first_sequence: 0,
         delivery_timeout: None,
         on_expired_timestamp: OnExpiredTimestamp::Hold,
+        required_acks: -1,
         spool: None,
     }
 }

@@ -7,7 +7,7 @@ use crate::backoff::BackoffSettings;
 use crate::batch::RecordBatch;
 use crate::completion::Spans;
 use crate::delivery::Refusal;
-use crate::error::DeliveryError;
+use crate::error::{DeliveryError, Persisted};
 use crate::spool::{DeadLetter, Renumbered, ToSave};
 use crate::time::Time;
 
@@ -29,6 +29,9 @@ pub struct OutboxSettings {
     pub delivery_timeout: Option<Duration>,
     /// What becomes of an event whose time, given by this process, the broker refuses (32).
     pub on_expired_timestamp: OnExpiredTimestamp,
+    /// What acknowledges a batch that does not come from the spool: -1 all replicas, 1 the leader, 0 the socket. The last is none
+    /// that anything on disk may be given up for.
+    pub required_acks: i16,
     /// How the spool is used; `None`: there is none, and what is in memory dies with the process.
     pub spool: Option<SpoolSettings>,
 }
@@ -111,6 +114,8 @@ pub struct SpoolSettings {
     pub on_full: OnFull,
     /// Send events that are older than the topic's retention, too: Kafka acknowledges and deletes them.
     pub replay_expired: bool,
+    /// The storage keeps what it is given. If it does not, what is "saved" is lost, and what is not wanted is not put aside.
+    pub keeps: bool,
 }
 
 impl SpoolSettings {
@@ -123,6 +128,7 @@ impl SpoolSettings {
             max_age: None,
             on_full: OnFull::default(),
             replay_expired: false,
+            keeps: true,
         }
     }
 }
@@ -274,6 +280,8 @@ pub enum OutboxEvent {
         events: u64,
         /// Where, and what happened.
         message: String,
+        /// Who waits for them, and whether they may lie in the log all the same.
+        spans: Vec<(Spans, Persisted)>,
     },
     /// Batches go to the spool from now on. Told once an episode; its end is [`OutboxEvent::Recovered`].
     Spooling,

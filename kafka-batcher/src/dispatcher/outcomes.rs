@@ -83,7 +83,11 @@ impl Dispatcher {
                     let error = error_of(FailureReason::Spooled, Persisted::No, String::new());
                     spans.failed(&Arc::new(error));
                 }
-                OutboxEvent::Damaged { events, message } => {
+                OutboxEvent::Damaged { events, message, spans } => {
+                    for (spans, persisted) in spans {
+                        let error = error_of(FailureReason::Damaged, persisted, message.clone());
+                        spans.failed(&Arc::new(error));
+                    }
                     let message = format!("{events} events of the spool are lost: {message}");
                     self.tell(NotificationKind::EventsLost, Some(partition), message);
                 }

@@ -6,7 +6,7 @@
 
 mod expiry;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ pub(super) struct Step {
     placed: Vec<(i32, u64, RecordBatch, bool)>,
     /// Events that have no partition, put aside, and whether they were found at the start.
     rejected: Vec<(RecordBatch, DeliveryError, bool)>,
+    /// Where each batch lay that was read.
+    read: BTreeSet<u64>,
     events: u64,
     recovered: u64,
     damage: Vec<(u64, String)>,
@@ -192,6 +194,14 @@ impl Dispatcher {
         self.lane_works();
         let unix_ms = self.parts.topic.clock.unix_ms();
         let lane = &mut self.unassigned;
+        if !self.parts.outbox.spool.is_some_and(|spool| spool.keeps) {
+            let saved = count.min(self.unassigned.memory.len());
+            for sealed in self.unassigned.memory.drain(..saved).collect::<Vec<_>>() {
+                self.give_up(&sealed.batch, FailureReason::Discarded, String::new());
+            }
+            return;
+        }
+        let lane = &mut self.unassigned;
         // The end may have taken them meanwhile.
         let saved = count.min(lane.memory.len());
         for (sealed, position) in lane.memory.drain(..saved).zip(positions) {
@@ -235,6 +245,18 @@ impl Dispatcher {
         self.spool_works(UNASSIGNED);
     }
 
+    /// The lane begins at `through` now; who waits for what was not read of it is told that it is lost.
+    fn settle_claims(&mut self, through: u64, read: &BTreeSet<u64>, damage: &[(u64, String)]) {
+        let rest = self.unassigned.claims.split_off(&through);
+        let message = damage.first().map(|(_, message)| message.clone()).unwrap_or_default();
+        let error = Arc::new(error_of(FailureReason::Damaged, Persisted::No, message));
+        for (position, spans) in std::mem::replace(&mut self.unassigned.claims, rest) {
+            if !read.contains(&position) {
+                spans.failed(&error);
+            }
+        }
+    }
+
     fn lane_damaged(&mut self, damage: Vec<(u64, String)>) {
         for (events, message) in damage {
             let lane = &mut self.unassigned;
@@ -245,6 +267,9 @@ impl Dispatcher {
             lane.recovered -= found;
             self.own.recovered += found;
             self.own.lost += events;
+            if self.unassigned.disk.events == 0 {
+                self.settle_claims(u64::MAX, &BTreeSet::new(), &[(events, message.clone())]);
+            }
             let message = format!("{events} events of the spool are lost: {message}");
             self.tell(NotificationKind::EventsLost, None, message);
         }
@@ -269,6 +294,7 @@ impl Dispatcher {
                 through: next,
                 placed: Vec::new(),
                 rejected: Vec::new(),
+                read: BTreeSet::new(),
                 events: 0,
                 recovered: 0,
                 damage,
@@ -276,6 +302,7 @@ impl Dispatcher {
             let mut letters = Vec::new();
             for stored in batches {
                 let found = stored.position < recovered_below;
+                step.read.insert(stored.position);
                 step.events += u64::from(stored.batch.count());
                 step.recovered += if found { u64::from(stored.batch.count()) } else { 0 };
                 let mut batch = stored.batch;
@@ -333,7 +360,8 @@ impl Dispatcher {
         lane.disk.first = step.through;
         lane.disk.events = lane.disk.events.saturating_sub(step.events);
         lane.recovered = lane.recovered.saturating_sub(step.recovered);
-        lane.claims = lane.claims.split_off(&step.through);
+        self.settle_claims(step.through, &step.read, &step.damage);
+        let lane = &mut self.unassigned;
         let mut damage = step.damage;
         if read_nothing && lane.disk.events > 0 {
             damage.push((lane.disk.events, "the storage does not have them any more".to_owned()));

@@ -32,6 +32,10 @@ fn now<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, Result<T, StorageError>> {
 }
 
 impl TempStorage for Discard {
+    fn keeps(&self) -> bool {
+        false
+    }
+
     fn open<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Recovered, StorageError>> {
         now(Recovered::default())
     }

@@ -30,6 +30,8 @@ pub(crate) struct Gates {
     pub(crate) close_panics: AtomicBool,
     /// Every dead letter is refused.
     pub(crate) rejects_fail: AtomicBool,
+    /// The first batch that is read is damaged.
+    pub(crate) damage: AtomicBool,
 }
 
 impl Gates {
@@ -79,6 +81,7 @@ impl Gated {
             closes: AtomicU64::default(),
             close_panics: AtomicBool::default(),
             rejects_fail: AtomicBool::default(),
+            damage: AtomicBool::default(),
         };
         Gated { storage, gates: Arc::new(gates) }
     }
@@ -133,7 +136,14 @@ impl TempStorage for Gated {
         from: u64,
         max_bytes: usize,
     ) -> BoxFuture<'a, Result<Read, StorageError>> {
-        self.storage.read(partition, from, max_bytes)
+        Box::pin(async move {
+            let mut read = self.storage.read(partition, from, max_bytes).await?;
+            if !read.batches.is_empty() && self.gates.damage.swap(false, SeqCst) {
+                let lost = read.batches.remove(0);
+                read.damage.push((u64::from(lost.batch.count()), "the test's disk".to_owned()));
+            }
+            Ok(read)
+        })
     }
 
     fn commit<'a>(

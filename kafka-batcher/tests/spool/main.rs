@@ -12,6 +12,7 @@ mod healthy;
 mod held;
 #[path = "../support/killed.rs"]
 mod killed;
+mod lost;
 mod mortal;
 mod outage;
 mod policies;

@@ -125,3 +125,26 @@ async fn an_event_that_kafka_will_never_take_is_put_aside_and_its_neighbours_arr
         site.check();
     }
 }
+
+/// An acknowledgement that names an offset is none of acks = 0.
+#[tokio::test]
+async fn what_comes_from_the_spool_is_acknowledged_by_all_replicas_whatever_the_topics_acks() {
+    for mut site in everywhere() {
+        let storage = site.life().await;
+        let builder = site.settings().collector_defaults(|c| c.required_acks = 0).storage(storage);
+        let batcher = builder.start().await.expect("it starts");
+        let collector = batcher.collector(crate::TOPIC).build().expect("the collector starts");
+        ready(&batcher, crate::TOPIC).await;
+        site.stop_kafka();
+        let receipts = site.send(&collector, 50).await;
+        site.durable(&receipts).await;
+        site.start_kafka();
+        for (number, receipt) in &receipts {
+            let delivery = outcome(receipt).await.expect("it is delivered");
+            assert!(delivery.offset.is_some(), "event {number}: {delivery:?}");
+        }
+        site.drained(&batcher).await;
+        let report = batcher.shutdown(crate::LONG).await;
+        assert!(report.all_delivered() && report.balances(), "{report:?}");
+    }
+}

@@ -69,6 +69,8 @@ pub(super) struct Plan {
     pub(super) capacity: u64,
     pub(super) on_full: OnFull,
     pub(super) max_age_ms: Option<u64>,
+    /// The storage keeps what it is given.
+    pub(super) keeps: bool,
     /// Until all is healed, the topic keeps events for no time at all.
     pub(super) short_retention: bool,
 
@@ -139,6 +141,7 @@ impl Plan {
             capacity: if rng.below(4) == 0 { 5 + rng.below(60) } else { u64::MAX },
             on_full: if rng.below(2) == 0 { OnFull::DropOldest } else { OnFull::Backpressure },
             max_age_ms: (rng.below(8) == 0).then(|| 50 + rng.below(2_000)),
+            keeps: true,
             short_retention: rng.below(16) == 0,
             delivery_timeout_ms: (rng.below(6) == 0).then(|| 50 + rng.below(2_000)),
             on_expired_timestamp: match rng.below(3) {
@@ -154,6 +157,8 @@ impl Plan {
         Plan {
             crowded: if rng.below(3) == 0 { 1 + rng.below(500) } else { 0 },
             storage_hangs: if rng.below(3) == 0 { 1 + rng.below(150) } else { 0 },
+            // (With write-ahead everything would be lost.)
+            keeps: self.spool != Some(SpoolMode::OnFailure) || rng.below(6) > 0,
             ..self
         }
     }

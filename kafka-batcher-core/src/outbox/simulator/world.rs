@@ -179,6 +179,7 @@ impl World {
             first_sequence: plan.first_sequence,
             delivery_timeout: plan.delivery_timeout_ms.map(Duration::from_millis),
             on_expired_timestamp: plan.on_expired_timestamp,
+            required_acks: -1,
             spool: plan.spool.map(|mode| SpoolSettings {
                 mode,
                 after: Duration::from_millis(plan.spool_after_ms),
@@ -186,6 +187,7 @@ impl World {
                 max_age: plan.max_age_ms.map(Duration::from_millis),
                 on_full: plan.on_full,
                 replay_expired: false,
+                keeps: plan.keeps,
             }),
         };
         let pool = BufferPool::new(1 << 24);

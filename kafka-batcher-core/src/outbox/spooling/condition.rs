@@ -187,9 +187,7 @@ impl Outbox {
             Some(head) => {
                 let written = self.is_saving(head.id) || spool.renumbering.is_some();
                 let new_run = self.run.is_none() && !spool.condition.is_silent(Call::Commit);
-                (written && !self.ready(0))
-                    || self.letters_first()
-                    || (new_run && spool.committing.is_some())
+                (written && !self.ready(0)) || self.letters_first() || (new_run && spool.committing.is_some())
             }
         }
     }

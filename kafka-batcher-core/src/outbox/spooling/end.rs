@@ -1,9 +1,11 @@
 //! What leaves for good: to the dead letters, or, at the end, to the next process.
 
-use super::super::entry::{Doubt, Place};
+use std::collections::BTreeMap;
+
+use super::super::entry::{Doubt, Exposure, Place};
 use super::super::{Outbox, OutboxEvent};
 use super::Call;
-use crate::batch::RecordBatch;
+use crate::batch::{RecordBatch, Stamp};
 use crate::error::{DeliveryError, FailureReason, Persisted};
 use crate::spool::DeadLetter;
 
@@ -15,7 +17,7 @@ impl Outbox {
         position: Option<u64>,
         error: DeliveryError,
     ) -> bool {
-        if self.settings.spool.is_none() || matches!(error.reason, FailureReason::Shutdown) {
+        if !self.keeps() || matches!(error.reason, FailureReason::Shutdown) {
             return false;
         }
         let letter = DeadLetter { batch, position, error };
@@ -39,6 +41,33 @@ impl Outbox {
     pub(in super::super) fn letters_first(&self) -> bool {
         let bad = self.spool.condition.is_bad(Call::Reject);
         self.spool.rejecting.is_some() && (!bad || self.letters().any(|letter| letter.position.is_some()))
+    }
+
+    /// True if there is a storage that keeps what it is given.
+    pub(in super::super) fn keeps(&self) -> bool {
+        self.settings.spool.is_some_and(|spool| spool.keeps)
+    }
+
+    /// These were given to a storage that keeps nothing: they are lost, unless they went to Kafka meanwhile.
+    pub(super) fn discarded(&mut self, entries: &BTreeMap<u64, Option<Stamp>>) {
+        let mut gone = Vec::new();
+        for list in [&mut self.entries, &mut self.behind] {
+            let all = std::mem::take(list);
+            for entry in all {
+                let certain = entry.exposure == Exposure::Unwritten && entry.verdict.is_none();
+                match certain && entries.contains_key(&entry.id) {
+                    true => gone.push(entry),
+                    false => list.push_back(entry),
+                }
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        for entry in gone {
+            self.fail(&entry, entry.batch.clone(), FailureReason::Discarded, None, String::new());
+        }
+        self.hole();
     }
 
     /// Everything that is left is on disk: whoever waits is told, and nothing is in memory any more.

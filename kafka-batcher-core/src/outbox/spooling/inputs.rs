@@ -80,12 +80,18 @@ impl Outbox {
             Err(error) => return self.storage_failed(Call::Save, &error, now),
         };
         self.storage_works(Call::Save);
+        if !self.keeps() {
+            return self.discarded(&numbers);
+        }
         let wall_ms = self.wall_ms(now);
         let mut saved = BTreeMap::new();
         for ((id, events), position) in items.into_iter().zip(positions) {
             self.spool.end = self.spool.end.max(position + events);
             self.spool.own_from.get_or_insert(position);
             saved.insert(id, position);
+            if let Some(stamp) = numbers.get(&id).copied().flatten() {
+                self.note_on_disk(stamp, position + events);
+            }
         }
         for entry in self.entries.iter_mut().chain(&mut self.behind) {
             let Some(position) = saved.remove(&entry.id) else { continue };
@@ -106,12 +112,19 @@ impl Outbox {
         }
         self.storage_works(Call::Renumber);
         let stamps: BTreeMap<u64, Stamp> = items.into_iter().collect();
+        let mut through = None;
         for entry in &mut self.entries {
-            if let Place::Disk { numbers, .. } = &mut entry.place
+            let events = entry.events();
+            if let Place::Disk { position, numbers } = &mut entry.place
                 && let Some(stamp) = stamps.get(&entry.id)
             {
                 *numbers = Some(*stamp);
+                through = Some((*stamp, *position + events));
             }
+        }
+        // They are of one run, and in order.
+        if let Some((stamp, through)) = through {
+            self.note_on_disk(stamp, through);
         }
     }
 
@@ -126,6 +139,7 @@ impl Outbox {
             Err(error) => return self.storage_failed(Call::Read, &error, now),
         };
         self.storage_works(Call::Read);
+        let from = self.spool.gap.first;
         self.spool.gap.first = self.spool.gap.first.max(back.next);
         self.has_looked();
         let mut given = 0;
@@ -151,11 +165,17 @@ impl Outbox {
         if nothing && self.spool.gap.events > 0 {
             damage.push((self.spool.gap.events, "the storage does not have them any more".to_owned()));
         }
+        if damage.is_empty() {
+            return;
+        }
+        let until = if nothing { u64::MAX } else { back.next };
+        let mut spans = self.take_lost(from, until);
         for (events, message) in damage {
             let events = events.min(self.spool.gap.events);
             self.spool.gap.take(events, 0);
             self.tally.lost += events;
-            self.events.push_back(OutboxEvent::Damaged { events, message });
+            let spans = std::mem::take(&mut spans);
+            self.events.push_back(OutboxEvent::Damaged { events, message, spans });
         }
     }
 

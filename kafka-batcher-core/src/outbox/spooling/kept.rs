@@ -1,9 +1,12 @@
 //! A batch leaves memory for the disk and comes back: what of it the bytes on disk do not say.
 
+use std::collections::BTreeMap;
+
 use super::super::Outbox;
 use super::super::entry::{Entry, Exposure, Place};
 use crate::batch::Stamp;
 use crate::completion::Spans;
+use crate::error::Persisted;
 use crate::spool::Stored;
 use crate::time::Time;
 
@@ -114,6 +117,20 @@ impl Outbox {
             whole.spans.append(covered, Spans::default(), count - covered);
         }
         whole
+    }
+
+    /// What lies in this stretch was not given back: who waits for it, and whether it may be in the log.
+    pub(super) fn take_lost(&mut self, from: u64, until: u64) -> Vec<(Spans, Persisted)> {
+        let mut lost = self.spool.kept.split_off(&from);
+        self.spool.kept.append(&mut lost.split_off(&until));
+        let (settled, lost): (BTreeMap<_, _>, _) = lost.into_iter().partition(|(_, kept)| kept.settled);
+        self.spool.kept.extend(settled);
+        let waiting = BTreeMap::<u64, Kept>::into_values(lost).filter(|kept| !kept.spans.is_empty());
+        let certain = |kept: &Kept| kept.exposure == Exposure::Unwritten && !kept.haunted;
+        waiting
+            .map(|kept| (if certain(&kept) { Persisted::No } else { Persisted::Maybe }, kept.spans))
+            .map(|(persisted, spans)| (spans, persisted))
+            .collect()
     }
 
     /// A batch comes back into memory.

@@ -1,5 +1,7 @@
 //! Runs that came from disk: numbers that an earlier process gave, perhaps for another topic or cluster.
 
+use std::collections::BTreeSet;
+
 use super::super::entry::{Exposure, Run};
 use super::super::{Action, Outbox, OutboxEvent, Trouble};
 use crate::batch::Stamp;
@@ -17,6 +19,8 @@ pub(super) struct KnownRun {
     foreign: bool,
     /// Its numbers lead nowhere.
     given_up: bool,
+    /// Behind the last event that lies on disk under its numbers, as far as is known.
+    through: u64,
 }
 
 impl Outbox {
@@ -26,21 +30,48 @@ impl Outbox {
         let topic = numbers.origin.topic;
         let known =
             |run: &&KnownRun| run.producer_id == producer_id && run.epoch == epoch && run.topic == topic;
-        if let Some(run) = self.spool.runs.iter().find(known) {
+        // What is read comes in the order of runs.
+        if let Some(run) = self.spool.runs.iter().rev().find(known) {
             return run.ordinal;
         }
         let ordinal = self.next_run;
         self.next_run += 1;
-        let run = KnownRun { producer_id, epoch, topic, ordinal, foreign: true, given_up: false };
+        let run = KnownRun { producer_id, epoch, topic, ordinal, foreign: true, given_up: false, through: 0 };
         self.spool.runs.push(run);
         ordinal
+    }
+
+    /// Events under these numbers lie on disk up to there.
+    pub(super) fn note_on_disk(&mut self, stamp: Stamp, through: u64) {
+        let known = |run: &&mut KnownRun| run.producer_id == stamp.producer_id && run.epoch == stamp.epoch;
+        if let Some(run) = self.spool.runs.iter_mut().rev().find(known) {
+            run.through = run.through.max(through);
+        }
+    }
+
+    /// Forgets runs of ours of which nothing is left: there is one more for every hole. (Of those found on disk nobody knows where
+    /// they end.)
+    fn forget_old_runs(&mut self) {
+        let spool = &self.spool;
+        if spool.saving.is_some() || spool.renumbering.is_some() || spool.reading.is_some() {
+            return;
+        }
+        let in_mind: BTreeSet<u64> =
+            self.entries.iter().chain(&self.behind).filter_map(|entry| entry.run).collect();
+        let (committed, current) = (spool.committed, self.run.as_ref().map(|run| run.ordinal));
+        self.spool.runs.retain(|run| {
+            let left = run.through > committed || in_mind.contains(&run.ordinal);
+            run.foreign || left || Some(run.ordinal) == current
+        });
     }
 
     /// A run of our own has begun: what of it comes back from disk is known again.
     pub(in super::super) fn remember_run(&mut self, ordinal: u64, producer_id: i64, epoch: i16) {
         if self.settings.spool.is_some() {
+            self.forget_old_runs();
             let topic = self.origin.topic;
-            let run = KnownRun { producer_id, epoch, topic, ordinal, foreign: false, given_up: false };
+            let run =
+                KnownRun { producer_id, epoch, topic, ordinal, foreign: false, given_up: false, through: 0 };
             self.spool.runs.push(run);
         }
     }
@@ -49,12 +80,13 @@ impl Outbox {
         self.spool
             .runs
             .iter_mut()
+            .rev()
             .filter(|known| known.ordinal == run)
             .for_each(|known| known.given_up = true);
     }
 
     pub(in super::super) fn is_given_up(&self, run: u64) -> bool {
-        self.spool.runs.iter().any(|known| known.ordinal == run && known.given_up)
+        self.spool.runs.iter().rev().find(|known| known.ordinal == run).is_some_and(|known| known.given_up)
     }
 
     /// The head has numbers that an earlier process gave it: they stay, and its run goes on as the current one, one batch

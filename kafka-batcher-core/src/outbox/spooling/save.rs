@@ -11,6 +11,10 @@ use crate::time::Time;
 
 impl Outbox {
     pub(super) fn wants_save(&self, spool: SpoolSettings, now: Time) -> bool {
+        if !spool.keeps && !self.entries.iter().chain(&self.behind).any(|entry| self.may_go(entry)) {
+            // What may be in the log is not thrown away.
+            return false;
+        }
         let youngest = self.behind.back().or(self.entries.back());
         if self.spool.saving.is_some()
             || !self.spool.condition.may_call(Call::Save)
@@ -47,7 +51,7 @@ impl Outbox {
         let current = self.run.as_ref().map(|run| run.ordinal);
         let (mut batches, mut items, mut by_entry, mut bytes) = (Vec::new(), Vec::new(), BTreeMap::new(), 0);
         for entry in self.entries.iter().chain(&self.behind) {
-            if entry.place != Place::Memory {
+            if entry.place != Place::Memory || !(spool.keeps || self.may_go(entry)) {
                 continue;
             }
             let size = entry.batch.encoded_len();

@@ -10,7 +10,7 @@ pub(super) const AFTER: Duration = Duration::from_secs(5);
 /// An outbox with a spool, and what it asked for.
 pub(super) struct Desk {
     pub(super) bench: Bench,
-    next_position: u64,
+    pub(super) next_position: u64,
 }
 
 /// What one round of polling led to; the storage has not answered.

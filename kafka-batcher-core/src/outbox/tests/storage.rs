@@ -260,3 +260,109 @@ fn a_dead_letter_that_is_never_put_aside_would_keep_everything_from_the_disk_whe
     let action = outbox.poll_action(None, *now, *unix_ms);
     assert!(matches!(action, Action::Save { .. }), "nobody leads: {action:?}");
 }
+
+fn one_run_more_for_every_hole_would_be_kept_in_mind_for_ever() {
+    let mut desk = Desk::new(SpoolMode::OnFailure);
+    for _ in 0..50 {
+        desk.bench.seal(1);
+        let asked = desk.poll();
+        desk.bench.refuse_records(&asked.sent[0], 87, &[0]);
+        let asked = desk.poll();
+        desk.bench.outbox.on_rejected(asked.rejects[0].0, Ok(()), desk.bench.now);
+    }
+    assert!(desk.bench.outbox.spool.runs.len() <= 2, "{:?}", desk.bench.outbox.spool.runs);
+}
+
+#[test]
+fn what_is_on_disk_would_be_given_up_for_a_socket_that_took_it() {
+    let spool = Some(crate::SpoolSettings::new(SpoolMode::OnFailure, AFTER));
+    let settings = OutboxSettings { spool, idempotent: false, required_acks: 0, ..settings() };
+    let mut desk = Desk { bench: Bench::with(settings), next_position: 0 };
+    desk.bench.seal(3);
+    let first = desk.poll();
+    desk.bench.now = desk.bench.now + AFTER;
+    let away = desk.poll();
+    desk.saved(&away);
+    desk.bench.answer(&first.sent[0], ProduceResult::Acked { base_offset: None });
+    let Bench { outbox, now, unix_ms, leader, .. } = &mut desk.bench;
+    let again = outbox.poll_action(Some(*leader), *now, *unix_ms);
+    let Action::Produce { ticket, batch, spooled: true } = again else {
+        panic!("with acks = all: {again:?}")
+    };
+    assert_eq!((desk.tally().delivered, desk.tally().possible_duplicates), (0, 3));
+    desk.bench.ack(&Sent { ticket, batch }, 0);
+    assert_eq!((desk.tally().delivered, desk.poll().commits), (3, vec![(3, None)]));
+}
+
+/// A batch whose events somebody waits for.
+fn awaited(desk: &mut Desk, events: u32) -> std::sync::Arc<crate::Completion> {
+    let completion = std::sync::Arc::new(crate::Completion::new());
+    let mut batch = batch(events, desk.bench.unix_ms);
+    batch.set_spans(crate::Spans::whole(Some(completion.clone()), events));
+    desk.bench.outbox.on_sealed(batch, desk.bench.now);
+    completion
+}
+
+#[test]
+fn who_waits_for_what_the_storage_does_not_give_back_would_wait_for_ever() {
+    let mut desk = Desk::new(SpoolMode::OnFailure);
+    let _first = awaited(&mut desk, 2);
+    let flying = desk.poll();
+    let completions = [awaited(&mut desk, 2), awaited(&mut desk, 2)];
+    desk.bench.now = desk.bench.now + AFTER;
+    let away = desk.poll();
+    desk.saved(&away);
+    desk.bench.ack(&flying.sent[0], 0);
+    desk.bench.events();
+    let asked = desk.poll();
+    let [(ticket, from)] = asked.reads[..] else { panic!("{asked:?}") };
+    let damage = vec![(2, "a bit fell over".to_owned())];
+    let kept = crate::spool::Stored {
+        position: from + 2,
+        batch: batch(2, desk.bench.unix_ms),
+        numbers: None,
+        saved_ms: 0,
+    };
+    let back = crate::spool::ReadBack { batches: vec![kept], next: from + 4, damage };
+    desk.bench.outbox.on_read(ticket, Ok(back), desk.bench.now);
+    let lost = desk.bench.events().into_iter().find_map(|event| match event {
+        OutboxEvent::Damaged { events, spans, .. } => Some((events, spans)),
+        _ => None,
+    });
+    let Some((2, spans)) = lost else { panic!("{lost:?}") };
+    let error = crate::DeliveryError {
+        reason: crate::FailureReason::Damaged,
+        persisted: crate::Persisted::No,
+        code: None,
+        message: String::new(),
+    };
+    let error = std::sync::Arc::new(error);
+    for (spans, persisted) in spans {
+        assert_eq!(persisted, crate::Persisted::No);
+        spans.failed(&error);
+    }
+    assert!(completions[0].get(0).is_some() && completions[0].get(1).is_some());
+    assert!(completions[1].get(0).is_none(), "the other one was given back");
+}
+
+#[test]
+fn what_a_storage_keeps_nothing_of_is_lost_and_counted_and_what_may_be_in_the_log_is_not() {
+    let spool =
+        crate::SpoolSettings { keeps: false, ..crate::SpoolSettings::new(SpoolMode::OnFailure, AFTER) };
+    let bench = Bench::with(OutboxSettings { spool: Some(spool), ..settings() });
+    let mut desk = Desk { bench, next_position: 0 };
+    desk.bench.outbox.on_cluster(crate::ClusterId("here".into()));
+    desk.bench.seal(2);
+    let flying = desk.poll();
+    desk.bench.seal(3);
+    desk.bench.now = desk.bench.now + AFTER;
+    let away = desk.poll();
+    assert_eq!(away.saves[0].1.len(), 1, "not what is in flight");
+    desk.saved(&away);
+    assert!(desk.poll().saves.is_empty());
+    assert_eq!((desk.tally().lost, desk.tally().in_flight, desk.tally().spooled), (3, 2, 0));
+    desk.bench.ack(&flying.sent[0], 0);
+    desk.bench.seal(1);
+    // Behind a hole.
+    assert_eq!(desk.poll().sent[0].numbers(), (100, 1, 0, 1));
+}

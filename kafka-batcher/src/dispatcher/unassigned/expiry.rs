@@ -1,6 +1,7 @@
 //! The operator's orders for events that have no partition yet: `delivery_timeout`, `max_age`, and `drop_oldest` where the
 //! spool is full. What outbox/expiry.rs does for a partition, without its cares: nothing of the lane was ever sent.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kafka_batcher_core::{
@@ -27,6 +28,8 @@ pub(in super::super) struct Gone {
     oldest_ms: i64,
     /// What went from disk, why, and whether it was found at the start.
     batches: Vec<(RecordBatch, DeliveryError, bool)>,
+    /// Where they lay.
+    read: BTreeSet<u64>,
     damage: Vec<(u64, String)>,
 }
 
@@ -61,8 +64,14 @@ impl Dispatcher {
         self.unassigned.expiring = true;
         self.expect_answer(UNASSIGNED, LANE_CALL);
         let step = async move {
-            let mut gone =
-                Gone { from_memory, through: first, oldest_ms, batches: Vec::new(), damage: Vec::new() };
+            let mut gone = Gone {
+                from_memory,
+                through: first,
+                oldest_ms,
+                batches: Vec::new(),
+                read: BTreeSet::new(),
+                damage: Vec::new(),
+            };
             let mut dropped = None;
             if from_disk {
                 let bytes = STEP_BYTES.max(usize::try_from(wanted).unwrap_or(0));
@@ -85,6 +94,7 @@ impl Dispatcher {
                         }
                     };
                     gone.oldest_ms = stored.saved_ms;
+                    gone.read.insert(stored.position);
                     left = left.saturating_sub(u64::from(stored.batch.count()));
                     if let Some(spans) = claims.get(&stored.position) {
                         stored.batch.set_spans(spans.clone());
@@ -126,7 +136,7 @@ impl Dispatcher {
         let taken = gone.from_memory.min(lane.memory.len());
         let letters: Vec<_> = lane.memory.drain(..taken).collect();
         (lane.disk.first, lane.disk.oldest_ms) = (gone.through, gone.oldest_ms);
-        lane.claims = lane.claims.split_off(&gone.through);
+        self.settle_claims(gone.through, &gone.read, &gone.damage);
         self.lane_damaged(gone.damage);
         for sealed in letters {
             self.lane_dead_letter(&sealed.batch, expired(), false);

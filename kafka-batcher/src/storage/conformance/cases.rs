@@ -48,6 +48,7 @@ fn values(read: &[(u64, String, Option<i32>)]) -> Vec<&str> {
 
 pub(super) async fn in_order(medium: &dyn Medium) {
     let storage = opened(medium).await;
+    assert!(storage.keeps(), "a storage that keeps what it is given says so");
     let first = save(&*storage, 0, vec![plain(&["a", "b"]), stamped(&["c"], 5)]).await;
     let second = save(&*storage, 0, vec![stamped(&["d", "e"], 6)]).await;
     assert!(first[0] + 2 <= first[1] && first[1] < second[0], "positions ascend: {first:?} {second:?}");

@@ -301,7 +301,11 @@ impl World {
         };
         let kind = change.clone();
         // A hint that fails is a hint that is lost.
-        let positions = if failed { Vec::new() } else { self.store.change(p, change, self.unix_ms()) };
+        let positions = match (failed, &change) {
+            (true, _) => Vec::new(),
+            (false, Change::Save(batches)) if !self.plan.keeps => vec![0; batches.len()],
+            (false, _) => self.store.change(p, change, self.unix_ms()),
+        };
         self.note(|_| format!("p{p} storage {ticket:?} {}", if failed { "FAILED" } else { "done" }));
         let Some(ticket) = ticket else { return Ok(()) };
         let now = self.time();

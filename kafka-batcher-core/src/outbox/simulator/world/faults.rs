@@ -90,7 +90,8 @@ impl World {
         });
         for (p, change) in unanswered {
             // Nobody was told, so it may have happened, as a whole, or not.
-            if self.rng.below(2) == 0 {
+            let kept = self.plan.keeps || !matches!(change, Change::Save(_));
+            if self.rng.below(2) == 0 && kept {
                 if let Change::Drop { from, through } = change {
                     let dropped = self.store.dropped_by(p, from, through);
                     self.clients[p].ledger.dropped_unseen(&dropped)?;
