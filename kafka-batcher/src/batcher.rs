@@ -28,6 +28,7 @@ use crate::producer::contained::Contained;
 use crate::producer::{BoxFuture, MissingTopic, Producer};
 use crate::registry::Registry;
 use crate::storage::TempStorage;
+use crate::supervisor::supervise;
 use crate::topic::Topic;
 
 /// Accumulates events per partition and delivers them in batches. Cheap to clone; all clones are the same batcher.
@@ -148,7 +149,7 @@ impl KafkaBatcher {
             metadata_max_age: settings.metadata_max_age,
             doubts: Notify::new(),
         });
-        let connecting = runtime.spawn(manager.clone().run(seed));
+        let connecting = runtime.spawn(manager.clone().run_for_ever(seed, settings.max_restart, clock));
         let inner = Inner {
             settings,
             defaults,
@@ -245,8 +246,20 @@ impl KafkaBatcher {
             true => MissingTopic::Create,
             false => MissingTopic::Refuse,
         };
-        let watcher =
-            inner.manager.clone().watch_topic(topic.name.clone(), missing, found, refresh.clone(), seed);
+        let watching = {
+            let (manager, name, refresh) = (inner.manager.clone(), topic.name.clone(), refresh.clone());
+            move || manager.clone().watch_topic(name.clone(), missing, found.clone(), refresh.clone(), seed)
+        };
+        let (max_restart, clock, failing) = (inner.settings.max_restart, inner.clock, commands.clone());
+        let watcher = async move {
+            let what = "the task that watches the topic";
+            if let Err(reason) = supervise(what, max_restart, clock, &watching).await {
+                // If nobody is there to take it, there is nothing left that could fail.
+                let _ = failing.send(Command::Fail(reason));
+            }
+            // What it found out is kept until the batcher goes.
+            std::future::pending::<()>().await;
+        };
         let dispatcher = Dispatcher::new(Parts {
             topic: topic.clone(),
             producer: inner.producer.clone(),

@@ -11,8 +11,10 @@ use std::time::Duration;
 use kafka_batcher_core::{Backoff, BackoffSettings, ErrorClass, ErrorCode};
 use tokio::sync::{Notify, watch};
 
+use crate::clock::Clock;
 use crate::error_notifier::{ErrorNotifier, Notification, NotificationKind, notify};
 use crate::producer::{ClusterInfo, MissingTopic, Producer, ProducerError, TopicInfo};
+use crate::supervisor::supervise;
 
 /// How the batcher stands with the cluster; see [`KafkaBatcher::health`](crate::KafkaBatcher::health).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +71,12 @@ pub enum TopicHealth {
         /// Why.
         message: String,
     },
+    /// Its collector cannot go on, and accepts no events any more; what it had goes to the spool. For good: the next process
+    /// delivers it.
+    Failed {
+        /// Why.
+        message: String,
+    },
 }
 
 /// So often a topic that is being created may be found missing or without a leader: some three seconds by the default
@@ -98,6 +106,21 @@ pub(crate) struct ConnectionManager {
 impl ConnectionManager {
     fn backoff(&self, seed: u64) -> Backoff {
         Backoff::new(self.backoff, seed)
+    }
+
+    /// Keeps [`ConnectionManager::run`] going whatever it does: nothing depends on what it knows. Runs until it is aborted.
+    pub(crate) async fn run_for_ever(self: Arc<Self>, seed: u64, max_restart: u32, clock: Clock) {
+        let mut told = false;
+        loop {
+            let run = || self.clone().run(seed);
+            let ended = supervise("the task of the cluster's connection", max_restart, clock, run).await;
+            if let Err(message) = ended
+                && !std::mem::replace(&mut told, true)
+            {
+                self.tell(NotificationKind::ClientStartFailed, None, None, message);
+            }
+            tokio::time::sleep(self.backoff.max).await;
+        }
     }
 
     /// Connects, and again whenever a topic's watcher has doubts. Runs until it is aborted.
@@ -143,6 +166,8 @@ impl ConnectionManager {
         let mut backoff = self.backoff(seed);
         let mut told = false;
         loop {
+            #[cfg(test)]
+            crate::dispatcher::panic_if_planted(&topic, crate::storage::UNASSIGNED);
             match self.producer.topic(&topic, missing).await {
                 Ok(info) => {
                     backoff.reset();
@@ -212,6 +237,9 @@ impl ConnectionManager {
     pub(crate) fn set_topic(&self, topic: &str, change: impl FnOnce(&mut TopicHealth)) {
         self.health.send_if_modified(|health| {
             let entry = health.topics.entry(topic.to_owned()).or_insert(TopicHealth::Connecting);
+            if let TopicHealth::Failed { .. } = entry {
+                return false;
+            }
             let before = entry.clone();
             change(entry);
             *entry != before

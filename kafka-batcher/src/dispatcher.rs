@@ -4,12 +4,14 @@
 //! is done, what happened is told to it. What it does decide: which batches share a request (all that go to one broker
 //! at one time), how many requests to a broker are under way, and when to look again (one timer).
 
+mod failing;
 mod outcomes;
 mod sending;
 mod spooling;
 mod unassigned;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +24,15 @@ use kafka_batcher_core::{
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+#[cfg(test)]
+pub(crate) use self::failing::tests::panic_if_planted;
 use self::outcomes::{Loss, Losses, lost};
 use self::spooling::{PendingRead, Stored};
 use self::unassigned::{Gone, Step, Unassigned};
 use crate::connection_manager::{ConnectionManager, TopicHealth};
 use crate::identity::Identity;
 use crate::metrics::Report;
+use crate::panics;
 use crate::producer::{BoxFuture, PartitionBatch, Producer, TopicInfo};
 use crate::storage::TempStorage;
 use crate::topic::{PLACEMENT_HEADER, Topic, UNASSIGNED};
@@ -48,6 +53,8 @@ pub(crate) enum Command {
     Flush(oneshot::Sender<()>),
     /// Answer with the accounts as they are now.
     Report(oneshot::Sender<Report>),
+    /// The collector cannot go on, for this reason.
+    Fail(String),
     /// The topic is closed: deliver what is left until then, give up on the rest, answer with the accounts.
     Close { deadline: Time, done: oneshot::Sender<Report> },
 }
@@ -61,6 +68,15 @@ enum Done {
     Stored(Stored),
     Regrouped(Result<Step, StorageError>),
     LaneExpired(Result<Gone, StorageError>),
+}
+
+/// Why a dispatcher has nothing to do any more.
+enum Ended {
+    /// It was told to close, and has.
+    Closed,
+    /// The batcher was dropped.
+    Dropped,
+    Failed(String),
 }
 
 /// Requests in the making, by node and acks: whose batch it is and under which ticket, and the batches themselves.
@@ -81,6 +97,8 @@ struct Lane {
     needs_room: bool,
     /// Its open batch is due, and waits until those before it are on their way.
     held: bool,
+    /// It panicked, and is left alone.
+    given_up: bool,
 }
 
 /// Somebody waits until what was accepted before is settled.
@@ -161,6 +179,10 @@ pub(crate) struct Dispatcher {
     closing: Option<Closing>,
     /// It was told to close, and has.
     finished: bool,
+    /// It cannot go on.
+    failed: Option<String>,
+    /// The partition that was dealt with last; known when something panics.
+    touched: i32,
     /// How many partitions are in trouble; the operator is told of the first and of the end.
     troubled: usize,
     /// The operator was told that somebody must act.
@@ -199,6 +221,8 @@ impl Dispatcher {
             requests: FuturesUnordered::new(),
             storing: FuturesUnordered::new(),
             finished: false,
+            failed: None,
+            touched: UNASSIGNED,
             under_way: HashMap::new(),
             barriers: Vec::new(),
             closing: None,
@@ -212,8 +236,21 @@ impl Dispatcher {
         }
     }
 
-    /// Runs until it was told to close and has.
+    /// Runs until it was told to close and has, or cannot go on.
     pub(crate) async fn run(mut self) {
+        let reason = match AssertUnwindSafe(self.serve()).catch_unwind().await {
+            Ok(Ended::Closed) => return self.finish(),
+            Ok(Ended::Dropped) => return,
+            Ok(Ended::Failed(reason)) => reason,
+            Err(panic) => {
+                let said = panics::message(panic.as_ref());
+                format!("a mistake in kafka-batcher itself, please report it: {said}")
+            }
+        };
+        self.fail(reason).await;
+    }
+
+    async fn serve(&mut self) -> Ended {
         let mut metadata = self.parts.producer.metadata_version();
         let mut metadata_changes = true;
         let timer = tokio::time::sleep(Duration::ZERO);
@@ -234,7 +271,10 @@ impl Dispatcher {
             let done = self.is_done();
             self.tell_losses(done);
             if done {
-                return self.finish();
+                return Ended::Closed;
+            }
+            if let Some(reason) = self.failed.take() {
+                return Ended::Failed(reason);
             }
             let next = self.next_timer();
             if let Some(next) = next {
@@ -249,7 +289,7 @@ impl Dispatcher {
                 changed = self.parts.info.changed() => match changed {
                     Ok(()) => self.learn_partitions(),
                     // The watcher is gone only when the batcher was dropped.
-                    Err(_) => return,
+                    Err(_) => return Ended::Dropped,
                 },
                 Ok(()) = health.changed(), if self.parts.storage.is_some() => self.learn_cluster(),
                 changed = metadata.changed(), if metadata_changes => match changed {
@@ -403,6 +443,7 @@ impl Dispatcher {
             spooling: false,
             needs_room: false,
             held: false,
+            given_up: false,
         }
     }
 
@@ -463,6 +504,7 @@ impl Dispatcher {
                     self.reports.push(done);
                 }
             }
+            Command::Fail(reason) => self.failed = Some(reason),
             Command::Close { deadline, done } => {
                 self.collect();
                 self.lanes.iter_mut().for_each(|lane| {
@@ -537,6 +579,7 @@ impl Dispatcher {
     }
 
     fn lane_mut(&mut self, partition: i32) -> Option<&mut Lane> {
+        self.touched = partition;
         self.lanes.get_mut(usize::try_from(partition).ok()?)
     }
 
@@ -606,7 +649,7 @@ impl Dispatcher {
             && self.unassigned.memory.is_empty()
             && (self.end != End::NotYet || self.unassigned.disk.events == 0)
             && (self.end == End::GivenUp || !self.unassigned.is_busy())
-            && self.lanes.iter().all(|lane| lane.outbox.is_empty())
+            && self.lanes.iter().all(|lane| lane.given_up || lane.outbox.is_empty())
     }
 
     fn finish(mut self) {

@@ -33,6 +33,12 @@ pub enum AddError {
     /// The batcher was shut down.
     #[error("the batcher has been shut down; no event is accepted any more")]
     Closed,
+    /// The collector cannot go on; [`TopicHealth::Failed`](crate::TopicHealth::Failed). Start the process again.
+    #[error("the collector has failed, and accepts no event any more: {reason}")]
+    Failed {
+        /// Why.
+        reason: String,
+    },
     /// The partitioner failed for this event, or chose a partition that does not exist.
     #[error(transparent)]
     Partition(#[from] PartitionError),

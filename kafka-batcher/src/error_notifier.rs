@@ -16,6 +16,9 @@ pub enum NotificationKind {
     SpoolError,
     /// Events that Kafka will never take were put aside: `KafkaBatcherDeadLettered`.
     DeadLettered,
+    /// A collector cannot go on because of a mistake of this library's, and accepts no events any more:
+    /// `KafkaBatcherCollectorFailed`.
+    CollectorFailed,
     /// The topic's producer cannot start (unknown topic, no permission): `KafkaBatcherProducerStartFailed`.
     ProducerStartFailed,
     /// The cluster cannot be reached: `KafkaBatcherClientStartFailed`.
@@ -32,6 +35,7 @@ impl NotificationKind {
             NotificationKind::Spooling => "KafkaBatcherSpooling",
             NotificationKind::SpoolError => "KafkaBatcherSpoolError",
             NotificationKind::DeadLettered => "KafkaBatcherDeadLettered",
+            NotificationKind::CollectorFailed => "KafkaBatcherCollectorFailed",
             NotificationKind::ProducerStartFailed => "KafkaBatcherProducerStartFailed",
             NotificationKind::ClientStartFailed => "KafkaBatcherClientStartFailed",
             NotificationKind::Recovered => "KafkaBatcherRecovered",
@@ -105,6 +109,7 @@ impl ErrorNotifier for LogNotifier {
             NotificationKind::SpoolError | NotificationKind::DeadLettered => {
                 tracing::error!(%kind, topic, partition, "{message}");
             }
+            NotificationKind::CollectorFailed => tracing::error!(%kind, topic, "{message}"),
             NotificationKind::EventsLost => tracing::error!(%kind, topic, partition, "{message}"),
             NotificationKind::ProducerStartFailed => tracing::error!(%kind, topic, "{message}"),
             NotificationKind::ClientStartFailed => tracing::warn!(%kind, "{message}"),

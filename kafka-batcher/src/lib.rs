@@ -62,6 +62,7 @@ mod receipt;
 mod registry;
 mod slots;
 pub mod storage;
+mod supervisor;
 mod topic;
 mod typed;
 

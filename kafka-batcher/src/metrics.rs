@@ -64,6 +64,18 @@ impl Report {
                 + self.lost
     }
 
+    /// Events that came in, and of which nothing is known.
+    pub(crate) fn missing(&self) -> u64 {
+        let known = self.delivered
+            + self.in_memory
+            + self.in_flight
+            + self.spooled
+            + self.dead_lettered
+            + self.in_doubt
+            + self.lost;
+        (self.accepted + self.recovered).saturating_sub(known)
+    }
+
     pub(crate) fn add(&mut self, other: &Report) {
         self.accepted += other.accepted;
         self.recovered += other.recovered;

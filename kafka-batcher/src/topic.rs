@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kafka_batcher_core::flusher::BatchFlusher;
 use kafka_batcher_core::partitioner::{
@@ -51,6 +51,8 @@ pub(crate) struct Topic {
     /// When the dispatcher will look by itself, in microseconds of the clock.
     armed: AtomicU64,
     closed: AtomicBool,
+    /// Why it was closed, where nobody asked for that.
+    failed: OnceLock<String>,
     /// The storage is full, and callers are not to wait for memory then.
     refusing: watch::Sender<bool>,
     refused: AtomicU64,
@@ -124,6 +126,7 @@ impl Topic {
             wake: Notify::new(),
             armed: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
+            failed: OnceLock::new(),
             refusing: watch::Sender::new(false),
             refused: AtomicU64::new(0),
             sealed_events: AtomicU64::new(0),
@@ -212,7 +215,7 @@ impl Topic {
         // Under the lock, so that nothing can be accepted after the dispatcher has sealed for the last time.
         if self.closed.load(Ordering::Relaxed) {
             drop(accumulator);
-            return Err(self.refuse(AddError::Closed).into());
+            return Err(self.refuse(self.why_closed()).into());
         }
         match accumulator.push(*offer, spare, || self.clock.now()) {
             Ok(pushed) => {
@@ -451,6 +454,20 @@ impl Topic {
         self.seal_all(FlushReason::Shutdown);
     }
 
+    /// The same, because the collector cannot go on.
+    pub(crate) fn fail(&self, reason: &str) {
+        self.failed.get_or_init(|| reason.to_owned());
+        self.close();
+    }
+
+    #[cold]
+    fn why_closed(&self) -> AddError {
+        match self.failed.get() {
+            Some(reason) => AddError::Failed { reason: reason.clone() },
+            None => AddError::Closed,
+        }
+    }
+
     /// Seals what is due at `now` and could go, and arms the time to look again ([`Topic::next_due`]). Returns the
     /// partitions that are due and stay open because `could_go` says that a batch of theirs would only wait behind
     /// others: it had better go on filling. Whoever knows that they can go again calls [`Topic::look_again`].
@@ -566,7 +583,12 @@ impl Topic {
 
     /// The accounts that the dispatcher has ended with; empty before that.
     pub(crate) fn final_report(&self) -> Report {
-        self.final_report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut report = self.final_report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if self.failed.get().is_some() {
+            // Callers go on for a while.
+            report.refused = self.refused();
+        }
+        report
     }
 
     /// Events in batches that the dispatcher has not taken yet.

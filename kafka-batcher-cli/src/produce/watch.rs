@@ -44,6 +44,7 @@ pub(super) async fn wait_until_ready(
         };
         match state {
             Some(TopicHealth::Ready { partitions }) => return Ok(Some(partitions)),
+            Some(TopicHealth::Failed { message }) => return Err(about(Some(&plan.topic), &message)),
             Some(TopicHealth::Unavailable { .. }) => {
                 missing_since.get_or_insert_with(tokio::time::Instant::now);
             }
@@ -73,8 +74,11 @@ pub(super) async fn wait_until_ready(
 /// Why nothing goes on, with what to do about it where that is known.
 fn reason(health: &Health, plan: &Plan<'_>) -> String {
     let (topic, waited) = (&plan.topic, seconds(plan.args.timeout));
-    if let Some(TopicHealth::Unavailable { message } | TopicHealth::Troubled { message }) =
-        health.topics.get(topic)
+    if let Some(
+        TopicHealth::Failed { message }
+        | TopicHealth::Unavailable { message }
+        | TopicHealth::Troubled { message },
+    ) = health.topics.get(topic)
     {
         return about(Some(topic), message);
     }

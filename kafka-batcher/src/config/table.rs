@@ -97,6 +97,8 @@ settings! {
         max_request_size: usize = 8 << 20, "bytes";
         /// Batches of one partition in flight at once, once its run is established; 1 to 5, since a broker recognises the last five. Without idempotence it is 1, or order would be lost.
         max_in_flight: u32 = 5, "batches";
+        /// How often a task of this library's own may panic within a second and begin anew; beyond it that collector has failed: it accepts no more events and leaves what it has in the spool. Panics of your code never count: each costs one event or one attempt.
+        max_restart: u32 = 100, "restarts a second";
         /// How long `shutdown` may take to deliver what is left.
         shutdown_timeout: Duration = Duration::from_secs(10), "ms";
         /// What delivers: `native`, or the name under which a producer of your own was registered (`Builder::register_producer`).

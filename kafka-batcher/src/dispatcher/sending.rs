@@ -58,6 +58,9 @@ impl Dispatcher {
 
     /// One question to one outbox. True: it may have more to say.
     fn ask(&mut self, partition: i32, now: Time, unix_ms: i64, groups: &mut Groups) -> bool {
+        self.touched = partition;
+        #[cfg(test)]
+        super::panic_if_planted(&self.parts.topic.name, partition);
         let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
         // Numbers on disk mean something only in their cluster, so that must be known first.
         let leader = leader.filter(|_| self.parts.storage.is_none() || self.cluster_known);

@@ -193,7 +193,6 @@ impl Dispatcher {
         };
         self.lane_works();
         let unix_ms = self.parts.topic.clock.unix_ms();
-        let lane = &mut self.unassigned;
         if !self.parts.outbox.spool.is_some_and(|spool| spool.keeps) {
             let saved = count.min(self.unassigned.memory.len());
             for sealed in self.unassigned.memory.drain(..saved).collect::<Vec<_>>() {

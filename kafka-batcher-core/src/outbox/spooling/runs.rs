@@ -11,7 +11,7 @@ use crate::time::Time;
 
 /// A run that the outbox has seen.
 #[derive(Debug)]
-pub(super) struct KnownRun {
+pub(in crate::outbox) struct KnownRun {
     producer_id: i64,
     epoch: i16,
     topic: TopicId,

@@ -261,6 +261,7 @@ fn a_dead_letter_that_is_never_put_aside_would_keep_everything_from_the_disk_whe
     assert!(matches!(action, Action::Save { .. }), "nobody leads: {action:?}");
 }
 
+#[test]
 fn one_run_more_for_every_hole_would_be_kept_in_mind_for_ever() {
     let mut desk = Desk::new(SpoolMode::OnFailure);
     for _ in 0..50 {

@@ -87,7 +87,7 @@ impl Lane {
         };
         let first = self.entries.partition_point(below);
         let behind = self.entries.range(first..).take_while(|entry| entry.segment == id);
-        first..first + behind.inspect(|entry| changes::step(entry)).count()
+        first..first + behind.inspect(changes::step).count()
     }
 
     /// The batches in a segment.

@@ -130,7 +130,7 @@ fn a_stuck_partition_costs_no_memory_for_what_flows_past_it() {
     for _ in 0..1_000 {
         fs.disk().unix_ms += 100;
         let mut one = fresh(&["flows"]);
-        one.batch.set_times_given(vec![0..1]);
+        one.batch.set_times_given(std::iter::once(0..1).collect());
         let at = save(&storage, 1, vec![one])[0];
         wait(storage.commit(&partition(1), at + 1, false)).unwrap();
     }
