@@ -158,6 +158,10 @@ pub(crate) struct Dispatcher {
     reports: Vec<oneshot::Sender<Report>>,
     /// Reads that wait for memory.
     reads: VecDeque<PendingRead>,
+    /// Reads under way, by partition, and how many bytes they may give.
+    reading: HashMap<i32, usize>,
+    /// The partition that has read beyond the bound.
+    reads_beyond: Option<i32>,
     /// The partition count that the storage knows.
     remembered_partitions: i32,
     cluster: Option<String>,
@@ -211,6 +215,8 @@ impl Dispatcher {
             end: End::NotYet,
             reports: Vec::new(),
             reads: VecDeque::new(),
+            reading: HashMap::new(),
+            reads_beyond: None,
             remembered_partitions: 0,
             cluster: None,
             cluster_known: false,
@@ -686,6 +692,7 @@ impl Dispatcher {
             report.add_tally(&tally);
         }
         report.refused = topic.refused();
+        report.replay_bytes = self.replay_bytes() as u64;
         report
     }
 

@@ -32,6 +32,9 @@ pub struct Report {
     pub lost: u64,
     /// Never accepted: too large, Full, closed, a failing partitioner or encoder. Outside of the equation.
     pub refused: u64,
+    /// Bytes of memory that hold what was read back from the spool and is on its way: besides the bound `memory`, at most a
+    /// quarter of it and 16 MiB for each topic, and one batch.
+    pub replay_bytes: u64,
     /// Sent again under circumstances in which the first attempt may lie in the log, too.
     pub possible_duplicates: u64,
     /// Times a younger batch was written before an older one.
@@ -87,6 +90,7 @@ impl Report {
         self.in_doubt += other.in_doubt;
         self.lost += other.lost;
         self.refused += other.refused;
+        self.replay_bytes += other.replay_bytes;
         self.possible_duplicates += other.possible_duplicates;
         self.reorderings += other.reorderings;
         self.batches += other.batches;

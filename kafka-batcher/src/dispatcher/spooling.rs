@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt};
 use kafka_batcher_core::{Action, ClusterId, ReadBack, StorageError, Time, TopicPartition};
 
-use super::{Closing, Dispatcher, Done, End};
+use super::{Closing, Dispatcher, Done, End, Lane};
 use crate::connection_manager::ClusterHealth;
 use crate::error_notifier::NotificationKind;
 use crate::panics;
 use crate::storage::{Recovered, TempStorage, UNASSIGNED};
 
-/// Bytes that all partitions of a topic together may hold in memory for replay. Beyond it a partition reads only when
-/// it has nothing to send; so it bounds what many replaying partitions take besides the memory bound.
+/// Bytes that all partitions of a topic together may hold in memory for replay, besides the memory bound; a quarter of that
+/// bound, if that is less. Beyond it one partition at a time reads, a batch, when it has nothing to send: replay must not
+/// stop for want of the memory that replay would free.
 const REPLAY_BYTES: usize = 16 << 20;
 
 /// How long a call of the storage may take until it counts as not answered, at least: a disk is not held to a `spool_after` of
@@ -335,18 +336,39 @@ impl Dispatcher {
         }
     }
 
+    /// Bytes of what was read back and is not delivered yet.
+    pub(super) fn replay_bytes(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.outbox.replay_bytes()).sum()
+    }
+
     /// Starts the reads that there is memory for.
     pub(super) fn start_reads(&mut self) {
+        if self.reads.is_empty() {
+            return;
+        }
         let Some(storage) = self.storage() else { return };
-        let mut held: usize = self.lanes.iter().map(|lane| lane.outbox.replay_bytes()).sum();
+        let bound = REPLAY_BYTES.min(self.parts.topic.pool.limit() / 4);
+        // What a read gives is known when it is there: until then it counts as what it may be.
+        let at_most = |max_bytes: usize| max_bytes.max(self.parts.topic.settings.max_batch_bytesize);
+        let mut held = self.replay_bytes() + self.reading.values().sum::<usize>();
+        let idle = |lanes: &[Lane], partition: i32| {
+            let lane = usize::try_from(partition).ok().and_then(|p| lanes.get(p));
+            lane.is_none_or(|lane| lane.outbox.replay_bytes() == 0)
+        };
+        self.reads_beyond
+            .take_if(|partition| !self.reading.contains_key(partition) && idle(&self.lanes, *partition));
         for read in std::mem::take(&mut self.reads) {
-            let PendingRead { partition, ticket, from, max_bytes } = read;
-            let idle = self.lane_mut(partition).is_some_and(|lane| lane.outbox.replay_bytes() == 0);
-            if held > REPLAY_BYTES && !idle {
-                self.reads.push_back(read);
-                continue;
+            let PendingRead { partition, ticket, from, mut max_bytes } = read;
+            if held + at_most(max_bytes) > bound {
+                if self.reads_beyond.is_some() || !idle(&self.lanes, partition) {
+                    self.reads.push_back(read);
+                    continue;
+                }
+                self.reads_beyond = Some(partition);
+                max_bytes = 1;
             }
-            held += max_bytes;
+            held += at_most(max_bytes);
+            self.reading.insert(partition, at_most(max_bytes));
             self.expect_answer(partition, ticket);
             let place = TopicPartition::new(&*self.parts.topic.name, partition);
             let storage = storage.clone();
@@ -383,6 +405,9 @@ impl Dispatcher {
         | Stored::Committed { ticket: Some(ticket), .. } = &stored
         {
             self.calls.remove(&(partition, *ticket));
+        }
+        if let Stored::Read { .. } = stored {
+            self.reading.remove(&partition);
         }
         if let Stored::Rejected { result: Ok(()), .. } = stored {
             for lane in self.lanes.iter_mut().filter(|lane| lane.needs_room) {

@@ -3,6 +3,7 @@
 
 mod odd;
 mod panics;
+mod replay;
 #[path = "../support/mod.rs"]
 mod support;
 

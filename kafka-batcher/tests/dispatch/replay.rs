@@ -1,0 +1,67 @@
+//! What replay may hold in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kafka_batcher::MemoryStorage;
+use kafka_batcher_broker::{Api, Fault, ProducerMemory};
+
+use crate::odd::{Call, Odd};
+use crate::support::{LONG, kafka, ready};
+use crate::{TOPIC, Told, builder_at, to};
+
+/// Every partition that had nothing to send read 1 MiB, whatever the others held: 300 of them took 176 MB beside a memory
+/// bound of 8 MiB.
+#[tokio::test]
+async fn what_is_read_back_is_bounded_whatever_the_number_of_partitions_and_all_of_it_arrives() {
+    const PARTITIONS: i32 = 40;
+    const BATCH: usize = 100_000;
+    let kafka = kafka(PARTITIONS);
+    let (told, bootstrap) = (Told::default(), kafka.bootstrap());
+    let reads = Arc::new(AtomicU64::new(0));
+    let seen = reads.clone();
+    let storage = Odd::new(MemoryStorage::default(), move |call| {
+        seen.fetch_add(u64::from(matches!(call, Call::Gave { bytes } if bytes > 0)), Ordering::SeqCst);
+        Ok(())
+    });
+    let builder = builder_at(&bootstrap, &told).storage(storage).settings(|s| s.memory = 2 << 20);
+    let builder = builder.collector_defaults(|d| (d.batch_size, d.max_batch_bytesize) = (1, BATCH + 1_000));
+    let batcher = builder.start().await.unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    ready(&batcher, TOPIC).await;
+    kafka.stop_broker(1).unwrap();
+    let value = "x".repeat(BATCH - 200);
+    for i in 0..2 * PARTITIONS {
+        flights.add_event(to(i % PARTITIONS, &value)).await.unwrap();
+    }
+    flights.flush().await;
+    assert_eq!(batcher.report().await.spooled, 2 * PARTITIONS as u64);
+    // Nothing is acknowledged for a while: whatever may read, reads.
+    let silence = kafka.inject(Fault::never_serve().on(Api::Produce).always());
+    kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
+    let bound = ((2 << 20) / 4 + BATCH) as u64;
+    let within = |report: &kafka_batcher::Report| {
+        assert!(report.replay_bytes <= bound, "{} of {bound} bytes", report.replay_bytes);
+    };
+    while batcher.report().await.replay_bytes < 3 * BATCH as u64 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..200 {
+        within(&batcher.report().await);
+    }
+    kafka.remove_fault(silence);
+    // The connection that waits for an answer waits for ever; another one does not.
+    kafka.stop_broker(1).unwrap();
+    kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
+    loop {
+        let report = batcher.report().await;
+        within(&report);
+        if report.delivered == 2 * PARTITIONS as u64 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(reads.load(Ordering::SeqCst) >= PARTITIONS as u64);
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.all_delivered() && report.balances() && report.replay_bytes == 0, "{report:?}");
+}
