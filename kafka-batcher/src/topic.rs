@@ -504,6 +504,8 @@ impl Topic {
                     drop(accumulator);
                     nodes.extend(node(partition));
                 }
+                // Whichever of them can go first seals for all.
+                Some(_) if whole => held.extend(0..self.slots.count()),
                 Some(_) => held.push(partition),
             }
         }
