@@ -29,6 +29,10 @@ fn main() -> ExitCode {
         .test_alone("a kafka killed while events flow gets them after both were started again", |kafka| {
             restarted(kafka, Signal::Kill)
         })
+        .test_alone(
+            "a kafka stopped and killed that does not tell us what it knows of producers gets them too",
+            |_| unasked(),
+        )
         .test_alone("sixteen callers do not see that the broker is killed and restarted", |kafka| {
             sixteen_callers(kafka, false)
         })
@@ -139,36 +143,80 @@ fn restarted(kafka: &RealKafka, signal: Signal) -> Result<(), Error> {
     }
     for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
         let topic = kafka.fresh_topic("spooled", PARTITIONS, &[])?;
-        let dir = tempfile::tempdir().expect("a directory");
-        let runtime = runtime();
-        let (batcher, collector) = runtime.block_on(start(kafka, &topic, dir.path(), mode));
-        let before = runtime.block_on(send(&collector, 0..3_000, None));
-        kafka.kill(1, signal)?;
-        runtime.block_on(async {
-            let during = send(&collector, 3_000..6_000, None).await;
-            durable(&before).await;
-            durable(&during).await;
-        });
-        // Dropped, a batcher saves what it has in memory, and writes down what it knows to be delivered; killed, it does not.
-        let dir = killed::what_a_kill_leaves(dir.path());
-        drop((batcher, collector, before));
-        drop(runtime);
-        kafka.restart(1)?;
-        let runtime = self::runtime();
-        let report = runtime.block_on(async {
-            let (batcher, collector) = start(kafka, &topic, dir.path(), mode).await;
-            let after = send(&collector, 6_000..7_000, None).await;
-            durable(&after).await;
-            drained(&batcher).await
-        });
-        assert!(report.balances() && report.all_delivered(), "{report:?}");
-        let found = compare(kafka, &topic, 7_000)?;
-        println!(
-            "{signal:?} {mode:?}: {} found on disk; {} lost, {} surplus, {} reordered; {} possible duplicates told",
-            report.recovered, found.0, found.1, found.2, report.possible_duplicates
-        );
-        assert!(report.recovered > 0);
-        assert_eq!(found, (0, 0, 0));
+        let report = restarted_once(kafka, signal, mode, &topic)?;
+        nothing_lost_or_doubled(kafka, &format!("{signal:?} {mode:?}"), &topic, &report)?;
+    }
+    Ok(())
+}
+
+/// Kafka goes, our process goes, Kafka comes, and another process of ours.
+fn restarted_once(kafka: &RealKafka, signal: Signal, mode: SpoolMode, topic: &str) -> Result<Report, Error> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let runtime = runtime();
+    let (batcher, collector) = runtime.block_on(start(kafka, topic, dir.path(), mode));
+    let before = runtime.block_on(send(&collector, 0..3_000, None));
+    kafka.kill(1, signal)?;
+    runtime.block_on(async {
+        let during = send(&collector, 3_000..6_000, None).await;
+        durable(&before).await;
+        durable(&during).await;
+    });
+    // Dropped, a batcher saves what it has in memory, and writes down what it knows to be delivered; killed, it does not.
+    let dir = killed::what_a_kill_leaves(dir.path());
+    drop((batcher, collector, before));
+    drop(runtime);
+    kafka.restart(1)?;
+    let runtime = self::runtime();
+    Ok(runtime.block_on(async {
+        let (batcher, collector) = start(kafka, topic, dir.path(), mode).await;
+        let after = send(&collector, 6_000..7_000, None).await;
+        durable(&after).await;
+        drained(&batcher).await
+    }))
+}
+
+fn nothing_lost_or_doubled(kafka: &RealKafka, what: &str, topic: &str, report: &Report) -> Result<(), Error> {
+    assert!(report.balances() && report.all_delivered(), "{report:?}");
+    let found = compare(kafka, topic, 7_000)?;
+    println!(
+        "{what}: {} found on disk; {} lost, {} surplus, {} reordered; {} possible duplicates told",
+        report.recovered, found.0, found.1, found.2, report.possible_duplicates
+    );
+    assert!(report.recovered > 0);
+    assert_eq!(found, (0, 0, 0));
+    Ok(())
+}
+
+/// DescribeProducers needs READ on the topic. Who may only write has to send again what is in doubt, one batch at a time.
+fn unasked() -> Result<(), Error> {
+    /// What the topics' names begin with.
+    const PREFIX: &str = "unasked";
+    let options = Options::one_broker()
+        .prop("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        .prop("allow.everyone.if.no.acl.found", "true");
+    let kafka = RealKafka::start(&options)?;
+    // Without authentication everybody is ANONYMOUS, the broker, too; but that needs no permission on topics.
+    let acl = |args: &[&str]| {
+        let place = ["--topic", PREFIX, "--resource-pattern-type", "prefixed"];
+        let args = [&["--bootstrap-server", kafka.bootstrap()], &place[..], args].concat();
+        kafka.tool("org.apache.kafka.tools.AclCommand", &args, &[]).map(drop)
+    };
+    acl(&["--add", "--allow-principal", "User:ANONYMOUS", "--operation", "All"])?;
+    acl(&["--add", "--deny-principal", "User:ANONYMOUS", "--operation", "Read"])?;
+    let mut done = Vec::new();
+    for signal in [Signal::Term, Signal::Kill] {
+        for mode in [SpoolMode::OnFailure, SpoolMode::Always] {
+            let topic = kafka.fresh_topic(PREFIX, PARTITIONS, &[])?;
+            let report = restarted_once(&kafka, signal, mode, &topic)?;
+            let refused = kafka.producers(&topic, 0).expect_err("nobody is told").to_string();
+            assert!(refused.contains("TopicAuthorizationException"), "{refused}");
+            done.push((format!("not told, {signal:?} {mode:?}"), topic, report));
+        }
+    }
+    // Now Java may read, too.
+    acl(&["--remove", "--force"])?;
+    for (what, topic, report) in done {
+        nothing_lost_or_doubled(&kafka, &what, &topic, &report)?;
     }
     Ok(())
 }
