@@ -324,3 +324,27 @@ fn a_directory_that_is_no_spool_is_a_mistake_of_the_user() {
         run(&["spool", command, path], b"").ended_with(2).says(&["is no spool"]);
     }
 }
+
+#[test]
+fn a_directory_of_somebody_elses_is_refused_and_a_stray_file_does_not_hide_what_is_there() {
+    let spool = Spool::new();
+    let strange = spool.0.path().join("photos");
+    std::fs::create_dir(&strange).expect("a directory");
+    std::fs::write(strange.join("me.jpg"), "x").expect("a file");
+    let strange = strange.to_str().expect("UTF-8");
+    let produce = ["produce", "-b", &nobody(), "-t", TOPIC, "--spool", strange];
+    run(&produce, b"a\n").ended_with(2).says(&["is no spool, and not empty (there is \"me.jpg\")"]);
+    assert_eq!(std::fs::read_dir(strange).expect("a directory").count(), 1, "nothing was put there");
+    let file = format!("{strange}/me.jpg");
+    run(&["produce", "-b", &nobody(), "-t", TOPIC, "--spool", &file], b"a\n")
+        .ended_with(2)
+        .says(&["is a file"]);
+    run(&["spool", "ls", &file], b"").ended_with(2).says(&["is a file, and no spool"]);
+    run(&["spool", "ls", &format!("{strange}/none")], b"").ended_with(2).says(&["does not exist"]);
+
+    spool.produce(&nobody(), &[], &lines(0..3)).ended_with(3);
+    std::fs::write(spool.0.path().join("spool/topics/.DS_Store"), "x").expect("a file");
+    assert_eq!(spool.tool("dump", &[]).stdout.len(), 3);
+    let kafka = kafka();
+    spool.tool("replay", &["-b", &kafka.bootstrap()]).ended_with(0).says(&["3 of 3 events delivered"]);
+}

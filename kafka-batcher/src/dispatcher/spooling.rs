@@ -349,7 +349,8 @@ impl Dispatcher {
         let Some(storage) = self.storage() else { return };
         let bound = REPLAY_BYTES.min(self.parts.topic.pool.limit() / 4);
         // What a read gives is known when it is there: until then it counts as what it may be.
-        let at_most = |max_bytes: usize| max_bytes.max(self.parts.topic.settings.max_batch_bytesize);
+        let batch = self.parts.topic.settings.max_batch_bytesize;
+        let at_most = |max_bytes: usize| max_bytes.max(batch);
         let mut held = self.replay_bytes() + self.reading.values().sum::<usize>();
         let idle = |lanes: &[Lane], partition: i32| {
             let lane = usize::try_from(partition).ok().and_then(|p| lanes.get(p));

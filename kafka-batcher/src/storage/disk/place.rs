@@ -47,6 +47,7 @@ impl SpoolDir {
     pub(super) fn open(fs: Arc<dyn Fs>, settings: DiskSettings, lock: bool) -> Result<Self, StorageError> {
         let dir = settings.dir.clone();
         let topics = dir.join(TOPICS);
+        refuse_strangers(fs.as_ref(), &dir)?;
         fs.create_dir(&topics).map_err(|error| failed("create", &topics, &error))?;
         let lock = if lock { Some(take_lock(&dir.join(LOCK))?) } else { None };
         check_format(fs.as_ref(), &dir, true)?;
@@ -205,6 +206,32 @@ fn take_lock(path: &Path) -> Result<std::fs::File, StorageError> {
     Ok(file)
 }
 
+/// Refuses a directory that holds somebody else's files: a typing error would mix ours with them.
+fn refuse_strangers(fs: &dyn Fs, dir: &Path) -> Result<(), StorageError> {
+    // What the first start leaves that dies before it has written the format, and what a file system's root has.
+    let ours = [TOPICS, LOCK, RESERVE, FORMAT, "format.tmp", "reserve.tmp", "lost+found"];
+    let names = match fs.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            let dir = dir.display();
+            return Err(StorageError::Failed(format!(
+                "{dir} is a file; a spool needs a directory of its own"
+            )));
+        }
+        names => names.map_err(|error| failed("list", dir, &error))?,
+    };
+    if names.iter().any(|name| name == FORMAT) {
+        return Ok(());
+    }
+    match names.iter().find(|name| !ours.contains(&name.as_str())) {
+        Some(stranger) => Err(StorageError::Failed(format!(
+            "{} is no spool, and not empty (there is {stranger:?}): a spool needs a directory of its own",
+            dir.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Reads the version of a spool's format; writes it where there is none yet.
 pub(super) fn check_format(fs: &dyn Fs, dir: &Path, make: bool) -> Result<(), StorageError> {
     let path = dir.join(FORMAT);
@@ -214,11 +241,15 @@ pub(super) fn check_format(fs: &dyn Fs, dir: &Path, make: bool) -> Result<(), St
             let text = format!("kafka-batcher spool {VERSION}\n");
             return replace(fs, dir, FORMAT, text.as_bytes()).map_err(|error| failed("write", &path, &error));
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(StorageError::Failed(format!(
-                "{} is no spool: it has no file named \"{FORMAT}\"",
-                dir.display()
-            )));
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            let why = match fs.list(dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => "does not exist".to_owned(),
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                    "is a file, and no spool".to_owned()
+                }
+                _ => format!("is no spool: it has no file named \"{FORMAT}\""),
+            };
+            return Err(StorageError::Failed(format!("{} {why}", dir.display())));
         }
         Err(error) => return Err(failed("read", &path, &error)),
     };

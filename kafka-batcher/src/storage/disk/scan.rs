@@ -59,14 +59,18 @@ impl Spool {
         Ok(Spool { fs, dir })
     }
 
-    /// The topics that it has, or had, events of.
+    /// The topics that it has, or had, events of. A file among their directories is nobody's.
     ///
     /// # Errors
     /// If the directory cannot be read.
     pub fn topics(&self) -> Result<Vec<String>, StorageError> {
         let topics = self.dir.join(TOPICS);
         let names = self.fs.list(&topics).map_err(|error| failed("list", &topics, &error))?;
-        Ok(names.into_iter().filter(|name| check_topic(name).is_ok()).collect())
+        let is_file = |name: &String| {
+            let list = self.fs.list(&topics.join(name));
+            list.is_err_and(|error| error.kind() == std::io::ErrorKind::NotADirectory)
+        };
+        Ok(names.into_iter().filter(|name| check_topic(name).is_ok() && !is_file(name)).collect())
     }
 
     /// Reads all of a topic's log and verifies every byte. Takes about as long as reading the files.
