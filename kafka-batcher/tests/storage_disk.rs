@@ -56,6 +56,34 @@ fn what_is_saved_on_a_real_disk_is_there_for_the_next_process() {
 }
 
 #[test]
+fn nothing_is_called_durable_in_a_directory_that_was_removed_and_the_next_write_makes_it_anew() {
+    let parent = tempfile::tempdir().expect("a directory");
+    let dir = parent.path().join("spool");
+    let storage = start(settings(&dir));
+    save(&storage, 0, vec![fresh(&["a"])]);
+    fs::remove_dir_all(&dir).expect("removed");
+    let refused = wait(storage.save_batch(&partition(0), vec![fresh(&["b"])])).expect_err("it is gone");
+    assert!(refused.to_string().contains("somebody removed the file"), "{refused}");
+    save(&storage, 0, vec![fresh(&["c"])]);
+    // It is held as before.
+    let other = DiskStorage::new(settings(&dir)).expect_err("one process at a time").to_string();
+    assert!(other.contains("is in use by process"), "{other}");
+    drop(storage);
+    let storage = start(settings(&dir));
+    assert_eq!(waiting(&storage, 0), ["c"]);
+    // Another takes hold of a new directory of that name: that one is his.
+    fs::remove_dir_all(&dir).expect("removed");
+    let other = start(settings(&dir));
+    for _ in 0..2 {
+        let refused =
+            wait(storage.save_batch(&partition(0), vec![fresh(&["d"])])).expect_err("another has it");
+        assert!(refused.to_string().contains("is in use by process"), "{refused}");
+    }
+    drop(other);
+    save(&storage, 0, vec![fresh(&["e"])]);
+}
+
+#[test]
 fn nobody_else_may_read_the_events() {
     let dir = tempfile::tempdir().expect("a directory");
     let root = dir.path().join("new").join("spool");

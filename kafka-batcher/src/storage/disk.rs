@@ -76,6 +76,8 @@
 //! named by the first position that is not durable. What an older segment holds at or above the base of the next does not
 //! exist. What could not be cut is cut later, and no segment behind it is deleted before it is. Limit: a disk that refuses the
 //! cut *and* the new segment may bring the failed group back after a crash; it is then sent once more.
+//! Each group commit looks whether its file still has a name: in a directory that somebody removed nothing is durable. The write
+//! fails; the next makes the directory anew and takes hold of it, unless another process has.
 //!
 //! **Recovery** reads every byte and trusts none.
 //!

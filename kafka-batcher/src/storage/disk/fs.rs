@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, IoSlice, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ pub(super) trait File: fmt::Debug + Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Makes durable what was written.
     fn sync(&self) -> io::Result<()>;
+    /// Whether it still has a name: otherwise it goes with this process, however durable its bytes are.
+    fn has_name(&self) -> io::Result<bool>;
     /// Cuts it to this length.
     fn cut(&self, length: u64) -> io::Result<()>;
 }
@@ -170,6 +172,10 @@ impl File for RealFile {
     fn sync(&self) -> io::Result<()> {
         // fdatasync covers the length as well; on macOS std asks the disk itself (F_FULLFSYNC).
         self.0.sync_data()
+    }
+
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.0.metadata()?.nlink() > 0)
     }
 
     fn cut(&self, length: u64) -> io::Result<()> {

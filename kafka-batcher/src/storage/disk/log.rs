@@ -65,6 +65,9 @@ struct Active {
     length: u64,
 }
 
+const GONE: &str =
+    "somebody removed the file while it was written; what waited in it is lost if this process dies";
+
 impl Active {
     /// Nothing is left behind its valid bytes.
     fn cut(&self) -> io::Result<()> {
@@ -196,6 +199,11 @@ impl Log {
             Ok(()) => active.file.sync().map_err(|error| ("fsync", error)),
             Err(error) => Err(("write to", error)),
         };
+        let written = written.and_then(|()| match active.file.has_name() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(("write to", io::Error::new(io::ErrorKind::NotFound, GONE))),
+            Err(error) => Err(("look at", error)),
+        });
         if let Err((doing, error)) = written {
             let path = active.path.clone();
             self.abandon(active);

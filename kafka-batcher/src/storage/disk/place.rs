@@ -1,7 +1,7 @@
 //! The spool's directory: its lock, its format's version, the reserve, the room that is left.
 
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +61,32 @@ impl SpoolDir {
         place.used.store(used, Ordering::Relaxed);
         place.keep_reserve();
         Ok(place)
+    }
+
+    /// Whether the directory that this process took hold of is still the one of that name.
+    pub(super) fn is_held(&self) -> bool {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        lock.as_ref().is_none_or(|lock| lock.metadata().is_ok_and(|lock| lock.nlink() > 0))
+    }
+
+    /// Makes the directory of a topic, and all above it, if somebody removed them; takes hold of them again.
+    ///
+    /// # Errors
+    /// If that cannot be done, or another process has taken hold of a new directory meanwhile.
+    pub(super) fn make_again(&self, topic: &Path) -> Result<(), StorageError> {
+        let dir = &self.settings.dir;
+        let held = self.is_held();
+        if held && !self.fs.list(topic).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(());
+        }
+        tracing::error!(dir = %dir.display(), "the spool's directory was removed: what waited in it is lost; it is made anew");
+        self.fs.create_dir(dir).map_err(|error| failed("create", dir, &error))?;
+        if !held {
+            let again = take_lock(&dir.join(LOCK))?;
+            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(again);
+        }
+        self.fs.create_dir(topic).map_err(|error| failed("create", topic, &error))?;
+        check_format(self.fs.as_ref(), dir, true)
     }
 
     pub(super) fn topic_dir(&self, topic: &str) -> PathBuf {

@@ -54,6 +54,8 @@ pub(super) struct Owned {
     pub(super) topic: Arc<Topic>,
     pub(super) log: Log,
     letters: Option<DeadLetters>,
+    /// The last write failed: the directory may be gone.
+    failed: bool,
     /// Cleaning fails: when it last did, in milliseconds since the Unix epoch. Told once.
     pub(super) unclean: Option<i64>,
     /// The last attempt to write down what was settled failed. Told once.
@@ -62,7 +64,7 @@ pub(super) struct Owned {
 
 impl Owned {
     pub(super) fn new(topic: Arc<Topic>, log: Log) -> Self {
-        Owned { topic, log, letters: None, unclean: None, untidy: false }
+        Owned { topic, log, letters: None, failed: false, unclean: None, untidy: false }
     }
 }
 
@@ -162,6 +164,13 @@ impl Writer {
     /// Writes one group and answers who waits for it.
     fn commit(&mut self, name: &str, group: Vec<(Work, Answer)>) {
         let Some(mut owned) = self.topics.remove(name) else { return };
+        // Each group sees for itself that its file is still there; a new file must not be made in another's directory.
+        let gone = owned.failed || (owned.log.active().is_none() && !self.place.is_held());
+        if gone && let Err(error) = self.place.make_again(&owned.topic.dir) {
+            group.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone()))));
+            self.topics.insert(name.to_owned(), owned);
+            return;
+        }
         // The reserve is for what only says something about what is stored: it must not wait for the others' room.
         let (works, waiting) = self.admit(&mut owned, group);
         let mut retried = Vec::new();
@@ -257,6 +266,7 @@ impl Writer {
         again: &mut Vec<(Work, Answer)>,
     ) -> Result<(), Unwritten> {
         let mut draft = Draft::default();
+        owned.failed = false;
         let counts: Vec<usize> = works.iter().map(|work| draft_work(owned, work, &mut draft)).collect();
         match write_draft(&self.place, owned, draft) {
             Ok(positions) => {
@@ -274,6 +284,7 @@ impl Writer {
                 Ok(())
             }
             Err(unwritten) => {
+                owned.failed = true;
                 if !unwritten.full {
                     owned.settle_letters(false);
                 }

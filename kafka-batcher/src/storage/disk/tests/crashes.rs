@@ -1,6 +1,7 @@
 //! What a crash, or a disk that fails at the worst moment, leaves behind.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use super::super::fs::Fs;
 use super::room::logs;
@@ -276,5 +277,27 @@ fn evidence_is_not_cut_off_before_it_is_kept_aside() {
             let (fs, ..) = start(disk.after_power_loss(left), settings());
             assert_eq!(kept(&fs), std::slice::from_ref(&evidence), "step {step}, {left:?}");
         }
+    }
+}
+
+#[test]
+fn nothing_is_called_durable_in_a_directory_that_was_removed_and_the_next_write_makes_it_anew() {
+    for removed in ["/spool", "/spool/topics", "/spool/topics/t"] {
+        let (fs, storage, _) = start(Disk::default(), settings());
+        save(&storage, 0, vec![fresh(&["a"])]);
+        fs.disk().remove_dir(Path::new(removed));
+        let refused = wait(storage.save_batch(&partition(0), vec![fresh(&["b"])])).unwrap_err().to_string();
+        assert!(refused.contains("somebody removed the file"), "{removed}: {refused}");
+        let position = save(&storage, 0, vec![fresh(&["c"])])[0];
+        assert_eq!(position, 2, "{removed}");
+        save(&storage, 0, vec![fresh(&["d"])]);
+        let disk = fs.disk().after_power_loss(Left::Nothing);
+        drop(storage);
+        let (_, storage, recovered) = start(disk, settings());
+        assert_eq!(
+            (waiting(&storage, 0), recovered.damage),
+            (vec!["c".into(), "d".into()], Vec::new()),
+            "{removed}"
+        );
     }
 }

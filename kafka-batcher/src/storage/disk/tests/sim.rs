@@ -111,6 +111,13 @@ impl Disk {
         &mut self.inodes[inode].bytes
     }
 
+    /// Somebody removes a directory with all that is in it.
+    pub(super) fn remove_dir(&mut self, path: &Path) {
+        self.live.retain(|file, _| !file.starts_with(path));
+        self.durable.retain(|file, _| !file.starts_with(path));
+        self.dirs.retain(|dir| !dir.starts_with(path));
+    }
+
     /// What was written to this file was never fsynced.
     pub(super) fn never_synced(&mut self, path: &Path) {
         let inode = self.live[path];
@@ -191,6 +198,9 @@ impl Fs for SimFs {
             if disk.live.contains_key(path) {
                 return Err(ErrorKind::AlreadyExists.into());
             }
+            if !path.parent().is_some_and(|dir| disk.dirs.contains(dir)) {
+                return Err(missing());
+            }
             let inode = disk.inodes.len();
             disk.inodes.push(Inode::default());
             disk.live.insert(path.to_owned(), inode);
@@ -216,6 +226,9 @@ impl Fs for SimFs {
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let disk = self.disk();
+        if !disk.dirs.contains(path) {
+            return Err(missing());
+        }
         let children = disk.live.keys().chain(&disk.dirs).filter(|child| child.parent() == Some(path));
         let names: BTreeSet<String> =
             children.map(|child| child.file_name().unwrap().to_str().unwrap().to_owned()).collect();
@@ -320,6 +333,10 @@ impl File for SimFile {
                 })
             }
         }
+    }
+
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.0.disk().live.values().any(|inode| *inode == self.1))
     }
 
     fn cut(&self, length: u64) -> io::Result<()> {
