@@ -95,6 +95,10 @@
 //!   it says of the lane is not believed either: what the lane still holds comes twice rather than not at all. Told.
 //! - What the checkpoint covers cannot be damage; what may have been anybody's is covered when it covers every partition and the
 //!   unassigned lane. Entries above the end of the log are cut back and told, unless the log was deleted when they were written.
+//! - What the disk does not give, read block by block, is zeros and told; at the end of the log it is not cut off, and no position in
+//!   it is given again, so that it comes back when the disk gives it. Replay takes a batch for damaged that the disk refused five
+//!   times while it gives other bytes of that file. A checkpoint that cannot be read is a damaged one. Who only looks passes over
+//!   a file that cannot be opened, and names it.
 //! - Who looks beside a writer reads the checkpoint first, then lists the segments, and again if they changed meanwhile.
 //! - What is kept is fsynced before it is called durable, and before a file goes whose name said where another ends.
 //!

@@ -67,10 +67,13 @@ impl Checkpoint {
         replace(fs, dir, NAME, &self.encode())
     }
 
-    /// Reads it; `None` if there is none, the words if it is damaged.
-    pub(super) fn read(fs: &dyn Fs, dir: &Path) -> io::Result<Option<Result<Checkpoint, &'static str>>> {
+    /// Reads it; `None` if there is none, the words if it is damaged: what the disk does not give is no better.
+    pub(super) fn read(fs: &dyn Fs, dir: &Path) -> io::Result<Option<Result<Checkpoint, String>>> {
         match fs.open(&dir.join(NAME), false) {
-            Ok(file) => Ok(Some(Checkpoint::decode(&read_all(file.as_ref())?))),
+            Ok(file) => Ok(Some(match read_all(file.as_ref()) {
+                Ok(bytes) => Checkpoint::decode(&bytes).map_err(str::to_owned),
+                Err(error) => Err(format!("it cannot be read: {error}")),
+            })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -53,6 +54,75 @@ pub(super) fn read_all(file: &dyn File) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     file.read_at(&mut bytes, 0)?;
     Ok(bytes)
+}
+
+/// What a disk that fails gives or refuses at a time.
+const BLOCK: u64 = 4 << 10;
+
+/// All of a file that the disk gives, zeros for what it does not; which stretches those are, and its words.
+pub(super) fn read_what_it_gives(file: &dyn File) -> io::Result<(Vec<u8>, Unread)> {
+    let length = usize::try_from(file.len()?).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    let unread = read_in_blocks(file, &mut bytes, 0)?;
+    Ok((bytes, unread))
+}
+
+/// What could not be read.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    pub(super) stretches: Vec<Range<u64>>,
+    /// The disk's words for the first of them.
+    pub(super) error: Option<io::Error>,
+}
+
+/// Fills `buffer` from `at` on as far as the disk gives it: all at once, or, where that fails, block by block.
+///
+/// # Errors
+/// If the file ends before.
+pub(super) fn read_in_blocks(file: &dyn File, buffer: &mut [u8], at: u64) -> io::Result<Unread> {
+    let mut unread = Unread::default();
+    match file.read_at(buffer, at) {
+        Ok(()) => return Ok(unread),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
+        Err(_) => {}
+    }
+    let end = at + buffer.len() as u64;
+    let mut from = at;
+    while from < end {
+        let to = ((from / BLOCK + 1) * BLOCK).min(end);
+        let block = buffer.get_mut((from - at) as usize..(to - at) as usize).unwrap_or_default();
+        match file.read_at(block, from) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
+            Err(error) => {
+                block.fill(0);
+                unread.error.get_or_insert(error);
+                match unread.stretches.last_mut().filter(|last| last.end == from) {
+                    Some(last) => last.end = to,
+                    None => unread.stretches.push(from..to),
+                }
+            }
+        }
+        from = to;
+    }
+    Ok(unread)
+}
+
+/// Whether the disk gives anything of a file but what lies in there; true of one that is too small to tell.
+pub(super) fn gives_the_rest(file: &dyn File, but: Range<u64>) -> io::Result<bool> {
+    let length = file.len()?;
+    let (before, behind) = (but.start / BLOCK, but.end.div_ceil(BLOCK) * BLOCK);
+    let mut block = [0; BLOCK as usize];
+    let mut gives = |from: u64| {
+        let some = length.saturating_sub(from).min(BLOCK) as usize;
+        block.get_mut(..some).is_some_and(|block| file.read_at(block, from).is_ok())
+    };
+    let before = (before > 0).then_some(0);
+    let behind = (behind < length).then(|| (length - 1) / BLOCK * BLOCK);
+    Ok(match (before, behind) {
+        (None, None) => true,
+        (before, behind) => before.is_some_and(&mut gives) || behind.is_some_and(gives),
+    })
 }
 
 /// Writes a file that is whole or not there: under another name, synced, renamed.

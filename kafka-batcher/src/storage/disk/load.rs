@@ -12,7 +12,7 @@ use kafka_batcher_core::StorageError;
 
 use super::checkpoint::{self, Checkpoint};
 use super::control::Fact;
-use super::fs::{File, Fs, failed, read_all};
+use super::fs::{File, Fs, Unread, failed, read_what_it_gives};
 use super::index::Lane;
 use super::topic::{Segment, State, segment_base};
 use super::walk::{Found, Gap, Group, Item, Tail, walk};
@@ -87,6 +87,8 @@ pub(super) struct Loaded {
     held: Option<(u32, Group)>,
     /// A regrouping that was not believed: where, and up to which position of the unassigned lane it went.
     unbelieved: Option<(u32, u64, u64)>,
+    /// What cannot be read of the segment that is being walked.
+    unread: Vec<Range<u64>>,
     /// Segments came or went while it was read: by now it looks otherwise.
     pub(super) moved: bool,
 }
@@ -111,9 +113,14 @@ pub(super) fn load(
     for (at, (base, name)) in bases.iter().enumerate() {
         let path = dir.join(name);
         let limit = bases.get(at + 1).map(|(base, _)| *base);
-        let read = fs.open(&path, !beside).and_then(|file| Ok((read_all(file.as_ref())?, file)));
-        let (bytes, file) = match read {
+        let read = fs.open(&path, !beside).and_then(|file| Ok((read_what_it_gives(file.as_ref())?, file)));
+        let ((bytes, unread), file) = match read {
+            // Deleted meanwhile, or cut.
             Err(error) if beside && error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if beside => {
+                loaded.skip(path, &error);
+                continue;
+            }
             read => read.map_err(|error| failed("read", &path, &error))?,
         };
         let id = loaded.next_id;
@@ -125,6 +132,7 @@ pub(super) fn load(
         if !bytes.is_empty() {
             loaded.release(visitor);
         }
+        loaded.unread(id, unread);
         walk(&bytes, *base, limit, &mut |item| loaded.take(id, item, visitor));
     }
     loaded.finish(checkpoint.unwrap_or_default(), dir, visitor);
@@ -134,6 +142,24 @@ pub(super) fn load(
 }
 
 impl Loaded {
+    /// A file that cannot be read at all, which only who looks may pass over.
+    fn skip(&mut self, file: PathBuf, error: &io::Error) {
+        let what = format!("it cannot be read, and is passed over: {error}");
+        let (positions, partition) = (0..0, None);
+        self.damage.push(Damage { file, offset: 0, length: 0, positions, partition, events: 0, what });
+    }
+
+    /// What of a segment the disk does not give is zeros from here on.
+    fn unread(&mut self, id: u32, unread: Unread) {
+        let words = unread.error.map(|error| error.to_string()).unwrap_or_default();
+        for stretch in &unread.stretches {
+            let length = stretch.end - stretch.start;
+            let what = format!("{length} bytes cannot be read: {words}");
+            self.note(id, stretch.start, length, None, (0..0, 0), what);
+        }
+        self.unread = unread.stretches;
+    }
+
     fn checkpoint(&mut self, fs: &dyn Fs, dir: &Path) -> Result<Option<Checkpoint>, StorageError> {
         let path = dir.join(checkpoint::NAME);
         match Checkpoint::read(fs, dir).map_err(|error| failed("read", &path, &error))? {
@@ -170,7 +196,13 @@ impl Loaded {
                 }
             }
             Item::Gap(gap) => self.gap(id, gap, visitor),
-            Item::Tail(tail) => {
+            Item::Tail(mut tail) => {
+                if self.unread.iter().any(|stretch| stretch.end > tail.offset) {
+                    // It may be whole for all that anybody knows: its positions are given to nobody, so that the next start,
+                    // if it can read it, finds it in front of all that comes.
+                    tail.torn = false;
+                    self.state.next = self.state.end.max(self.state.next) + tail.length;
+                }
                 self.cut_tail(id, &tail);
                 self.tails.push((id, tail));
             }

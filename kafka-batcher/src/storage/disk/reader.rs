@@ -1,5 +1,7 @@
 //! Reads batches back, on a thread of its own: every byte is checked before it is given out.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -11,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::super::Read;
 use super::bytes::{Place, crc_of, heal};
-use super::fs::{File, failed};
+use super::fs::{File, Unread, failed, gives_the_rest, read_in_blocks};
 use super::index::{Entry, NEVER_SENT, Piece};
 use super::place::SpoolDir;
 use super::recovery::quarantine;
@@ -42,6 +44,28 @@ pub(super) struct Memory {
     used: bool,
 }
 
+/// How often the disk may refuse a batch before that counts as damage: it may only have stumbled.
+const REFUSALS: u32 = 5;
+/// So many batches that it refused are remembered.
+const REMEMBERED: usize = 4_096;
+
+/// How often the disk refused which batch: segment and byte.
+type Refused = BTreeMap<(PathBuf, u32), u32>;
+
+/// Whether it is no use to wait for a batch: the disk refused it again and again, and gives other bytes of that file.
+fn is_lost(refused: &mut Refused, segment: &Segment, entry: &Entry, others: bool) -> bool {
+    if refused.len() > REMEMBERED {
+        refused.clear();
+    }
+    let times = refused.entry((segment.path.clone(), entry.offset)).or_default();
+    *times += 1;
+    let lost = others && *times >= REFUSALS;
+    if lost {
+        refused.remove(&(segment.path.clone(), entry.offset));
+    }
+    lost
+}
+
 impl Memory {
     pub(super) fn new() -> Self {
         Memory { pool: BufferPool::new(REUSED), share: Share::new(REUSED), bytes: Vec::new(), used: false }
@@ -50,7 +74,7 @@ impl Memory {
 
 /// Serves reads until nobody can ask any more.
 pub(super) fn run(place: &SpoolDir, jobs: &mpsc::Receiver<Job>) {
-    let mut memory = Memory::new();
+    let (mut memory, mut refused) = (Memory::new(), Refused::new());
     loop {
         let job = match memory.used {
             true => jobs.recv_timeout(KEPT_FOR),
@@ -58,7 +82,7 @@ pub(super) fn run(place: &SpoolDir, jobs: &mpsc::Receiver<Job>) {
         };
         match job {
             Ok(job) => {
-                let read = read(place, &job, &mut memory);
+                let read = read(place, &job, &mut memory, &mut refused);
                 // Who asked may have gone.
                 let _ = job.done.send(read);
             }
@@ -109,11 +133,16 @@ fn plan(topic: &Topic, partition: i32, from: u64, max_bytes: usize) -> Vec<Plann
     planned
 }
 
-fn read(place: &SpoolDir, job: &Job, memory: &mut Memory) -> Result<Read, StorageError> {
+fn read(
+    place: &SpoolDir,
+    job: &Job,
+    memory: &mut Memory,
+    refused: &mut Refused,
+) -> Result<Read, StorageError> {
     memory.used = true;
     loop {
         let mut read = Read { next: job.from, ..Read::default() };
-        let changed = read_planned(place, job, memory, &mut read)?;
+        let changed = read_planned(place, job, (memory, refused), &mut read)?;
         // What was read so far is good; what a segment that changed meanwhile had is where it now lies, or settled.
         if !changed || read.next > job.from {
             return Ok(read);
@@ -125,7 +154,7 @@ fn read(place: &SpoolDir, job: &Job, memory: &mut Memory) -> Result<Read, Storag
 fn read_planned(
     place: &SpoolDir,
     job: &Job,
-    memory: &mut Memory,
+    (memory, refused): (&mut Memory, &mut Refused),
     read: &mut Read,
 ) -> Result<bool, StorageError> {
     let Job { topic, partition, from, max_bytes, .. } = job;
@@ -133,42 +162,54 @@ fn read_planned(
     for planned in plan(topic, partition, from, max_bytes) {
         let Planned { entry, pieces, own, saved_ms, times_given, segment } = planned;
         let at = Place { position: entry.position, partition };
-        let file = match place.files.of(fs, topic, &segment) {
-            Ok(Some(file)) => file,
+        let fetched = match place.files.of(fs, topic, &segment) {
+            Ok(Some(file)) => (fetch(file.as_ref(), &entry, at, memory), Some(file)),
             Ok(None) => return Ok(true),
-            Err(error) => return unreadable(read, &segment, &error),
+            Err(error) => (Err(Fetch::Io(error)), None),
         };
-        let mut batch = match fetch(file.as_ref(), &entry, at, memory) {
-            Ok(batch) => batch,
-            Err(Fetch::Io(error)) => return unreadable(read, &segment, &error),
-            Err(Fetch::Damaged(what)) => {
-                let events = topic.state().damaged(partition, entry.position);
-                if events > 0 {
-                    quarantine(
-                        fs,
-                        &segment.path,
-                        Some(file.as_ref()),
-                        entry.offset.into(),
-                        entry.length.into(),
-                    );
-                    let what = format!(
-                        "{}, byte {}: {what}; {events} events of partition {partition} missing, positions {}..{}",
-                        segment.path.display(),
-                        entry.offset,
-                        entry.position,
-                        entry.end()
-                    );
-                    read.damage.push((events, what));
-                }
+        let (what, file) = match fetched {
+            (Ok(mut batch), _) => {
+                batch.set_times_given(times_given);
+                let already = read.batches.len();
+                give(&batch, &entry, &pieces, own.as_ref(), from, &mut Chunk::unpooled, &mut read.batches)
+                    .map_err(|error| StorageError::Failed(format!("{}: {error}", segment.path.display())))?;
+                read.batches.iter_mut().skip(already).for_each(|given| given.saved_ms = saved_ms);
                 read.next = entry.end();
                 continue;
             }
+            (Err(Fetch::Damaged(what)), file) => (what, file),
+            (Err(Fetch::Io(error)), file) => {
+                let others = match &file {
+                    Some(file) => {
+                        let bytes = entry.offset.into()..(entry.offset + entry.length).into();
+                        gives_the_rest(file.as_ref(), bytes).unwrap_or(false)
+                    }
+                    // Its name is gone, and not because all of the disk is.
+                    None => error.kind() == std::io::ErrorKind::NotFound && fs.list(&topic.dir).is_ok(),
+                };
+                // What was read so far is given out first.
+                let first = read.batches.is_empty() && read.damage.is_empty();
+                if !(first && is_lost(refused, &segment, &entry, others)) {
+                    return unreadable(read, &segment, &error);
+                }
+                (format!("it cannot be read: {error}"), file)
+            }
         };
-        batch.set_times_given(times_given);
-        let already = read.batches.len();
-        give(&batch, &entry, &pieces, own.as_ref(), from, &mut Chunk::unpooled, &mut read.batches)
-            .map_err(|error| StorageError::Failed(format!("{}: {error}", segment.path.display())))?;
-        read.batches.iter_mut().skip(already).for_each(|given| given.saved_ms = saved_ms);
+        let events = topic.state().damaged(partition, entry.position);
+        if events > 0 {
+            if let Some(file) = &file {
+                let (offset, length) = (entry.offset.into(), entry.length.into());
+                quarantine(fs, &segment.path, Some(file.as_ref()), offset, length);
+            }
+            let what = format!(
+                "{}, byte {}: {what}; {events} events of partition {partition} missing, positions {}..{}",
+                segment.path.display(),
+                entry.offset,
+                entry.position,
+                entry.end()
+            );
+            read.damage.push((events, what));
+        }
         read.next = entry.end();
     }
     Ok(false)
@@ -223,11 +264,12 @@ const BAD_CRC: &str = "the batch is damaged, its CRC does not fit";
 fn fill(file: &dyn File, entry: &Entry, place: Place, bytes: &mut Vec<u8>) -> Result<(), Fetch> {
     // Zeroes only what it never held before.
     bytes.resize(entry.length as usize, 0);
-    match file.read_at(bytes, entry.offset.into()) {
+    match read_in_blocks(file, bytes, entry.offset.into()) {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             return Err(Fetch::Damaged("the file ends before the batch does".to_owned()));
         }
-        read => read.map_err(Fetch::Io)?,
+        Err(error) | Ok(Unread { error: Some(error), .. }) => return Err(Fetch::Io(error)),
+        Ok(_) => {}
     }
     if bytes.len() < HEADER_LEN {
         return Err(Fetch::Damaged(BAD_CRC.to_owned()));

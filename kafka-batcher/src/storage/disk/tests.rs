@@ -1,5 +1,6 @@
 //! Tests of the storage over a file system in memory.
 
+mod bad_sectors;
 mod basics;
 mod cleaning;
 mod crashes;

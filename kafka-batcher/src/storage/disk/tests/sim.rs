@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -37,6 +38,10 @@ pub(super) struct Disk {
     pub(super) steps: u64,
     /// The first step that fails, how many do, and how.
     pub(super) fault: Option<(u64, u64, Fault)>,
+    /// Bytes of files that the disk does not give.
+    unreadable: Vec<(usize, Range<usize>)>,
+    /// Files that cannot be opened.
+    pub(super) locked: BTreeSet<PathBuf>,
     /// No file can be cut.
     pub(super) refuses_cuts: bool,
     /// Bytes that fit.
@@ -109,6 +114,16 @@ impl Disk {
     pub(super) fn bytes(&mut self, path: &Path) -> &mut Vec<u8> {
         let inode = self.live[path];
         &mut self.inodes[inode].bytes
+    }
+
+    /// The disk does not give these bytes of a file any more.
+    pub(super) fn refuse(&mut self, path: &Path, bytes: Range<usize>) {
+        self.unreadable.push((self.live[path], bytes));
+    }
+
+    /// It gives all again.
+    pub(super) fn heal(&mut self) {
+        self.unreadable.clear();
     }
 
     /// Somebody removes a directory with all that is in it.
@@ -211,6 +226,9 @@ impl Fs for SimFs {
 
     fn open(&self, path: &Path, _: bool) -> io::Result<Arc<dyn File>> {
         let inode = *self.disk().live.get(path).ok_or_else(missing)?;
+        if self.disk().locked.contains(path) {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
         Ok(self.file(inode))
     }
 
@@ -304,6 +322,11 @@ impl File for SimFile {
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         let disk = self.0.disk();
+        let wanted = at as usize..at as usize + buffer.len();
+        let refused = |bytes: &Range<usize>| bytes.start < wanted.end && wanted.start < bytes.end;
+        if disk.unreadable.iter().any(|(inode, bytes)| *inode == self.1 && refused(bytes)) {
+            return Err(ErrorKind::Other.into());
+        }
         let bytes = disk.inodes[self.1].bytes.get(at as usize..at as usize + buffer.len());
         buffer.copy_from_slice(bytes.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))?);
         Ok(())
