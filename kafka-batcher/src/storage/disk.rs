@@ -181,6 +181,9 @@ pub struct DiskStorage {
 /// the other checks.
 const RECOVERIES: usize = 2;
 
+/// What waits for threads to end.
+type Join = Box<dyn FnOnce() + Send>;
+
 /// The threads, and how to reach them; gone once closed.
 struct Threads {
     writer: mpsc::Sender<Job>,
@@ -329,6 +332,29 @@ impl DiskStorage {
             threads.handles.push(spawn("spool-recovery", run)?);
         }
         answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Waits for the threads on one that `start` starts, or, if it cannot, on this one: whoever lets go of the directory while
+    /// the writer still writes has it written by two.
+    async fn close_with(&self, start: impl FnOnce(Join) -> Result<(), StorageError>) {
+        let handles = Arc::new(Mutex::new(self.end()));
+        let join = |handles: &Mutex<Vec<JoinHandle<()>>>| {
+            for handle in std::mem::take(&mut *lock(handles)) {
+                let _ = handle.join();
+            }
+        };
+        let (done, ended) = oneshot::channel();
+        let elsewhere = handles.clone();
+        let started = start(Box::new(move || {
+            join(&elsewhere);
+            let _ = done.send(());
+        }));
+        match started {
+            Ok(()) => drop(ended.await),
+            Err(_) => join(&handles),
+        }
+        // Another process, or another batcher of this one, may have the directory now.
+        self.place.let_go();
     }
 
     fn end(&self) -> Vec<JoinHandle<()>> {
@@ -540,19 +566,7 @@ impl TempStorage for DiskStorage {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            let handles = self.end();
-            let (done, ended) = oneshot::channel();
-            let join = move || {
-                for handle in handles {
-                    let _ = handle.join();
-                }
-                let _ = done.send(());
-            };
-            if std::thread::Builder::new().spawn(join).is_ok() {
-                let _ = ended.await;
-            }
-            // Another process, or another batcher of this one, may have the directory now.
-            self.place.let_go();
+            self.close_with(|join| spawn("spool-closing", join).map(drop)).await;
         })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kafka_batcher_core::StorageError;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 
 use super::files::Files;
 use super::fs::{Fs, failed, read_all, remove_if_there, replace};
@@ -207,6 +207,8 @@ impl SpoolDir {
 /// Takes the lock of a spool, or says who holds it.
 fn take_lock(path: &Path) -> Result<std::fs::File, StorageError> {
     let mut options = std::fs::OpenOptions::new();
+    // What a link names is not ours: it would be made empty below.
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
     let mut file = opened.map_err(|error| failed("open", path, &error))?;
     if let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -1,8 +1,9 @@
-//! Opening topics: how many at a time.
+//! Opening and closing: how many topics at a time, whose lock it is, who has gone when it is let go.
 
 use std::pin::pin;
 use std::task::{Context, Waker};
 
+use super::super::closed;
 use super::*;
 
 #[test]
@@ -27,4 +28,31 @@ fn topics_are_recovered_two_at_a_time_however_many_are_opened() {
     }
     drop(two);
     assert_eq!(wait(storage.open("gone")).unwrap().backlogs, []);
+}
+
+#[test]
+fn a_lock_that_is_a_link_is_refused_and_what_it_names_stays_as_it_is() {
+    // It was followed, and what it named made empty.
+    let dir = std::env::temp_dir().join(format!("kafka-batcher-lock-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("precious"), "precious").unwrap();
+    let spool = dir.join("spool");
+    std::fs::create_dir(&spool).unwrap();
+    std::os::unix::fs::symlink(dir.join("precious"), spool.join("lock")).unwrap();
+    let refused = DiskStorage::new(DiskSettings { dir: spool.clone(), ..settings() }).map(drop);
+    let words = refused.unwrap_err().to_string();
+    assert!(words.contains("cannot open") && words.contains("lock"), "{words}");
+    assert_eq!(std::fs::read_to_string(dir.join("precious")).unwrap(), "precious");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn the_directory_is_not_let_go_before_the_writer_has_ended_although_no_thread_can_wait_for_it() {
+    let (fs, storage, _) = start(Disk::default(), settings());
+    let saved = save(&storage, 0, vec![fresh(&["a"]), fresh(&["b"])]);
+    wait(storage.commit(&partition(0), saved[0] + 1, false)).unwrap();
+    wait(storage.close_with(|_| Err(closed())));
+    assert_eq!(Arc::strong_count(&storage.place), 1, "the threads have gone, and what they held");
+    assert!(fs.disk().paths().iter().any(|path| path.ends_with("checkpoint")), "and have done what was left");
 }
