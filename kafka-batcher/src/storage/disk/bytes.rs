@@ -47,11 +47,22 @@ pub(super) enum Framed {
 
 /// The CRC-32C of a batch of this length that begins `bytes`; `None` if they are too few.
 pub(super) fn crc_of(bytes: &[u8], length: u32) -> Option<u32> {
+    #[cfg(test)]
+    HASHED.set(HASHED.get() + u64::from(length));
     bytes.get(CRC_START..length as usize).map(crc32c::crc32c)
 }
 
+#[cfg(test)]
+std::thread_local! {
+    /// Bytes over which a CRC was computed.
+    pub(super) static HASHED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// Reads the header of the batch that begins `bytes`, which reach to the end of the segment, and verifies its CRC.
-pub(super) fn frame(bytes: &[u8]) -> Framed {
+///
+/// A length lies outside the CRC: one that is damaged may reach over all of the segment, and thousands of them cost a CRC of
+/// that each. So many bytes as `in_vain` says may be spent on lengths that look wrong; then those are believed to be.
+pub(super) fn frame(bytes: &[u8], in_vain: &mut usize) -> Framed {
     if bytes.iter().take(LEAST).all(|byte| *byte == 0) {
         // What a file system may leave behind the last write that it finished.
         return if bytes.iter().all(|byte| *byte == 0) { Framed::CutOff } else { Framed::Bad };
@@ -72,13 +83,30 @@ pub(super) fn frame(bytes: &[u8]) -> Framed {
     let crc = u32::from_be_bytes(at(bytes, 17));
     if length as usize > bytes.len() {
         // Cut off, or only its length is wrong: that lies outside the CRC, so the rest of the batch can tell.
-        let rest = u32::try_from(bytes.len()).ok();
+        let rest = u32::try_from(bytes.len()).ok().filter(|_| *in_vain >= bytes.len());
         return match rest.filter(|rest| crc_of(bytes, *rest) == Some(crc)) {
             Some(rest) => whole(bytes, rest, crc),
-            None => Framed::CutOff,
+            None => {
+                *in_vain = in_vain.saturating_sub(bytes.len());
+                Framed::CutOff
+            }
         };
     }
-    if crc_of(bytes, length) == Some(crc) { whole(bytes, length, crc) } else { Framed::Bad }
+    if *in_vain < length as usize && !something_follows(bytes, length as usize) {
+        return Framed::Bad;
+    }
+    if crc_of(bytes, length) == Some(crc) {
+        return whole(bytes, length, crc);
+    }
+    *in_vain = in_vain.saturating_sub(length as usize);
+    Framed::Bad
+}
+
+/// Whether at this byte the segment ends or something stands that looks like a batch, as behind every batch that is whole.
+fn something_follows(bytes: &[u8], length: usize) -> bool {
+    let next = bytes.get(length..).unwrap_or_default();
+    // Magic 2, and of the attributes none that nobody uses.
+    next.is_empty() || (next.get(16) == Some(&2) && next.get(21) == Some(&0))
 }
 
 fn whole(bytes: &[u8], length: u32, crc: u32) -> Framed {

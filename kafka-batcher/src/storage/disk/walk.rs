@@ -69,9 +69,9 @@ pub(super) fn walk(bytes: &[u8], base: u64, limit: Option<u64>, each: &mut dyn F
     let limit = limit.unwrap_or(u64::MAX);
     let (mut at, mut done, mut expected) = (0, 0, base);
     let mut pending: Vec<(usize, Frame)> = Vec::new();
-    let mut bad = false;
+    let (mut bad, mut in_vain) = (false, in_vain(bytes));
     while at < bytes.len() {
-        let framed = frame(bytes.get(at..).unwrap_or_default());
+        let framed = frame(bytes.get(at..).unwrap_or_default(), &mut in_vain);
         let control = match framed {
             Framed::Whole(found) if found.control => {
                 read_control(bytes, at, &found, base, done).map(|c| (c, found))
@@ -117,6 +117,11 @@ pub(super) fn walk(bytes: &[u8], base: u64, limit: Option<u64>, each: &mut dyn F
     }
 }
 
+/// So many bytes of a segment may be hashed for nothing.
+fn in_vain(bytes: &[u8]) -> usize {
+    bytes.len().saturating_mul(8).max(1 << 20)
+}
+
 /// The control batch at `at`, if it is one of this place.
 fn read_control(bytes: &[u8], at: usize, found: &Frame, base: u64, done: usize) -> Option<Control> {
     let mut whole = bytes.get(at..at + found.length as usize)?.to_vec();
@@ -140,7 +145,7 @@ fn read_control(bytes: &[u8], at: usize, found: &Frame, base: u64, done: usize) 
 /// The next place from `from` on where a control batch of this segment stands, whole.
 fn find_control(bytes: &[u8], from: usize, base: u64, done: usize) -> Option<usize> {
     // Who knows at which byte of which segment his payload will lie can plant what must be hashed in vain: so many bytes are.
-    let mut budget = bytes.len().saturating_mul(8).max(1 << 20);
+    let mut budget = in_vain(bytes);
     (from..bytes.len()).find(|&at| {
         let rest = bytes.get(at..).unwrap_or_default();
         if budget == 0 || !is_control(rest) || !names_its_place(rest, base, at as u64) {
@@ -148,7 +153,8 @@ fn find_control(bytes: &[u8], from: usize, base: u64, done: usize) -> Option<usi
         }
         let length = u32::from_be_bytes(super::bytes::at(rest, 8)) as usize;
         budget = budget.saturating_sub(length.min(rest.len()));
-        let Framed::Whole(found) = frame(rest) else { return false };
+        // What is left was asked above.
+        let Framed::Whole(found) = frame(rest, &mut { usize::MAX }) else { return false };
         read_control(bytes, at, &found, base, done).is_some()
     })
 }

@@ -300,3 +300,31 @@ fn any_bytes_at_all_in_a_log_are_survived() {
         assert_eq!(waiting(&storage, 0).last().map(String::as_str), Some("z"));
     }
 }
+
+#[test]
+fn thousands_of_damaged_lengths_cost_no_more_than_some_readings_of_the_segment_and_no_event() {
+    // Each was followed to the end of the segment: 2 000 groups four times as much for each as 500.
+    use super::super::bytes::HASHED;
+    const GROUPS: u64 = 2_000;
+    // One bit makes it reach beyond the segment, another into the midst of it.
+    for (byte, bit) in [(8, 0x40), (9, 0x04)] {
+        let (fs, storage, _) = start(Disk::default(), settings());
+        let value = "x".repeat(300);
+        let log = PathBuf::from("/spool/topics/t/00000000000000000000.log");
+        let mut offsets = Vec::new();
+        for _ in 0..GROUPS {
+            offsets.push(if offsets.is_empty() { 0 } else { fs.disk().bytes(&log).len() });
+            save(&storage, 0, vec![fresh(&[&value])]);
+        }
+        for at in offsets {
+            fs.disk().bytes(&log)[at + byte] |= bit;
+        }
+        let length = fs.disk().bytes(&log).len() as u64;
+        let before = HASHED.get();
+        let scan = Spool::with(Arc::new(fs.clone()), "/spool".into()).unwrap().scan("t").unwrap();
+        let hashed = HASHED.get() - before;
+        println!("{hashed} bytes hashed of {length}");
+        assert_eq!((scan.backlogs[0].1.events, scan.damage.len() as u64), (GROUPS, GROUPS));
+        assert!(hashed <= 11 * length, "{hashed} of {length}");
+    }
+}
