@@ -127,6 +127,7 @@ mod scan;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod tidy;
 mod times;
 mod topic;
@@ -152,6 +153,7 @@ use self::recovery::recover;
 pub use self::resend::Resent;
 pub use self::scan::{BatchScan, SegmentScan, Spool, TopicScan};
 pub use self::settings::DiskSettings;
+use self::threads::{Ended, closed, contained, serve, spawn};
 use self::topic::{State, Topic};
 use self::work::Work;
 use self::writer::{Job, Owned, Writer};
@@ -175,6 +177,8 @@ pub struct DiskStorage {
     /// Who may read a log: see [`RECOVERIES`].
     recoveries: Arc<Semaphore>,
     threads: Mutex<Option<Threads>>,
+    writer_ended: Ended,
+    reader_ended: Ended,
 }
 
 /// So many topics are recovered at a time: each holds a segment in memory, 64 MiB unless set and up to 1 GiB. One reads while
@@ -214,18 +218,29 @@ impl DiskStorage {
         let (writer, jobs) = mpsc::channel();
         let (reader, reads) = mpsc::channel();
         let (writing, reading) = (Writer::new(place.clone()), place.clone());
-        let handles = vec![
-            spawn("spool-writer", move || writing.run(&jobs))?,
-            spawn("spool-reader", move || reader::run(&reading, &reads))?,
-        ];
-        let threads = Mutex::new(Some(Threads { writer, reader, handles }));
+        let (writes, writer_ended) = serve("spool-writer", move || writing.run(&jobs))?;
+        let (reads, reader_ended) = serve("spool-reader", move || reader::run(&reading, &reads))?;
+        let threads = Mutex::new(Some(Threads { writer, reader, handles: vec![writes, reads] }));
         let recoveries = Arc::new(Semaphore::new(RECOVERIES));
-        Ok(DiskStorage { place, topics: Mutex::default(), opening: Arc::default(), recoveries, threads })
+        Ok(DiskStorage {
+            place,
+            topics: Mutex::default(),
+            opening: Arc::default(),
+            recoveries,
+            threads,
+            writer_ended,
+            reader_ended,
+        })
     }
 
-    fn with_threads<T>(&self, ask: impl FnOnce(&Threads) -> Option<T>) -> Result<T, StorageError> {
-        let threads = lock(&self.threads);
-        threads.as_ref().and_then(ask).ok_or_else(closed)
+    /// Asks the writer for something.
+    async fn ask(&self, job: Job) -> Result<(), StorageError> {
+        let asked = lock(&self.threads).as_ref().map(|threads| threads.writer.send(job).is_ok());
+        match asked {
+            Some(true) => Ok(()),
+            Some(false) => Err(self.writer_ended.why().await),
+            None => Err(closed()),
+        }
     }
 
     fn topic(&self, name: &str) -> Result<Arc<Topic>, StorageError> {
@@ -241,8 +256,8 @@ impl DiskStorage {
     async fn write(&self, topic: &str, work: Work) -> Result<Vec<u64>, StorageError> {
         let topic = self.topic(topic)?;
         let (done, answer) = oneshot::channel();
-        self.with_threads(|threads| threads.writer.send(Job::Write { topic, work, done }).ok())?;
-        answer.await.unwrap_or_else(|_| Err(closed()))
+        self.ask(Job::Write { topic, work, done }).await?;
+        self.writer_ended.answer(answer).await
     }
 
     /// Recovers a topic on a thread of its own: it may take seconds, and other topics go on meanwhile.
@@ -259,8 +274,7 @@ impl DiskStorage {
         let damage = recovered.damage.iter().map(Damage::to_string).collect();
         let found = found(&recovered.state, damage);
         let topic = Arc::new(Topic::new(name, &self.place.topic_dir(name), recovered.state));
-        let adopt = Job::Adopt { topic: topic.clone(), log: recovered.log };
-        self.with_threads(|threads| threads.writer.send(adopt).ok())?;
+        self.ask(Job::Adopt { topic: topic.clone(), log: recovered.log }).await?;
         lock(&self.topics).insert(name.to_owned(), topic);
         Ok(found)
     }
@@ -323,7 +337,7 @@ impl DiskStorage {
         let (done, answer) = oneshot::channel();
         let run = move || {
             let _turn = turn;
-            let _ = done.send(work());
+            let _ = done.send(contained("spool-recovery", work).and_then(|worked| worked));
         };
         {
             let mut threads = lock(&self.threads);
@@ -388,13 +402,6 @@ impl Drop for Opening {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StorageError> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .map_err(|error| StorageError::Failed(format!("cannot start a thread: {error}")))
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -421,10 +428,6 @@ fn open_topic(place: &SpoolDir, name: &str) -> Result<recovery::Recovered, Stora
         fs.sync_dir(topics).map_err(|error| failed("fsync", topics, &error))?;
     }
     recover(fs, &dir, place.segment_bytes)
-}
-
-fn closed() -> StorageError {
-    StorageError::Failed("the storage is closed".to_owned())
 }
 
 impl Drop for DiskStorage {
@@ -498,8 +501,12 @@ impl TempStorage for DiskStorage {
             let topic = self.topic(&partition.topic)?;
             let (done, answer) = oneshot::channel();
             let job = reader::Job { topic, partition: partition.partition, from, max_bytes, done };
-            self.with_threads(|threads| threads.reader.send(job).ok())?;
-            answer.await.unwrap_or_else(|_| Err(closed()))
+            let asked = lock(&self.threads).as_ref().map(|threads| threads.reader.send(job).is_ok());
+            match asked {
+                Some(true) => self.reader_ended.answer(answer).await,
+                Some(false) => Err(self.reader_ended.why().await),
+                None => Err(closed()),
+            }
         })
     }
 
@@ -522,11 +529,11 @@ impl TempStorage for DiskStorage {
             };
             if durable {
                 let (done, answer) = oneshot::channel();
-                self.with_threads(|threads| threads.writer.send(Job::Checkpoint { topic, done }).ok())?;
-                return answer.await.unwrap_or_else(|_| Err(closed())).map(drop);
+                self.ask(Job::Checkpoint { topic, done }).await?;
+                return self.writer_ended.answer(answer).await.map(drop);
             }
             if wake {
-                self.with_threads(|threads| threads.writer.send(Job::Settled).ok())?;
+                self.ask(Job::Settled).await?;
             }
             Ok(())
         })

@@ -163,7 +163,13 @@ impl Writer {
 
     /// Writes one group and answers who waits for it.
     fn commit(&mut self, name: &str, group: Vec<(Work, Answer)>) {
-        let Some(mut owned) = self.topics.remove(name) else { return };
+        let Some(mut owned) = self.topics.remove(name) else {
+            for (_, done) in group {
+                let words = format!("the log of {name} is not open: this is a bug");
+                let _ = done.send(Err(StorageError::Failed(words)));
+            }
+            return;
+        };
         // Each group sees for itself that its file is still there; a new file must not be made in another's directory.
         let gone = owned.failed || (owned.log.active().is_none() && !self.place.is_held());
         if gone && let Err(error) = self.place.make_again(&owned.topic.dir) {

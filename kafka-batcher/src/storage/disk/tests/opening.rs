@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::task::{Context, Waker};
 
-use super::super::closed;
+use super::super::threads::closed;
 use super::*;
 
 #[test]
@@ -55,4 +55,22 @@ fn the_directory_is_not_let_go_before_the_writer_has_ended_although_no_thread_ca
     wait(storage.close_with(|_| Err(closed())));
     assert_eq!(Arc::strong_count(&storage.place), 1, "the threads have gone, and what they held");
     assert!(fs.disk().paths().iter().any(|path| path.ends_with("checkpoint")), "and have done what was left");
+}
+
+#[test]
+fn a_panic_of_a_thread_is_told_with_its_words_to_who_waits_and_to_who_asks_later() {
+    // "The storage is closed", it said, for ever, and nobody knew why.
+    let (fs, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    fs.when_asked_for_room(|| panic!("no such disk"));
+    for _ in 0..2 {
+        let error = wait(storage.save_batch(&partition(0), vec![fresh(&["b"])])).unwrap_err();
+        assert!(error.to_string().contains("spool-writer of the storage panicked: no such disk"), "{error}");
+    }
+    assert_eq!(waiting(&storage, 0), ["a"], "what is there can be read");
+    let error = wait(storage.commit(&partition(0), 1, true)).unwrap_err();
+    assert!(error.to_string().contains("no such disk"), "{error}");
+    wait(storage.close());
+    let error = wait(storage.save_batch(&partition(0), vec![fresh(&["b"])])).unwrap_err();
+    assert_eq!(error, closed());
 }
