@@ -1,9 +1,9 @@
 //! The spool's directory: its lock, its format's version, the reserve, the room that is left.
 
-use std::io::{self, Seek, Write};
+use std::io::{self, IoSlice, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kafka_batcher_core::StorageError;
@@ -33,6 +33,8 @@ pub(super) struct SpoolDir {
     min_free: u64,
     /// Bytes of a segment: a part of the bound and of the disk, since room is given back by segments.
     pub(super) segment_bytes: u64,
+    /// The reserve is on the disk, as far as is known; otherwise it is made when there is room.
+    reserved: AtomicBool,
     /// Held until this is dropped or let go.
     lock: Mutex<Option<std::fs::File>>,
 }
@@ -56,7 +58,8 @@ impl SpoolDir {
         let segment_bytes = settings.segment().min((size / 16).max(64 << 10));
         let used = AtomicU64::new(0);
         let (files, lock) = (Files::default(), Mutex::new(lock));
-        let place = SpoolDir { fs, settings, files, used, min_free, segment_bytes, lock };
+        let reserved = AtomicBool::new(false);
+        let place = SpoolDir { fs, settings, files, used, min_free, segment_bytes, reserved, lock };
         let used = place.count(&topics).map_err(|error| failed("list", &topics, &error))?;
         place.used.store(used, Ordering::Relaxed);
         place.keep_reserve();
@@ -182,25 +185,49 @@ impl SpoolDir {
 
     /// Gives up the reserve; false if there was none.
     pub(super) fn give_up_reserve(&self) -> bool {
+        self.reserved.store(false, Ordering::Relaxed);
         self.fs.remove(&self.reserve()).and_then(|()| self.fs.sync_dir(&self.settings.dir)).is_ok()
     }
 
     /// Makes the reserve if it is missing and there is room for it.
     pub(super) fn keep_reserve(&self) {
         let bytes = self.settings.reserve_bytes;
-        if bytes == 0 || self.fs.open(&self.reserve(), false).is_ok() {
+        if bytes == 0 || self.reserved.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.fs.open(&self.reserve(), false).is_ok() {
+            self.reserved.store(true, Ordering::Relaxed);
             return;
         }
         let (free, _) = self.fs.space(&self.settings.dir).unwrap_or_default();
         if free < bytes.saturating_mul(3) {
             return;
         }
-        // Written, so that the disk really gives the bytes; and not zeros, which some would not store.
-        let block: Vec<u8> = (0..usize::try_from(bytes).unwrap_or(0)).map(|i| (i % 251) as u8 | 1).collect();
-        if let Err(error) = replace(self.fs.as_ref(), &self.settings.dir, RESERVE, &block) {
+        // If it fails it is tried again when one was wanted and not there, or at the next start.
+        self.reserved.store(true, Ordering::Relaxed);
+        if let Err(error) = self.write_reserve(bytes) {
             let _ = remove_if_there(self.fs.as_ref(), &self.settings.dir.join("reserve.tmp"));
             tracing::warn!(dir = %self.settings.dir.display(), %error, "cannot keep a reserve on the disk");
         }
+    }
+
+    fn write_reserve(&self, bytes: u64) -> io::Result<()> {
+        // Not all at once: it may be larger than memory.
+        const PIECE: u64 = 1 << 20;
+        let temporary = self.settings.dir.join("reserve.tmp");
+        remove_if_there(self.fs.as_ref(), &temporary)?;
+        let file = self.fs.create(&temporary)?;
+        // Written, so that the disk really gives the bytes; and not zeros, which some would not store.
+        let piece: Vec<u8> = (0..bytes.min(PIECE)).map(|i| (i % 251) as u8 | 1).collect();
+        let mut left = bytes;
+        while left > 0 {
+            let some = piece.get(..left.min(PIECE) as usize).unwrap_or_default();
+            file.append(&mut [IoSlice::new(some)])?;
+            left -= some.len() as u64;
+        }
+        file.sync()?;
+        self.fs.rename(&temporary, &self.reserve())?;
+        self.fs.sync_dir(&self.settings.dir)
     }
 }
 

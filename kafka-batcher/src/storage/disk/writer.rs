@@ -113,7 +113,6 @@ impl Writer {
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     self.unsettled = false;
                     self.tidy(true);
-                    self.place.keep_reserve();
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
@@ -158,6 +157,8 @@ impl Writer {
             }
         }
         self.tidy(false);
+        // A spool that is never idle gets it back, too.
+        self.place.keep_reserve();
         open
     }
 

@@ -7,6 +7,7 @@ use super::super::fs::Fs;
 use super::room::{bytes, logs, turn_by_turn};
 use super::sim::Fault;
 use super::*;
+use crate::storage::Renumbered;
 
 const RESERVE: &str = "/spool/reserve";
 
@@ -140,4 +141,31 @@ fn a_stuck_partition_costs_no_memory_for_what_flows_past_it() {
     let kept = format!("{:?}", (&state.times, &state.given));
     println!("{} bytes as words", kept.len());
     assert!(kept.len() < 10_000, "{} bytes as words", kept.len());
+}
+
+#[test]
+fn a_spool_that_is_never_idle_gets_its_reserve_back_as_soon_as_there_is_room() {
+    // It was made again after a second without work, which a spool in mode "always" may never have.
+    let mut disk = Disk::default();
+    disk.capacity = Some(40_000);
+    let (fs, storage, _) = start(disk, DiskSettings { reserve_bytes: 4_000, ..settings() });
+    let position = save(&storage, 0, vec![sent(&["a"], numbers(1, "x"))])[0];
+    let other = fill(&fs, 0);
+    let renumbered = Renumbered { position, count: 1, numbers: numbers(0, "y") };
+    wait(storage.renumber(&partition(0), vec![renumbered])).unwrap();
+    let reserve = PathBuf::from(RESERVE);
+    assert!(!fs.disk().paths().contains(&reserve), "it was used");
+    fs.remove(&other).unwrap();
+    save(&storage, 0, vec![fresh(&["b"])]);
+    // The next is answered behind it.
+    save(&storage, 0, vec![fresh(&["c"])]);
+    assert_eq!(fs.disk().bytes(&reserve).len(), 4_000);
+}
+
+#[test]
+fn a_large_reserve_is_written_in_pieces() {
+    let bytes = (5 << 20) + 3;
+    let (fs, _storage, _) = start(Disk::default(), DiskSettings { reserve_bytes: bytes, ..settings() });
+    assert_eq!(fs.disk().bytes(Path::new(RESERVE)).len() as u64, bytes);
+    assert!(fs.disk().largest <= 1 << 20, "{}", fs.disk().largest);
 }

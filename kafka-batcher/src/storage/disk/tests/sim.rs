@@ -44,6 +44,8 @@ pub(super) struct Disk {
     pub(super) locked: BTreeSet<PathBuf>,
     /// No file can be cut.
     pub(super) refuses_cuts: bool,
+    /// The most bytes that were written at once.
+    pub(super) largest: usize,
     /// Bytes that fit.
     pub(super) capacity: Option<u64>,
     /// What the clock on the wall shows.
@@ -307,6 +309,7 @@ impl File for SimFile {
     fn append(&self, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
         let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
         let mut disk = self.0.disk();
+        disk.largest = disk.largest.max(bytes.len());
         let fault = disk.step();
         let room = disk.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(disk.used()));
         let (take, error) = match fault {
