@@ -159,7 +159,7 @@ settings! {
         replay_expired: bool = false, "";
         /// Consent to sending what the spool holds for another cluster to this one. False: it is held and the operator is told.
         replay_to_other_cluster: bool = false, "";
-        /// What all segments and dead letters may hold. When it is reached `on_full` says what happens.
+        /// What all segments, dead letters and damaged bytes kept aside may hold. When it is reached `on_full` says what happens.
         max_bytes: u64 = 10 << 30, "bytes";
         /// What is left of the disk to others; below it the spool counts as full. Unset: 1 GiB, or 5 % of a small disk.
         min_free_bytes: Option<u64> = None, "bytes";

@@ -427,7 +427,7 @@ fn open_topic(place: &SpoolDir, name: &str) -> Result<recovery::Recovered, Stora
         }
         fs.sync_dir(topics).map_err(|error| failed("fsync", topics, &error))?;
     }
-    recover(fs, &dir, place.segment_bytes)
+    recover(place, &dir, place.segment_bytes)
 }
 
 impl Drop for DiskStorage {

@@ -45,7 +45,7 @@ impl DeadLetters {
         place.fs.create_dir(&dir).map_err(|error| failed("create", &dir, &error))?;
         // An eighth, so that dropping the oldest does not drop all.
         let segment_bytes = place.segment_bytes.min(place.settings.dead_letter_bytes / 8).max(1);
-        let recovered = recover(&place.fs, &dir, segment_bytes)?;
+        let recovered = recover(place, &dir, segment_bytes)?;
         for damage in &recovered.damage {
             tracing::error!(topic, %damage, "damaged dead letters");
         }

@@ -11,7 +11,9 @@ use rustix::fs::{FlockOperation, OFlags};
 
 use super::files::Files;
 use super::fs::{Fs, failed, read_all, remove_if_there, replace};
+use super::recovery::DAMAGED;
 use super::settings::DiskSettings;
+use super::topic::segment_base;
 
 /// Where the directories of the topics lie: a topic may be named as any file of ours.
 pub(super) const TOPICS: &str = "topics";
@@ -28,7 +30,7 @@ pub(super) struct SpoolDir {
     pub(super) settings: DiskSettings,
     /// Open for being read.
     pub(super) files: Files,
-    /// Bytes in segments and dead letters.
+    /// Bytes in segments, dead letters, and what is kept aside because it is damaged.
     used: AtomicU64,
     min_free: u64,
     /// Bytes of a segment: a part of the bound and of the disk, since room is given back by segments.
@@ -103,7 +105,7 @@ impl SpoolDir {
             for dir in [dir.join(super::dead_letters::DIR), dir] {
                 // No directory, no bytes.
                 for name in self.fs.list(&dir).unwrap_or_default() {
-                    if super::topic::segment_base(&name).is_some() {
+                    if segment_base(&name).is_some() || name.ends_with(DAMAGED) {
                         // What cannot be opened is its topic's to tell, and stops no other.
                         bytes +=
                             self.fs.open(&dir.join(name), false).and_then(|file| file.len()).unwrap_or(0);

@@ -199,7 +199,7 @@ fn read_planned(
         if events > 0 {
             if let Some(file) = &file {
                 let (offset, length) = (entry.offset.into(), entry.length.into());
-                quarantine(fs, &segment.path, Some(file.as_ref()), offset, length);
+                quarantine(place, &segment.path, Some(file.as_ref()), offset, length);
             }
             let what = format!(
                 "{}, byte {}: {what}; {events} events of partition {partition} missing, positions {}..{}",

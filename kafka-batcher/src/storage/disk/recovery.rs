@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use kafka_batcher_core::StorageError;
 
-use super::fs::{File, Fs, failed, remove_if_there, replace};
+use super::fs::{File, failed, remove_if_there, replace};
 use super::load::{Damage, Loaded, Nobody, load};
 use super::log::Log;
+use super::place::SpoolDir;
 use super::topic::State;
 
 /// A topic's log, ready to be written.
@@ -21,7 +21,8 @@ pub(super) struct Recovered {
 }
 
 /// Recovers a log.
-pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Result<Recovered, StorageError> {
+pub(super) fn recover(place: &SpoolDir, dir: &Path, segment_bytes: u64) -> Result<Recovered, StorageError> {
+    let fs = &place.fs;
     let Loaded { mut state, damage, bad, tails, leftovers, next_id, .. } =
         load(fs.as_ref(), dir, false, &mut Nobody)?;
     for path in leftovers {
@@ -30,7 +31,7 @@ pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Resul
     let mut only_here = BTreeSet::new();
     for (id, offset, length) in bad {
         if let Some(segment) = state.segments.get(&id)
-            && !quarantine(fs.as_ref(), &segment.path, None, offset, length)
+            && !quarantine(place, &segment.path, None, offset, length)
         {
             only_here.insert((id, offset));
         }
@@ -49,6 +50,7 @@ pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Resul
         let cut = fs.open(&segment.path, true).and_then(|file| file.cut(tail.offset));
         cut.map_err(|error| failed("cut", &segment.path, &error))?;
         segment.length = tail.offset;
+        place.freed(tail.length);
     }
     // Before any file goes: the name of an empty one may say of another that the rest does not exist which was just cut off.
     for segment in state.segments.values() {
@@ -67,21 +69,24 @@ pub(super) fn recover(fs: &Arc<dyn Fs>, dir: &Path, segment_bytes: u64) -> Resul
     Ok(Recovered { state, damage, log })
 }
 
+/// How the names of files with damaged bytes end.
+pub(super) const DAMAGED: &str = ".damaged";
+
 /// Where damaged bytes are kept.
 pub(super) fn quarantine_path(segment: &Path, offset: u64) -> PathBuf {
-    segment.with_extension(format!("{offset}.damaged"))
+    segment.with_extension(format!("{offset}{DAMAGED}"))
 }
 
 /// Copies damaged bytes beside the segment, once, durably; as well as it goes, since a damaged disk may not give them. False
 /// if there is no copy.
 pub(super) fn quarantine(
-    fs: &dyn Fs,
+    place: &SpoolDir,
     segment: &Path,
     file: Option<&dyn File>,
     offset: u64,
     length: u64,
 ) -> bool {
-    let path = quarantine_path(segment, offset);
+    let (path, fs) = (quarantine_path(segment, offset), place.fs.as_ref());
     if fs.open(&path, false).and_then(|copy| copy.len()).is_ok_and(|known| known >= length) {
         return true;
     }
@@ -97,6 +102,7 @@ pub(super) fn quarantine(
     match copy() {
         Err(error) => tracing::warn!(file = %path.display(), %error, "cannot keep damaged bytes aside"),
         Ok(()) => {
+            place.added(length);
             tracing::warn!(file = %path.display(), "damaged bytes are kept aside");
             return true;
         }

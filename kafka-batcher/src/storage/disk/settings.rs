@@ -10,7 +10,7 @@ use crate::config::SpoolConfig;
 pub struct DiskSettings {
     /// The directory; made if it is not there, with mode 0700. One process at a time.
     pub dir: PathBuf,
-    /// Bytes that all segments and dead letters together may hold. Beyond it batches are refused
+    /// Bytes that all segments, dead letters and files with damaged bytes together may hold. Beyond it batches are refused
     /// ([`StorageError::Full`](super::super::StorageError::Full)); what must be written so that the spool can drain may
     /// exceed it a little. Default: 10 GiB.
     pub max_bytes: u64,

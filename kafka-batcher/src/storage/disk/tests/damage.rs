@@ -328,3 +328,24 @@ fn thousands_of_damaged_lengths_cost_no_more_than_some_readings_of_the_segment_a
         assert!(hashed <= 11 * length, "{hashed} of {length}");
     }
 }
+
+#[test]
+fn damaged_bytes_that_are_kept_aside_count_in_the_bound() {
+    let bound = DiskSettings { max_bytes: 6_000, ..settings() };
+    let (fs, storage, _) = start(Disk::default(), bound.clone());
+    let value = "x".repeat(2_000);
+    let saved = save(&storage, 0, vec![fresh(&[&value]), fresh(&["whole"])]);
+    let log = PathBuf::from("/spool/topics/t/00000000000000000000.log");
+    fs.disk().bytes(&log)[100] ^= 1;
+    let used = storage.place.used();
+    let read = wait(storage.read(&partition(0), 0, usize::MAX)).unwrap();
+    assert_eq!(read.damage.len(), 1);
+    assert!(storage.place.used() > used + 2_000, "what the reader keeps aside");
+    wait(storage.commit(&partition(0), saved[1] + 1, true)).unwrap();
+    wait(storage.close());
+    let (fs, storage, _) = start(fs.disk().after_kill(), bound);
+    assert!(fs.disk().paths().iter().any(|path| path.extension().is_some_and(|e| e == "damaged")));
+    assert!(storage.place.used() > 2_000, "what the next process finds");
+    let refused = wait(storage.save_batch(&partition(0), vec![fresh(&[&"x".repeat(4_000)])]));
+    assert!(refused.is_err(), "{refused:?}");
+}
