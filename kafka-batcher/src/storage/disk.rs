@@ -146,6 +146,7 @@ use kafka_batcher_core::{
 };
 use tokio::sync::{Semaphore, oneshot};
 
+use self::dead_letters::DeadLetters;
 use self::fs::{Fs, RealFs, failed};
 pub use self::load::Damage;
 use self::place::{SpoolDir, check_topic};
@@ -269,12 +270,15 @@ impl DiskStorage {
         }
         let opening = Opening::new(&self.opening, name)?;
         let (place, topic) = (self.place.clone(), name.to_owned());
-        let work = move || open_topic(&place, &topic).map(|recovered| (recovered, opening));
-        let (recovered, _opening) = self.on_a_thread(work).await?;
+        let work = move || {
+            let recovered = open_topic(&place, &topic)?;
+            Ok((recovered, DeadLetters::if_there(&place, &topic), opening))
+        };
+        let (recovered, letters, _opening) = self.on_a_thread(work).await?;
         let damage = recovered.damage.iter().map(Damage::to_string).collect();
         let found = found(&recovered.state, damage);
         let topic = Arc::new(Topic::new(name, &self.place.topic_dir(name), recovered.state));
-        self.ask(Job::Adopt { topic: topic.clone(), log: recovered.log }).await?;
+        self.ask(Job::Adopt { topic: topic.clone(), log: recovered.log, letters }).await?;
         lock(&self.topics).insert(name.to_owned(), topic);
         Ok(found)
     }

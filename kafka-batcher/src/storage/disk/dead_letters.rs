@@ -53,6 +53,14 @@ impl DeadLetters {
         Ok(DeadLetters { place: place.clone(), log: recovered.log, segments, before: None })
     }
 
+    /// The same where there are any, for when a topic is opened: that reads all of them, and the writer has others to serve. What
+    /// goes wrong is met again, and answered, when the next letter comes.
+    pub(super) fn if_there(place: &Arc<SpoolDir>, topic: &str) -> Option<DeadLetters> {
+        let names = place.fs.list(&place.topic_dir(topic)).unwrap_or_default();
+        let open = || DeadLetters::open(place, topic);
+        names.iter().any(|name| name == DIR).then(open)?.ok()
+    }
+
     /// Keeps the letters; they are durable then. Whether they stay, [`settle`](Self::settle) decides.
     pub(super) fn keep(&mut self, partition: i32, letters: &[DeadLetter]) -> Result<(), Unwritten> {
         let now = self.place.fs.unix_ms();

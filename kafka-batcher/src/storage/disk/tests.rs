@@ -10,6 +10,7 @@ mod faults;
 mod files;
 mod giving_up;
 mod holes;
+mod letters;
 mod opening;
 mod resend;
 mod room;

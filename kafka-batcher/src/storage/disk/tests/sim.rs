@@ -44,6 +44,8 @@ pub(super) struct Disk {
     pub(super) locked: BTreeSet<PathBuf>,
     /// No file can be cut.
     pub(super) refuses_cuts: bool,
+    /// Bytes that were read.
+    pub(super) read: usize,
     /// The most bytes that were written at once.
     pub(super) largest: usize,
     /// Bytes that fit.
@@ -324,12 +326,13 @@ impl File for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
-        let disk = self.0.disk();
+        let mut disk = self.0.disk();
         let wanted = at as usize..at as usize + buffer.len();
         let refused = |bytes: &Range<usize>| bytes.start < wanted.end && wanted.start < bytes.end;
         if disk.unreadable.iter().any(|(inode, bytes)| *inode == self.1 && refused(bytes)) {
             return Err(ErrorKind::Other.into());
         }
+        disk.read += buffer.len();
         let bytes = disk.inodes[self.1].bytes.get(at as usize..at as usize + buffer.len());
         buffer.copy_from_slice(bytes.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))?);
         Ok(())
