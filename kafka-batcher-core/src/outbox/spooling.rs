@@ -128,7 +128,7 @@ pub(super) struct Spool {
     pub(super) more_letters: Vec<DeadLetter>,
     pub(super) condition: Condition,
     kept: BTreeMap<u64, Kept>,
-    pub(super) runs: Vec<KnownRun>,
+    runs: Vec<KnownRun>,
     /// Since when nothing was acknowledged although something waits.
     pub(super) away_since: Option<Time>,
     foreign_told: bool,

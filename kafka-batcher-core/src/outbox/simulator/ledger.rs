@@ -222,10 +222,7 @@ impl Ledger {
         match event {
             OutboxEvent::Delivered { batch, .. } => self.settle(batch, Fate::Delivered),
             OutboxEvent::Failed { batch, error, .. }
-                if matches!(
-                    error.reason,
-                    FailureReason::MaxAge | FailureReason::DroppedOldest | FailureReason::Discarded
-                ) =>
+                if matches!(error.reason, FailureReason::MaxAge | FailureReason::DroppedOldest) =>
             {
                 // By order, also what was durable; counted as lost whatever is said of the log.
                 self.check_absent(batch, error)?;

@@ -76,6 +76,12 @@ impl Outbox {
         }
     }
 
+    /// How many runs are kept in mind.
+    #[cfg(test)]
+    pub(in super::super) fn known_runs(&self) -> usize {
+        self.spool.runs.len()
+    }
+
     pub(in super::super) fn mark_given_up(&mut self, run: u64) {
         self.spool
             .runs

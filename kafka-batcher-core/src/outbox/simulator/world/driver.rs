@@ -236,7 +236,7 @@ impl World {
         self.note(|_| format!("p{p} described: {state:?}"));
         let now = self.time();
         self.clients[p].outbox.on_described_by(leader, state, now);
-        if self.plan.moves && !self.healed && self.chance(300) {
+        if self.plan.moves && !self.healed && self.chance(500) {
             // Between the answer and what is done about it: two things that must not be put together.
             let node = self.rng.below(self.plan.nodes as u64) as i32;
             let other = self.partitions[p].leader.is_some_and(|leader| leader != node);
