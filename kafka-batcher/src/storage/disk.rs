@@ -278,7 +278,8 @@ impl DiskStorage {
         let damage = recovered.damage.iter().map(Damage::to_string).collect();
         let found = found(&recovered.state, damage);
         let topic = Arc::new(Topic::new(name, &self.place.topic_dir(name), recovered.state));
-        self.ask(Job::Adopt { topic: topic.clone(), log: recovered.log, letters }).await?;
+        let owned = Owned::new(topic.clone(), recovered.log, letters);
+        self.ask(Job::Adopt(Box::new(owned))).await?;
         lock(&self.topics).insert(name.to_owned(), topic);
         Ok(found)
     }
@@ -325,7 +326,7 @@ impl DiskStorage {
             let mut resent = Resent { damage, ..Resent::default() };
             let topic = Arc::new(Topic::new(&name, &place.topic_dir(&name), recovered.state));
             // Nobody else writes this log: the writer gets it when the topic is opened.
-            let mut owned = Owned::new(topic, recovered.log);
+            let mut owned = Owned::new(topic, recovered.log, None);
             resent.stopped = resend::resend(&place, &mut owned, &mut resent).err();
             Ok(resent)
         };

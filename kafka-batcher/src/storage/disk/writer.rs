@@ -38,7 +38,7 @@ type Asked<T> = Vec<(Arc<Topic>, Vec<T>)>;
 #[derive(Debug)]
 pub(super) enum Job {
     /// A topic's log was recovered; it is written from now on.
-    Adopt { topic: Arc<Topic>, log: Log, letters: Option<DeadLetters> },
+    Adopt(Box<Owned>),
     /// Something is to be written.
     Write { topic: Arc<Topic>, work: Work, done: Answer },
     /// Something was settled: write it down when there is nothing better to do.
@@ -63,8 +63,8 @@ pub(super) struct Owned {
 }
 
 impl Owned {
-    pub(super) fn new(topic: Arc<Topic>, log: Log) -> Self {
-        Owned { topic, log, letters: None, failed: false, unclean: None, untidy: false }
+    pub(super) fn new(topic: Arc<Topic>, log: Log, letters: Option<DeadLetters>) -> Self {
+        Owned { topic, log, letters, failed: false, unclean: None, untidy: false }
     }
 }
 
@@ -127,9 +127,8 @@ impl Writer {
         let (mut next, mut bytes, mut open) = (Some(first), 0, true);
         while let Some(job) = next.take() {
             match job {
-                Job::Adopt { topic, log, letters } => {
-                    let name = topic.name.clone();
-                    self.topics.insert(name, Owned { letters, ..Owned::new(topic, log) });
+                Job::Adopt(owned) => {
+                    self.topics.insert(owned.topic.name.clone(), *owned);
                 }
                 Job::Write { topic, work, done } => {
                     bytes += work.bytes();

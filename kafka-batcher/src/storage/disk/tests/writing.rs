@@ -19,7 +19,7 @@ fn writer(disk: Disk) -> (SimFs, Writer, Arc<Topic>) {
     let recovered = open_topic(&place, "t").unwrap();
     let topic = Arc::new(Topic::new("t", &place.topic_dir("t"), recovered.state));
     let mut writer = Writer::new(place);
-    writer.topics.insert("t".to_owned(), Owned::new(topic.clone(), recovered.log));
+    writer.topics.insert("t".to_owned(), Owned::new(topic.clone(), recovered.log, None));
     (fs, writer, topic)
 }
 
