@@ -201,7 +201,7 @@ impl Outbox {
         let spool = self.settings.spool?;
         self.spool.condition.look_at_the_clock(now);
         self.move_along(spool, now);
-        self.forget_needless_trouble(spool);
+        self.forget_needless_trouble(spool, now);
         let action = self.reject().or_else(|| self.save(spool, now)).or_else(|| self.renumber());
         if action.is_some() {
             return action;

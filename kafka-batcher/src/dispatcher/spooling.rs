@@ -178,7 +178,7 @@ impl Dispatcher {
                 }
                 (partition, ticket) => {
                     if let Some(lane) = self.lane_mut(partition) {
-                        lane.outbox.on_storage_slow(ticket);
+                        lane.outbox.on_storage_slow(ticket, now);
                         lane.dirty = true;
                     }
                     self.take_events(partition, now);

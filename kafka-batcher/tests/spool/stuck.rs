@@ -131,7 +131,6 @@ async fn a_save_that_is_never_answered_stops_no_deliveries_while_kafka_is_well()
         let storage = gated(&site);
         let (batcher, collector) = running(&mut site, &storage).await;
         storage.gates.hold(Call::Save);
-        let spooling = site.told.count(NotificationKind::Spooling);
         if mode == SpoolMode::OnFailure {
             site.stop_kafka();
         }
@@ -150,9 +149,6 @@ async fn a_save_that_is_never_answered_stops_no_deliveries_while_kafka_is_well()
             told.kind == NotificationKind::SpoolError && told.message.contains("does not answer")
         };
         assert_eq!(site.told.0.lock().unwrap().iter().filter(|told| silent(told)).count(), 1);
-        if mode == SpoolMode::Always {
-            assert_eq!(site.told.count(NotificationKind::Spooling), spooling, "Kafka is not to blame");
-        }
         storage.gates.release();
         until(|| site.told.0.lock().unwrap().iter().any(|told| told.message.contains("works again"))).await;
         site.drained(&batcher).await;

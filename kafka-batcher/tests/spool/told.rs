@@ -18,7 +18,8 @@ async fn events_that_expire_one_after_the_other_are_told_together() {
     let site = Site::new(SpoolMode::OnFailure);
     let batcher = site
         .settings()
-        .collector_defaults(|c| c.delivery_timeout = Some(Duration::from_millis(20)))
+        .settings(|s| s.request_timeout = Duration::from_millis(20))
+        .collector_defaults(|c| c.delivery_timeout = Some(Duration::from_millis(40)))
         .start()
         .await
         .expect("it starts");

@@ -154,11 +154,28 @@ impl Plan {
 
     /// What was thought of later, from dice of its own: the worlds that are without it stay as they were.
     pub(super) fn draw_more(self, rng: &mut SplitMix64) -> Plan {
+        let plan = if rng.below(5) == 0 { self.where_leaders_forget() } else { self };
         Plan {
             crowded: if rng.below(3) == 0 { 1 + rng.below(500) } else { 0 },
             storage_hangs: if rng.below(3) == 0 { 1 + rng.below(150) } else { 0 },
             // (With write-ahead everything would be lost.)
-            keeps: self.spool != Some(SpoolMode::OnFailure) || rng.below(6) > 0,
+            keeps: plan.spool != Some(SpoolMode::OnFailure) || rng.below(6) > 0,
+            ..plan
+        }
+    }
+
+    /// Leaders move and forget between a question and what is done about it: of all that can go wrong the rarest, and the
+    /// hardest to see.
+    fn where_leaders_forget(self) -> Plan {
+        Plan {
+            nodes: self.nodes.max(2),
+            idempotent: true,
+            unanswerable: false,
+            stragglers: 0,
+            amnesia: 800,
+            break_connection: self.break_connection.max(50),
+            breaks: true,
+            moves: true,
             ..self
         }
     }

@@ -98,8 +98,10 @@ impl Condition {
 impl Outbox {
     /// The call of the storage with this ticket has not been answered for so long that nobody should wait for it. It is
     /// still under way, and its answer counts when it comes. Ignored if there is no such call.
-    pub fn on_storage_slow(&mut self, ticket: u64) {
+    pub fn on_storage_slow(&mut self, ticket: u64, now: Time) {
         let Some(call) = self.call_with(ticket) else { return };
+        // From now on what waited for it may be Kafka's.
+        self.excuse_kafka(now);
         self.spool.condition.bad.insert(call, Bad::Silent);
         self.tell_trouble(false, true, format!("it does not answer when asked to {call}"));
     }
@@ -155,11 +157,14 @@ impl Outbox {
     }
 
     /// Trouble with calls that nobody needs any more is over.
-    pub(super) fn forget_needless_trouble(&mut self, spool: SpoolSettings) {
+    pub(super) fn forget_needless_trouble(&mut self, spool: SpoolSettings, now: Time) {
         if self.spool.condition.bad.is_empty() {
             return;
         }
-        let direct = spool.mode == SpoolMode::OnFailure && self.state == State::Direct && !self.has_gap();
+        // A probe is no sign yet that Kafka takes anything.
+        let well = self.trouble.is_none() && !self.is_away(spool, now);
+        let direct =
+            spool.mode == SpoolMode::OnFailure && self.state == State::Direct && !self.has_gap() && well;
         let idle = self.is_empty();
         // One that is silent is needed until it is answered.
         self.spool.condition.bad.retain(|call, bad| {

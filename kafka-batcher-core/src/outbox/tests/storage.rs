@@ -39,9 +39,15 @@ fn a_save_that_is_never_answered_would_stop_deliveries_while_kafka_is_well() {
     desk.bench.seal(2);
     let saving = desk.poll();
     assert!(saving.sent.is_empty() && saving.saves.len() == 1, "{saving:?}");
-    desk.bench.outbox.on_storage_slow(saving.saves[0].0);
-    assert_eq!(told(&mut desk), ["slow"]);
+    desk.bench.events();
+    desk.bench.now = desk.bench.now + AFTER + AFTER;
+    desk.bench.outbox.on_storage_slow(saving.saves[0].0, desk.bench.now);
     let asked = desk.poll();
+    let events = desk.bench.events();
+    assert!(
+        matches!(events[..], [OutboxEvent::SpoolTroubled { slow: true, .. }]),
+        "Kafka is well: {events:?}"
+    );
     let saved_as = saving.saves[0].1[0].numbers.as_ref().map(|numbers| numbers.stamp.first_sequence);
     assert_eq!(
         (asked.sent[0].numbers(), saved_as),
@@ -69,7 +75,7 @@ fn what_is_being_saved_under_no_numbers_would_be_written_twice_after_a_crash_if_
     desk.bench.seal(2);
     let saving = desk.poll();
     assert!(saving.saves[0].1[0].numbers.is_none(), "there is no run yet");
-    desk.bench.outbox.on_storage_slow(saving.saves[0].0);
+    desk.bench.outbox.on_storage_slow(saving.saves[0].0, desk.bench.now);
     assert!(desk.poll().sent.is_empty());
     desk.saved(&saving);
     assert_eq!(desk.poll().renumbers.len(), 1);
@@ -89,7 +95,7 @@ fn when_kafka_is_back_what_a_disk_that_hangs_was_to_save_is_sent_under_the_numbe
     let away = desk.poll();
     let [(ticket, batches)] = &away.saves[..] else { panic!("{away:?}") };
     assert!(batches.iter().all(|saved| saved.numbers.is_some()), "{batches:?}");
-    desk.bench.outbox.on_storage_slow(*ticket);
+    desk.bench.outbox.on_storage_slow(*ticket, desk.bench.now);
     desk.bench.sleep();
     let mut sent = away.sent;
     sent.append(&mut desk.poll().sent);
@@ -117,7 +123,7 @@ fn a_commit_that_is_never_answered_would_keep_a_new_run_from_beginning() {
     let asked = desk.poll();
     let Some((_, Some(ticket))) = asked.commits.last().copied() else { panic!("{asked:?}") };
     assert!(asked.sent.is_empty() && desk.poll().sent.is_empty());
-    desk.bench.outbox.on_storage_slow(ticket);
+    desk.bench.outbox.on_storage_slow(ticket, desk.bench.now);
     assert_eq!(desk.poll().sent[0].numbers(), (100, 0, 0, 1));
 }
 
@@ -154,7 +160,7 @@ fn a_poisoned_event_that_a_bad_disk_does_not_take_would_stop_the_partition_while
         assert!(first.sent.is_empty(), "the dead letter is to be durable first: {first:?}");
         let [(ticket, 1)] = first.rejects[..] else { panic!("{first:?}") };
         match silent {
-            true => desk.bench.outbox.on_storage_slow(ticket),
+            true => desk.bench.outbox.on_storage_slow(ticket, desk.bench.now),
             false => desk.bench.outbox.on_rejected(ticket, Err(bad()), desk.bench.now),
         }
         let asked = desk.poll();
@@ -209,6 +215,25 @@ fn a_full_disk_would_be_told_again_and_again_if_every_success_were_the_end_of_it
     assert_eq!(told(&mut desk), ["works"]);
 }
 
+/// The probe's state is that of a Kafka that is well, until it is answered.
+#[test]
+fn a_disk_that_fails_would_be_told_again_after_every_probe_of_a_kafka_that_is_away() {
+    let mut desk = Desk::new(SpoolMode::OnFailure);
+    desk.bench.seal(2);
+    let mut flying = desk.poll().sent;
+    for _ in 0..5 {
+        desk.bench.now = desk.bench.now + AFTER;
+        let asked = desk.poll();
+        asked.saves.iter().for_each(|(ticket, _)| {
+            desk.bench.outbox.on_saved(*ticket, Err(bad()), desk.bench.now);
+        });
+        flying.extend(asked.sent);
+        flying.drain(..).for_each(|sent| desk.bench.lose(&sent));
+        flying.extend(desk.poll().sent);
+    }
+    assert_eq!(told(&mut desk), ["fails"]);
+}
+
 #[test]
 fn a_full_disk_that_nobody_needs_any_more_is_no_trouble() {
     let mut desk = Desk::new(SpoolMode::OnFailure);
@@ -249,7 +274,7 @@ fn a_dead_letter_that_is_never_put_aside_would_keep_everything_from_the_disk_whe
     let asked = desk.poll();
     desk.bench.refuse_records(&asked.sent[0], 87, &[0]);
     let asked = desk.poll();
-    desk.bench.outbox.on_storage_slow(asked.rejects[0].0);
+    desk.bench.outbox.on_storage_slow(asked.rejects[0].0, desk.bench.now);
     desk.bench.seal(1);
     let asked = desk.poll();
     desk.bench.lose(&asked.sent[0]);

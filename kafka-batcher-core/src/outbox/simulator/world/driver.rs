@@ -238,7 +238,10 @@ impl World {
         self.clients[p].outbox.on_described_by(leader, state, now);
         if self.plan.moves && !self.healed && self.chance(500) {
             // Between the answer and what is done about it: two things that must not be put together.
-            let node = self.rng.below(self.plan.nodes as u64) as i32;
+            let nodes = self.plan.nodes;
+            let node = self.rng.below(nodes as u64) as i32;
+            // Rather to another one.
+            let node = if self.partitions[p].leader == Some(node) { (node + 1) % nodes } else { node };
             let other = self.partitions[p].leader.is_some_and(|leader| leader != node);
             self.move_leader(p, node)?;
             if other
@@ -285,7 +288,8 @@ impl World {
     }
 
     pub(super) fn store_slow(&mut self, p: usize, ticket: u64) -> Result<(), Broken> {
-        self.clients[p].outbox.on_storage_slow(ticket);
+        let now = self.time();
+        self.clients[p].outbox.on_storage_slow(ticket, now);
         self.take_events(p)?;
         self.poll_some_time(p)
     }
