@@ -165,17 +165,59 @@ fn an_export_is_what_dump_shows_replaces_nothing_unasked_and_does_not_touch_the_
     assert_eq!(spool.tool("dump", &[]).stdout.len(), 20);
 }
 
+/// Overwrites a few bytes of the first batch of events.
+fn damage(spool: &Spool, file: &str) {
+    let segment = std::path::Path::new(&spool.path()).join("topics").join(TOPIC).join(file);
+    let mut file = std::fs::OpenOptions::new().write(true).open(&segment).expect("the segment");
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(100)).expect("there");
+    file.write_all(b"#damage#").expect("written");
+}
+
+const FIRST: &str = "00000000000000000000.log";
+
+#[test]
+fn what_a_damaged_spool_lost_is_counted_and_ends_with_1() {
+    // Forty lines wait, a batch of twenty is overwritten. It said: 20 recovered, 20 delivered, none lost, exit code 0.
+    let (spool, kafka) = (Spool::new(), kafka());
+    let fill = |numbers: [std::ops::Range<u32>; 2]| {
+        for part in numbers {
+            spool.produce(&nobody(), &["--partition", "0"], &lines(part)).ended_with(3);
+        }
+    };
+    fill([0..20, 20..40]);
+    damage(&spool, FIRST);
+    let ran = spool.produce_after("1h", &kafka.bootstrap(), &["--quiet"], "");
+    ran.ended_with(1).balances().says(&["20 events missing", "20 lost"]);
+    assert_eq!(["recovered", "delivered", "lost"].map(|of| ran.count(of)), [40, 20, 20]);
+    assert_eq!(arrived(&kafka), (20..40).collect::<Vec<_>>());
+    // The next run has nothing to tell.
+    spool.produce_after("1h", &kafka.bootstrap(), &[], "").ended_with(0);
+}
+
+#[test]
+fn replay_and_resending_end_with_1_where_the_spool_is_damaged() {
+    let (spool, kafka) = (Spool::new(), kafka());
+    for part in [0..20, 20..40] {
+        spool.produce(&nobody(), &["--partition", "0"], &lines(part)).ended_with(3);
+    }
+    damage(&spool, FIRST);
+    let ran = spool.tool("replay", &["-b", &kafka.bootstrap()]);
+    ran.ended_with(1).says(&["20 of 40 events delivered", "20 lost"]);
+    let (spool, kafka) = (Spool::new(), support::kafka());
+    refused(&spool, &kafka);
+    kafka.set_topic_config(TOPIC, "max.message.bytes", "1000").expect("a topic");
+    damage(&spool, &format!("dead-letters/{FIRST}"));
+    let ran = spool.tool("dead-letters", &["--resend", "-b", &kafka.bootstrap()]);
+    ran.ended_with(1).says(&["1 event is lost", "1 dead letter put back"]);
+}
+
 #[test]
 fn an_export_of_a_damaged_spool_writes_what_is_whole_and_says_so() {
     let spool = Spool::new();
     for part in [0..20, 20..40] {
         spool.produce(&nobody(), &[], &lines(part)).ended_with(3);
     }
-    let segment =
-        std::path::Path::new(&spool.path()).join("topics").join(TOPIC).join(format!("{:020}.log", 0));
-    let mut file = std::fs::OpenOptions::new().write(true).open(&segment).expect("the segment");
-    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(100)).expect("there");
-    file.write_all(b"#damage#").expect("written");
+    damage(&spool, FIRST);
     let dir = tempfile::tempdir().expect("a directory");
     let to = dir.path().join("events.ndjson");
     let exported = spool.tool("export", &["--to", to.to_str().expect("UTF-8")]);
@@ -307,11 +349,7 @@ fn verify_names_every_damage() {
     };
     let (code, said) = verify();
     assert!(code == Some(0) && said.contains("20 events") && said.contains("all whole"), "{said}");
-    let segment =
-        std::path::Path::new(&spool.path()).join("topics").join(TOPIC).join(format!("{:020}.log", 0));
-    let mut file = std::fs::OpenOptions::new().write(true).open(&segment).expect("the segment");
-    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(100)).expect("there");
-    file.write_all(b"#damage#").expect("written");
+    damage(&spool, FIRST);
     let (code, said) = verify();
     assert!(code == Some(1) && said.contains("byte 0") && said.contains("20 events missing"), "{said}");
 }

@@ -14,7 +14,7 @@ use kafka_batcher_core::{FlushReason, Sealed, Tally};
 pub struct Report {
     /// Taken from callers: in memory, in order, to be delivered or accounted for.
     pub accepted: u64,
-    /// Found in the spool at start.
+    /// Found in the spool at start, or found missing there.
     pub recovered: u64,
     /// In Kafka.
     pub delivered: u64,
@@ -28,7 +28,8 @@ pub struct Report {
     pub dead_lettered: u64,
     /// Perhaps in Kafka: nobody can know, and they are not on disk.
     pub in_doubt: u64,
-    /// Not in Kafka, and not kept anywhere.
+    /// Not in Kafka, and not kept anywhere. Where damage at the start of the spool does not tell how many events it cost, as
+    /// many as it can have been.
     pub lost: u64,
     /// Never accepted: too large, Full, closed, a failing partitioner or encoder. Outside of the equation.
     pub refused: u64,

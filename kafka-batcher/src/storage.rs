@@ -32,8 +32,11 @@ pub struct Recovered {
     pub backlogs: Vec<(i32, Backlog)>,
     /// How many partitions the topic had when that was last known.
     pub partitions: Option<i32>,
-    /// What was found damaged, one line each: where, and what it cost. Told to the operator once.
+    /// What was found damaged, one line each: where, and what it cost; what cost nothing last. Told to the operator once.
     pub damage: Vec<String>,
+    /// How many events that waited are missing for it: exactly, or, where nobody can say any more what was there, at most.
+    /// They count as recovered and lost.
+    pub missing: u64,
 }
 
 /// Keeps batches in order until Kafka takes them.

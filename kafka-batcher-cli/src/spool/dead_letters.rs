@@ -80,9 +80,16 @@ async fn resend(args: &Args) -> anyhow::Result<u8> {
     let storage = DiskStorage::new(DiskSettings::new(&args.dir)).map_err(usage)?;
     let mut all = true;
     for topic in &topics {
-        let Resent { events, stopped, damage, .. } = storage.resend_dead_letters(topic).await?;
+        let Resent { events, stopped, damage, missing, .. } = storage.resend_dead_letters(topic).await?;
         for damage in &damage {
             eprintln!("warning: topic {topic:?}: {damage}");
+        }
+        if missing > 0 {
+            eprintln!(
+                "error: topic {topic:?}: {} lost, or fewer",
+                counted(missing, "event is", "events are")
+            );
+            all = false;
         }
         if events > 0 {
             eprintln!(

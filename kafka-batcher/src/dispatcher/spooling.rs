@@ -233,6 +233,19 @@ impl Dispatcher {
         for line in &recovered.damage {
             self.tell(NotificationKind::SpoolError, None, format!("found in the spool: {line}"));
         }
+        if recovered.missing > 0 {
+            let events = recovered.missing;
+            self.own.recovered += events;
+            self.own.lost += events;
+            let first = recovered.damage.first().map_or("", String::as_str);
+            let more = match recovered.damage.len() {
+                0 | 1 => String::new(),
+                all => format!(", and {} more", all - 1),
+            };
+            let message =
+                format!("{events} events that waited in the spool are lost, or fewer: {first}{more}");
+            self.tell(NotificationKind::EventsLost, None, message);
+        }
         let last = recovered.backlogs.iter().map(|(partition, _)| partition + 1).max().unwrap_or(0);
         let known = recovered.partitions.unwrap_or(0);
         self.remembered_partitions = known;

@@ -149,6 +149,7 @@ use tokio::sync::{Semaphore, oneshot};
 use self::dead_letters::DeadLetters;
 use self::fs::{Fs, RealFs, failed};
 pub use self::load::Damage;
+use self::load::missing;
 use self::place::{SpoolDir, check_topic};
 use self::recovery::recover;
 pub use self::resend::Resent;
@@ -266,7 +267,7 @@ impl DiskStorage {
         check_topic(name)?;
         // Whoever was restarted asks again: the log is open, and what waits is known.
         if let Ok(topic) = self.topic(name) {
-            return Ok(found(&topic.state(), Vec::new()));
+            return Ok(found(&topic.state(), &[]));
         }
         let opening = Opening::new(&self.opening, name)?;
         let (place, topic) = (self.place.clone(), name.to_owned());
@@ -275,8 +276,7 @@ impl DiskStorage {
             Ok((recovered, DeadLetters::if_there(&place, &topic), opening))
         };
         let (recovered, letters, _opening) = self.on_a_thread(work).await?;
-        let damage = recovered.damage.iter().map(Damage::to_string).collect();
-        let found = found(&recovered.state, damage);
+        let found = found(&recovered.state, &recovered.damage);
         let topic = Arc::new(Topic::new(name, &self.place.topic_dir(name), recovered.state));
         let owned = Owned::new(topic.clone(), recovered.log, letters);
         self.ask(Job::Adopt(Box::new(owned))).await?;
@@ -323,7 +323,7 @@ impl DiskStorage {
             let _opening = opening;
             let recovered = open_topic(&place, &name)?;
             let damage = recovered.damage.iter().map(Damage::to_string).collect();
-            let mut resent = Resent { damage, ..Resent::default() };
+            let mut resent = Resent { damage, missing: missing(&recovered.damage), ..Resent::default() };
             let topic = Arc::new(Topic::new(&name, &place.topic_dir(&name), recovered.state));
             // Nobody else writes this log: the writer gets it when the topic is opened.
             let mut owned = Owned::new(topic, recovered.log, None);
@@ -412,10 +412,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What is told of a topic when it is opened.
-fn found(state: &State, damage: Vec<String>) -> Recovered {
+fn found(state: &State, damage: &[Damage]) -> Recovered {
     let backlogs = state.lanes.keys().map(|partition| (*partition, state.backlog(*partition)));
     let backlogs = backlogs.filter(|(_, backlog)| backlog.events > 0).collect();
-    Recovered { backlogs, partitions: state.partitions, damage }
+    let missing = missing(damage);
+    // What costs something first.
+    let (costs, free): (Vec<&Damage>, Vec<&Damage>) = damage.iter().partition(|damage| damage.events > 0);
+    let damage = costs.into_iter().chain(free).map(Damage::to_string).collect();
+    Recovered { backlogs, partitions: state.partitions, damage, missing }
 }
 
 fn open_topic(place: &SpoolDir, name: &str) -> Result<recovery::Recovered, StorageError> {

@@ -213,6 +213,7 @@ impl TempStorage for MemoryStorage {
                 backlogs: backlogs.filter(|(_, backlog)| backlog.events > 0).collect(),
                 partitions: topic.partitions,
                 damage: Vec::new(),
+                missing: 0,
             }
         })
     }

@@ -144,7 +144,7 @@ impl<'m> Model<'m> {
     /// Opens a topic: what waits is told, and hints may have been forgotten, the latest first.
     pub(super) async fn open(&mut self, name: &'static str) {
         let found = self.storage.open(name).await.unwrap_or_else(|error| panic!("it opens: {error}"));
-        assert!(found.damage.is_empty(), "nothing is damaged: {:?}", found.damage);
+        assert!(found.damage.is_empty() && found.missing == 0, "nothing is damaged: {found:?}");
         let topic = self.topics.entry(name).or_default();
         assert_eq!(found.partitions, topic.partitions, "how many partitions {name} has");
         for (partition, lane) in &mut topic.lanes {

@@ -54,6 +54,11 @@ impl fmt::Display for Damage {
     }
 }
 
+/// How many events that waited these cost, at most.
+pub(super) fn missing(damage: &[Damage]) -> u64 {
+    damage.iter().map(|damage| damage.events).fold(0, u64::saturating_add)
+}
+
 /// What a walk through the log comes by, for whoever wants to see every batch.
 pub(super) trait Visitor {
     fn segment(&mut self, id: u32, segment: &Segment, file: Arc<dyn File>);
@@ -382,7 +387,7 @@ impl Loaded {
                 length: 0,
                 positions: state.end..checkpoint.end,
                 partition: None,
-                events: 0,
+                events: checkpoint.end - state.end,
                 what: format!(
                     "the log ends at position {}, the checkpoint knows it up to {}: its end was lost, and what waited \
                      there is missing; what the checkpoint says of it is cut back",
@@ -433,7 +438,11 @@ impl Loaded {
                 damage.events = damage.events.min(left);
                 left > 0
             }
-            None => damage.positions.is_empty() || damage.positions.end > everybodys,
+            None => {
+                let left = damage.positions.end.saturating_sub(everybodys.max(damage.positions.start));
+                damage.events = damage.events.min(left);
+                damage.positions.is_empty() || left > 0
+            }
         });
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kafka_batcher_core::{RecordBatch, StorageError};
 
 use super::dead_letters::{DeadLetters, without_reason};
+use super::load::missing;
 use super::log::Draft;
 use super::place::SpoolDir;
 use super::scan::{Spool, TopicScan};
@@ -18,6 +19,8 @@ pub struct Resent {
     pub events: u64,
     /// Why the rest still are dead letters; `None` if there is no rest.
     pub stopped: Option<StorageError>,
+    /// How many events are missing for what is damaged, at most: they are lost.
+    pub missing: u64,
     /// What is damaged, in the topic's log and in its dead letters, in words. The damaged bytes are kept aside.
     pub damage: Vec<String>,
 }
@@ -38,6 +41,7 @@ pub(super) fn resend(
     // Keeps aside what is damaged: its segment goes.
     let mut letters = DeadLetters::open(place, &name)?;
     let scan = spool.dead_letters(&name)?;
+    resent.missing += missing(&scan.damage);
     resent.damage.extend(scan.damage.iter().map(|damage| damage.to_string()));
     for segment in 0..scan.segments.len() {
         put_back(place, owned, &scan, segment, resent)?;

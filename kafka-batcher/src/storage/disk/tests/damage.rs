@@ -136,6 +136,7 @@ fn any_flipped_bit_costs_at_most_its_batch_which_is_named_and_the_rest_is_kept()
         expected.sort();
         assert_eq!(kept, expected, "bit {bit}: {damage:?}");
         assert_eq!(kept.len() as u64 + named(damage), total as u64, "bit {bit}: {damage:?}");
+        assert_eq!(recovered.missing, named(damage), "bit {bit}");
         // What costs something is kept aside, never deleted in silence.
         if named(damage) > 0 {
             assert!(
