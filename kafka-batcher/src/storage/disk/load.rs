@@ -250,8 +250,6 @@ impl Loaded {
         let lost = listed.saturating_sub(waiting);
         let positions = if lost == 0 { 0..0 } else { self.state.end..group.end };
         self.note(id, offset, length, None, (positions, lost), what);
-        // Nobody was told of its positions, but nobody can be sure of that.
-        self.state.next = group.end;
         // It goes whether or not its bytes can be kept aside: the events are in the lane.
         let tail = Tail { offset, length, torn: true, refused: false, batches: group.members };
         self.tails.push((id, tail));
@@ -304,9 +302,14 @@ impl Loaded {
             segment.control = self.state.end;
         }
         let length = (gap.offset + gap.length).saturating_sub(at);
-        self.bad.push((id, at, length));
+        if length > 0 {
+            self.bad.push((id, at, length));
+        }
         let kept: u64 = gap.kept.iter().map(|found| u64::from(found.member.count)).sum();
-        let mut what = format!("{length} bytes are no valid group commit");
+        let mut what = match gap.length {
+            0 => "the file is empty, although another follows it".to_owned(),
+            _ => format!("{length} bytes are no valid group commit"),
+        };
         if kept > 0 {
             what += &format!(
                 "; {kept} events before them are kept as their headers say, what the damaged control batch said \
@@ -326,7 +329,9 @@ impl Loaded {
         self.bad.push((id, tail.offset, tail.length));
         let base = self.state.segments.get(&id).map_or(0, |segment| segment.base);
         let from = self.state.end.max(base);
-        let end = tail.batches.last().map_or(from, |b| b.member.place.position + u64::from(b.member.count));
+        // Nobody vouches for these positions: they may be anything.
+        let last = tail.batches.last().map(|b| b.member.place.position.saturating_add(b.member.count.into()));
+        let end = last.unwrap_or(from);
         let events: u64 = tail.batches.iter().map(|b| u64::from(b.member.count)).sum();
         let mut partitions: Vec<i32> = tail.batches.iter().map(|b| b.member.place.partition).collect();
         partitions.sort_unstable();

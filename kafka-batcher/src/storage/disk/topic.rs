@@ -61,10 +61,15 @@ pub(super) fn segment_name(base: u64) -> String {
     format!("{base:020}.log")
 }
 
-/// The position in a segment's name.
+/// The position in a segment's name; beyond 2^62 there is none.
 pub(super) fn segment_base(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".log").filter(|digits| digits.len() == 20)?;
-    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+    digits
+        .bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| digits.parse().ok())
+        .flatten()
+        .filter(|base| *base < 1 << 62)
 }
 
 /// A topic.

@@ -106,6 +106,10 @@ pub(super) fn walk(bytes: &[u8], base: u64, limit: Option<u64>, each: &mut dyn F
             },
         }
     }
+    if bytes.is_empty() && limit != u64::MAX {
+        // One is made when it is needed, and the next only when something is in it.
+        emit_gap(&pending, (0, 0), (base, limit), each);
+    }
     if done == bytes.len() {
         return;
     }

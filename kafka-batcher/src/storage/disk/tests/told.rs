@@ -192,3 +192,41 @@ fn a_log_that_is_written_while_it_is_looked_at_is_not_damaged() {
         }
     }
 }
+
+#[test]
+fn an_empty_segment_in_the_middle_of_a_log_is_told() {
+    let settings = DiskSettings { segment_bytes: 100, ..settings() };
+    let (fs, storage, _) = start(Disk::default(), settings.clone());
+    for name in ["a", "b", "c"] {
+        save(&storage, 0, vec![fresh(&[name])]);
+    }
+    let files = logs(&fs);
+    assert_eq!(files.len(), 3);
+    let mut disk = fs.disk().after_kill();
+    drop(storage);
+    disk.bytes(&files[1]).clear();
+    let (_, storage, recovered) = start(disk, settings);
+    assert_eq!(waiting(&storage, 0), ["a", "c"]);
+    let damage = &recovered.damage;
+    let words = "02.log, byte 0: the file is empty, although another follows it; at most 2 events missing, positions 2..4";
+    assert!(damage.len() == 1 && damage[0].ends_with(words) && recovered.missing == 2, "{damage:?}");
+}
+
+#[test]
+fn the_highest_position_there_can_be_in_a_tail_or_a_name_is_survived() {
+    // The header of a batch that no control batch vouches for may say anything: adding to it overflowed.
+    let (fs, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    let mut disk = fs.disk().after_kill();
+    drop(storage);
+    let bytes = disk.bytes(&log(0));
+    bytes[0..8].fill(0xff);
+    *bytes.iter_mut().rev().nth(4).unwrap() ^= 1;
+    let fs = SimFs::new(disk);
+    fs.create(&log(u64::MAX)).unwrap();
+    let disk = fs.disk().after_kill();
+    let (_, storage, recovered) = start(disk, settings());
+    assert!(recovered.damage.len() == 1 && recovered.damage[0].contains("at most 1 events missing"));
+    assert_eq!(save(&storage, 0, vec![fresh(&["b"])]), [0]);
+    assert_eq!(waiting(&storage, 0), ["b"]);
+}
