@@ -120,10 +120,13 @@ fn ls(dir: &PathBuf, json: bool) -> anyhow::Result<u8> {
                 } else {
                     String::new()
                 },
-                match (scan.damage.is_empty(), events) {
+                match (scan.damage.is_empty(), scan.segments.iter().any(|segment| segment.unfinished > 0)) {
                     (false, _) => ", damaged: see spool verify",
-                    (true, 0) if files > 0 => " (delivered; the room comes back with the next use)",
-                    (true, _) => "",
+                    (true, true) => ", the last commit is not finished: see spool verify",
+                    (true, false) if events == 0 && files > 0 => {
+                        " (delivered; the room comes back with the next use)"
+                    }
+                    (true, false) => "",
                 },
             )?;
         }

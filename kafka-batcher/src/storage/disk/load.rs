@@ -344,9 +344,14 @@ impl Loaded {
             );
             return self.note(id, tail.offset, tail.length, None, (0..0, 0), what);
         }
+        let held = match partitions.as_slice() {
+            [] => "what they held cannot be known".to_owned(),
+            partitions => format!(
+                "they held batches of {events} events in front of it, by their headers of the partitions {partitions:?}"
+            ),
+        };
         let what = format!(
-            "the last {} bytes are no valid group commit: a write that a power loss interrupted, or damage; they held \
-             batches of {events} events in front of it, by their headers of the partitions {partitions:?}",
+            "the last {} bytes are no valid group commit: a write that a power loss interrupted, or damage; {held}",
             tail.length
         );
         self.note(id, tail.offset, tail.length, None, (from..end.max(from), events), what);

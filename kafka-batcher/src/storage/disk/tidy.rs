@@ -36,6 +36,21 @@ impl Writer {
         }
     }
 
+    /// Says where each log ends: at an orderly end nothing may be missing behind that, while a log that ends in the middle of a
+    /// group looks like any that was killed.
+    pub(super) fn say_ends(&mut self) {
+        for owned in self.topics.values() {
+            let told = {
+                let state = owned.topic.state();
+                state.is_empty() || state.checkpoint_end == state.end
+            };
+            if !told && let Err(unwritten) = write_checkpoint(&self.place, owned) {
+                let (topic, error) = (&owned.topic.name, &unwritten.error);
+                tracing::warn!(topic, %error, "cannot write down where the log ends; nothing is lost by that");
+            }
+        }
+    }
+
     /// Tidies one topic: what it settled is durable then.
     pub(super) fn tidy_one(&mut self, name: &str) -> Result<Vec<u64>, StorageError> {
         let place = self.place.clone();
@@ -205,6 +220,7 @@ fn write_checkpoint(place: &SpoolDir, owned: &Owned) -> Result<(), Unwritten> {
     let mut state = owned.topic.state();
     state.commits = state.commits.saturating_sub(commits);
     state.settled = state.settled.saturating_sub(settled);
+    state.checkpoint_end = checkpoint.end;
     Ok(())
 }
 

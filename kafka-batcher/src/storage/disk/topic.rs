@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) next: u64,
     /// Where the last durable group ends.
     pub(super) end: u64,
+    /// Where the checkpoint says that it ends.
+    pub(super) checkpoint_end: u64,
     /// Settled since the checkpoint was written.
     pub(super) commits: u64,
     pub(super) settled: u64,

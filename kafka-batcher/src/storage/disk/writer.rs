@@ -118,6 +118,7 @@ impl Writer {
             }
         }
         self.tidy(true);
+        self.say_ends();
     }
 
     /// Takes what waits in the queue and does it; false if that was the last.

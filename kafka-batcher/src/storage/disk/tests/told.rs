@@ -230,3 +230,16 @@ fn the_highest_position_there_can_be_in_a_tail_or_a_name_is_survived() {
     assert_eq!(save(&storage, 0, vec![fresh(&["b"])]), [0]);
     assert_eq!(waiting(&storage, 0), ["b"]);
 }
+
+#[test]
+fn a_log_that_was_cut_after_an_orderly_end_is_told_although_it_looks_like_one_that_was_killed() {
+    let (fs, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a", "b", "c"])]);
+    wait(storage.close());
+    let mut disk = fs.disk().after_kill();
+    let whole = disk.bytes(&log(0)).len();
+    disk.bytes(&log(0)).truncate(whole - 1);
+    let damage = start(disk, settings()).2.damage;
+    assert!(damage.len() == 1 && damage[0].contains("its end was lost"), "{damage:?}");
+    assert!(start(fs.disk().after_kill(), settings()).2.damage.is_empty());
+}
