@@ -42,7 +42,9 @@ pub(super) struct DeadLetters {
 impl DeadLetters {
     pub(super) fn open(place: &Arc<SpoolDir>, topic: &str) -> Result<DeadLetters, StorageError> {
         let dir = place.topic_dir(topic).join(DIR);
-        place.fs.create_dir(&dir).map_err(|error| failed("create", &dir, &error))?;
+        let topic_dir = place.topic_dir(topic);
+        let made = place.fs.create_dir(&dir).and_then(|()| place.fs.sync_dir(&topic_dir));
+        made.map_err(|error| failed("create", &dir, &error))?;
         // An eighth, so that dropping the oldest does not drop all.
         let segment_bytes = place.segment_bytes.min(place.settings.dead_letter_bytes / 8).max(1);
         let recovered = recover(place, &dir, segment_bytes)?;

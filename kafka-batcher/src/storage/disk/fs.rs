@@ -56,6 +56,24 @@ pub(super) fn read_all(file: &dyn File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A directory with those above it; those that are made are durable in the ones that they lie in.
+pub(super) fn make_dir(fs: &dyn Fs, path: &Path) -> io::Result<()> {
+    let missing = |dir: &&Path| {
+        let gone = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        !dir.as_os_str().is_empty() && fs.list(dir).is_err_and(gone)
+    };
+    let made: Vec<&Path> = path.ancestors().take_while(missing).collect();
+    fs.create_dir(path)?;
+    for dir in made.iter().rev() {
+        match dir.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => fs.sync_dir(Path::new("."))?,
+            Some(parent) => fs.sync_dir(parent)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
 /// What a disk that fails gives or refuses at a time.
 const BLOCK: u64 = 4 << 10;
 

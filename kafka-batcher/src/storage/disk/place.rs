@@ -10,7 +10,7 @@ use kafka_batcher_core::StorageError;
 use rustix::fs::{FlockOperation, OFlags};
 
 use super::files::Files;
-use super::fs::{Fs, failed, read_all, remove_if_there, replace};
+use super::fs::{Fs, failed, make_dir, read_all, remove_if_there, replace};
 use super::recovery::DAMAGED;
 use super::settings::DiskSettings;
 use super::topic::segment_base;
@@ -52,9 +52,11 @@ impl SpoolDir {
         let dir = settings.dir.clone();
         let topics = dir.join(TOPICS);
         refuse_strangers(fs.as_ref(), &dir)?;
-        fs.create_dir(&topics).map_err(|error| failed("create", &topics, &error))?;
+        make_dir(fs.as_ref(), &topics).map_err(|error| failed("create", &topics, &error))?;
         let lock = if lock { Some(take_lock(&dir.join(LOCK))?) } else { None };
         check_format(fs.as_ref(), &dir, true)?;
+        // Who made it may have died before that was durable.
+        fs.sync_dir(&dir).map_err(|error| failed("fsync", &dir, &error))?;
         let (_, size) = fs.space(&dir).map_err(|error| failed("look at the room of", &dir, &error))?;
         let min_free = settings.min_free_bytes.unwrap_or((size / 20).min(1 << 30));
         let segment_bytes = settings.segment().min((size / 16).max(64 << 10));
@@ -85,12 +87,12 @@ impl SpoolDir {
             return Ok(());
         }
         tracing::error!(dir = %dir.display(), "the spool's directory was removed: what waited in it is lost; it is made anew");
-        self.fs.create_dir(dir).map_err(|error| failed("create", dir, &error))?;
+        make_dir(self.fs.as_ref(), dir).map_err(|error| failed("create", dir, &error))?;
         if !held {
             let again = take_lock(&dir.join(LOCK))?;
             *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(again);
         }
-        self.fs.create_dir(topic).map_err(|error| failed("create", topic, &error))?;
+        make_dir(self.fs.as_ref(), topic).map_err(|error| failed("create", topic, &error))?;
         check_format(self.fs.as_ref(), dir, true)
     }
 

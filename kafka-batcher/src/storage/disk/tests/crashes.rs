@@ -300,3 +300,29 @@ fn nothing_is_called_durable_in_a_directory_that_was_removed_and_the_next_write_
         );
     }
 }
+
+#[test]
+fn the_directories_of_what_was_answered_are_durable() {
+    // Files were made durable in their directories, the directories themselves not in theirs: a power loss took a new spool,
+    // or the first dead letter, with everything in it.
+    let (fs, storage, _) =
+        start(Disk::default(), DiskSettings { dir: "/var/lib/mine/spool".into(), ..settings() });
+    let position = save(&storage, 0, vec![fresh(&["a", "bad"])])[0];
+    let disk = fs.disk().after_power_loss(Left::Nothing);
+    let log = Path::new("/var/lib/mine/spool/topics/t/00000000000000000000.log");
+    assert!(disk.paths().iter().any(|path| path == log), "{:?}", disk.paths());
+    wait(storage.reject(&partition(0), vec![super::room::letter("bad", Some(position + 1))])).unwrap();
+    let disk = fs.disk().after_power_loss(Left::Nothing);
+    let letters = Path::new("/var/lib/mine/spool/topics/t/dead-letters");
+    assert!(disk.paths().iter().any(|path| path.starts_with(letters)), "{:?}", disk.paths());
+    // Removed and made anew.
+    fs.disk().remove_dir(Path::new("/var/lib/mine/spool"));
+    wait(storage.save_batch(&partition(0), vec![fresh(&["b"])])).unwrap_err();
+    save(&storage, 0, vec![fresh(&["c"])]);
+    let disk = fs.disk().after_power_loss(Left::Nothing);
+    assert!(
+        disk.paths().iter().any(|path| path.extension().is_some_and(|e| e == "log")),
+        "{:?}",
+        disk.paths()
+    );
+}

@@ -34,6 +34,7 @@ pub(super) struct Disk {
     live: BTreeMap<PathBuf, usize>,
     durable: BTreeMap<PathBuf, usize>,
     dirs: BTreeSet<PathBuf>,
+    durable_dirs: BTreeSet<PathBuf>,
     /// Steps that change something, so far.
     pub(super) steps: u64,
     /// The first step that fails, how many do, and how.
@@ -75,9 +76,18 @@ impl Disk {
 
     /// The disk after a power loss.
     pub(super) fn after_power_loss(&self, left: Left) -> Disk {
-        let mut disk = Disk { dirs: self.dirs.clone(), unix_ms: self.unix_ms, ..Disk::default() };
-        let names = if matches!(left, Left::Nothing) { &self.durable } else { &self.live };
-        for (path, inode) in names {
+        let nothing = matches!(left, Left::Nothing);
+        let names = if nothing { &self.durable } else { &self.live };
+        let mut dirs = if nothing { self.durable_dirs.clone() } else { self.dirs.clone() };
+        // What lies in a directory goes with it.
+        let there = |dirs: &BTreeSet<PathBuf>, path: &Path| {
+            path.ancestors().skip(1).all(|dir| dir == Path::new("/") || dirs.contains(dir))
+        };
+        let all = dirs.clone();
+        dirs.retain(|dir| there(&all, dir));
+        let mut disk =
+            Disk { dirs: dirs.clone(), durable_dirs: dirs.clone(), unix_ms: self.unix_ms, ..Disk::default() };
+        for (path, inode) in names.iter().filter(|(path, _)| there(&dirs, path)) {
             let Inode { bytes, durable, .. } = &self.inodes[*inode];
             let mut kept = durable.clone();
             if let Left::Bytes(more) = left
@@ -102,6 +112,7 @@ impl Disk {
     pub(super) fn all_durable(&self) -> Disk {
         let mut disk = self.after_kill();
         disk.durable = disk.live.clone();
+        disk.durable_dirs = disk.dirs.clone();
         disk.inodes.iter_mut().for_each(|inode| inode.durable = inode.bytes.clone());
         disk
     }
@@ -135,6 +146,7 @@ impl Disk {
         self.live.retain(|file, _| !file.starts_with(path));
         self.durable.retain(|file, _| !file.starts_with(path));
         self.dirs.retain(|dir| !dir.starts_with(path));
+        self.durable_dirs.retain(|dir| !dir.starts_with(path));
     }
 
     /// What was written to this file was never fsynced.
@@ -276,6 +288,9 @@ impl Fs for SimFs {
         self.change(|disk| {
             let here = |child: &PathBuf| child.parent() == Some(path);
             disk.durable.retain(|child, _| !here(child));
+            disk.durable_dirs.retain(|child| !here(child));
+            let dirs: Vec<_> = disk.dirs.iter().filter(|child| here(child)).cloned().collect();
+            disk.durable_dirs.extend(dirs);
             let live: Vec<_> =
                 disk.live.iter().filter(|(child, _)| here(child)).map(|(c, i)| (c.clone(), *i)).collect();
             disk.durable.extend(live);
