@@ -391,6 +391,11 @@ impl Loaded {
             // Nothing waited when it was written, and the log was deleted: it does not reach there by right.
             state.end = state.end.max(checkpoint.end);
         } else if checkpoint.end > state.end {
+            // What is left of it was whole once, and is kept aside like any damage.
+            for (id, tail) in self.tails.iter_mut().filter(|(_, tail)| tail.torn) {
+                tail.torn = false;
+                self.bad.push((*id, tail.offset, tail.length));
+            }
             self.damage.push(Damage {
                 file: dir.to_owned(),
                 offset: 0,

@@ -239,7 +239,10 @@ fn a_log_that_was_cut_after_an_orderly_end_is_told_although_it_looks_like_one_th
     let mut disk = fs.disk().after_kill();
     let whole = disk.bytes(&log(0)).len();
     disk.bytes(&log(0)).truncate(whole - 1);
-    let damage = start(disk, settings()).2.damage;
+    let (cut, _storage, recovered) = start(disk, settings());
+    let damage = recovered.damage;
     assert!(damage.len() == 1 && damage[0].contains("its end was lost"), "{damage:?}");
+    let aside = cut.list(Path::new("/spool/topics/t")).unwrap();
+    assert!(aside.iter().any(|name| name.ends_with(".damaged")), "what is left of it is kept: {aside:?}");
     assert!(start(fs.disk().after_kill(), settings()).2.damage.is_empty());
 }
