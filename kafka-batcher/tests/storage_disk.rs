@@ -223,7 +223,7 @@ fn a_spool_that_version_1_wrote_is_read_for_ever() {
 }
 
 #[test]
-fn what_this_version_writes_is_what_the_fixture_holds() {
+fn what_this_version_writes_is_read_as_the_fixture_is() {
     let dir = tempfile::tempdir().expect("a directory");
     let storage = start(settings(dir.path()));
     fill(&storage);

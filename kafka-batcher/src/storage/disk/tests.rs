@@ -8,6 +8,7 @@ mod damage;
 mod facts;
 mod faults;
 mod files;
+mod fixture;
 mod giving_up;
 mod holes;
 mod letters;
