@@ -174,6 +174,8 @@ pub(crate) struct Dispatcher {
     calls: BTreeMap<(i32, u64), Time>,
     /// Of the dead letters, those that were never an outbox's.
     lane_dead_lettered: u64,
+    /// Of the dead letters, those that the storage had to drop.
+    dropped_letters: u64,
     requests: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Calls of the storage that are under way. Apart from the requests, because they can be waited for without a runtime.
     storing: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -224,6 +226,7 @@ impl Dispatcher {
             spool_troubled: BTreeMap::new(),
             calls: BTreeMap::new(),
             lane_dead_lettered: 0,
+            dropped_letters: 0,
             requests: FuturesUnordered::new(),
             storing: FuturesUnordered::new(),
             finished: false,
@@ -691,6 +694,10 @@ impl Dispatcher {
             report.accepted += tally.accepted;
             report.add_tally(&tally);
         }
+        // What is not kept any more is no dead letter.
+        let dropped = self.dropped_letters.min(report.dead_lettered);
+        report.dead_lettered -= dropped;
+        report.lost += dropped;
         report.refused = topic.refused();
         report.replay_bytes = self.replay_bytes() as u64;
         report

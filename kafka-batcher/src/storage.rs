@@ -39,6 +39,15 @@ pub struct Recovered {
     pub missing: u64,
 }
 
+/// Dead letters that a storage had to drop for later ones, in events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DroppedLetters {
+    /// Of those that were put aside since the topic was opened: they were counted as dead letters and are lost.
+    pub own: u64,
+    /// Of those that were there before.
+    pub earlier: u64,
+}
+
 /// Keeps batches in order until Kafka takes them.
 ///
 /// For one partition at a time the library has at most one call of each kind under way, and none before
@@ -146,6 +155,13 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
         partition: &'a TopicPartition,
         letters: Vec<DeadLetter>,
     ) -> BoxFuture<'a, Result<(), StorageError>>;
+
+    /// Which dead letters of a topic had to go for later ones, since this was last asked. Asked after letters were rejected; answers
+    /// at once. A storage that keeps all of them says none, as this does unless it is written anew.
+    fn take_dropped_letters(&self, topic: &str) -> DroppedLetters {
+        let _ = topic;
+        DroppedLetters::default()
+    }
 
     /// Everything of the partition in `from..through` that waits is given up, undelivered: a hole as [`TempStorage::reject`]
     /// leaves one, but nothing is kept aside. Resolves when that is durable. It must work when the storage is full, and

@@ -165,7 +165,7 @@ settings! {
         min_free_bytes: Option<u64> = None, "bytes";
         /// When a segment has so many bytes the next begins. Smaller: room comes back earlier; larger: fewer files. At most 1 GiB and an eighth of `max_bytes`.
         segment_bytes: u64 = 64 << 20, "bytes";
-        /// What the dead letters of a topic may hold; beyond it the oldest go.
+        /// What the dead letters of a topic may hold; beyond it the oldest go, counted as lost.
         dead_letter_bytes: u64 = 64 << 20, "bytes";
         /// Kept back on the disk, so that a spool on a full disk can drain.
         reserve_bytes: u64 = 1 << 20, "bytes";

@@ -1,5 +1,6 @@
 //! What the outboxes say became of batches: receipts, counts, and what an operator is told, once an episode.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use kafka_batcher_core::{
@@ -10,6 +11,7 @@ use kafka_batcher_core::{
 use super::{Dispatcher, LOSSES_TOLD_EVERY};
 use crate::connection_manager::TopicHealth;
 use crate::error_notifier::NotificationKind;
+use crate::storage::DroppedLetters;
 
 /// What became of events that are final and not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -220,6 +222,23 @@ impl Dispatcher {
         self.note_loss(Loss::PutAside, batch, &error, partition);
         batch.spans().failed(&Arc::new(error));
         self.settled(batch, durable);
+    }
+
+    /// Letters were kept: others may have had to go for them, and are lost.
+    pub(super) fn count_dropped_letters(&mut self) {
+        let Some(storage) = self.storage() else { return };
+        let topic = &*self.parts.topic.name;
+        // The code of a user's storage.
+        let asked = catch_unwind(AssertUnwindSafe(|| storage.take_dropped_letters(topic)));
+        let DroppedLetters { own, earlier } = asked.unwrap_or_default();
+        if own + earlier > 0 {
+            self.dropped_letters += own;
+            let message = format!(
+                "{} dead letters, the oldest, are lost: they were dropped to keep later ones ({earlier} of them were put aside                  by earlier processes); raise dead_letter_bytes to keep more",
+                own + earlier
+            );
+            self.tell(NotificationKind::EventsLost, None, message);
+        }
     }
 
     /// The outcome of these events is final; those on disk were counted when they came there.

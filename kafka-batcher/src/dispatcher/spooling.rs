@@ -424,6 +424,7 @@ impl Dispatcher {
             self.reading.remove(&partition);
         }
         if let Stored::Rejected { result: Ok(()), .. } = stored {
+            self.count_dropped_letters();
             for lane in self.lanes.iter_mut().filter(|lane| lane.needs_room) {
                 lane.needs_room = false;
                 lane.outbox.on_room_made();

@@ -370,6 +370,7 @@ impl Dispatcher {
             self.own.recovered += if found { u64::from(batch.count()) } else { 0 };
             self.lane_dead_letter(&batch, error, true);
         }
+        self.count_dropped_letters();
         for (partition, position, batch, found) in step.placed {
             if let Some(lane) = self.lane_mut(partition) {
                 lane.outbox.on_regrouped(vec![(position, batch)], !found);

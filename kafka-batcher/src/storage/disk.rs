@@ -159,7 +159,7 @@ use self::threads::{Ended, closed, contained, serve, spawn};
 use self::topic::{State, Topic};
 use self::work::Work;
 use self::writer::{Job, Owned, Writer};
-use super::{Read, Recovered, TempStorage};
+use super::{DroppedLetters, Read, Recovered, TempStorage};
 use crate::producer::BoxFuture;
 
 /// The headers of a dead letter that tell why it is one. They stand behind the event's own.
@@ -557,6 +557,10 @@ impl TempStorage for DiskStorage {
             let work = Work::Reject { partition: partition.partition, letters };
             self.write(&partition.topic, work).await.map(drop)
         })
+    }
+
+    fn take_dropped_letters(&self, topic: &str) -> DroppedLetters {
+        self.topic(topic).map(|topic| std::mem::take(&mut topic.state().dropped_letters)).unwrap_or_default()
     }
 
     fn drop_events<'a>(

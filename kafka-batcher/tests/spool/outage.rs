@@ -1,7 +1,8 @@
 //! Kafka goes away, and comes back while the process lives.
 
 use kafka_batcher::storage::StorageError;
-use kafka_batcher::{FailureReason, NotificationKind, ReceiptError, SpoolMode};
+use kafka_batcher::storage::disk::Spool;
+use kafka_batcher::{DiskSettings, FailureReason, NotificationKind, ReceiptError, SpoolMode};
 
 use crate::support::{outcome, ready};
 use crate::{Site, everywhere};
@@ -123,6 +124,39 @@ async fn an_event_that_kafka_will_never_take_is_put_aside_and_its_neighbours_arr
         assert_eq!(letters[0].batch.records().unwrap()[0].value.as_ref().map(Vec::len), Some(400));
         assert_eq!(site.told.count(NotificationKind::DeadLettered), 1);
         site.check();
+    }
+}
+
+#[tokio::test]
+async fn dead_letters_that_go_for_later_ones_are_lost_and_told_and_nobody_claims_that_they_are_kept() {
+    // The log said so, once for each file; the report went on counting them among the dead letters.
+    let site = Site::new(SpoolMode::OnFailure);
+    let dir = tempfile::tempdir().expect("a directory");
+    // Twice: the second process finds the letters of the first, which are no events of its own.
+    for round in 0..2 {
+        let mut disk = DiskSettings::new(dir.path());
+        disk.dead_letter_bytes = 4_000;
+        let batcher = site.settings().spool_with(disk).start().await.expect("it starts");
+        let collector = batcher.collector(crate::TOPIC).build().expect("the collector starts");
+        ready(&batcher, crate::TOPIC).await;
+        site.kafka.set_topic_config(crate::TOPIC, "max.message.bytes", "300").unwrap();
+        for _ in 0..20 {
+            let large = collector.send(("key-1", &"x".repeat(400))).await.expect("it is accepted");
+            assert!(outcome(&large).await.is_err());
+        }
+        let report = batcher.shutdown(crate::LONG).await;
+        assert!(report.balances() && report.lost > 0, "{report:?}");
+        let scan = Spool::open(dir.path()).unwrap().dead_letters(crate::TOPIC).unwrap();
+        let held: u64 = scan.batches.iter().map(|batch| u64::from(batch.count)).sum();
+        assert_eq!((report.dead_lettered, report.lost), (held, 20 - held), "{report:?}");
+        let told = site.told.0.lock().unwrap();
+        let lost = told.iter().filter(|told| told.kind == NotificationKind::EventsLost).collect::<Vec<_>>();
+        assert!(
+            !lost.is_empty() && lost.iter().all(|told| told.message.contains("dead_letter_bytes")),
+            "{lost:?}"
+        );
+        let earlier = lost.iter().any(|told| !told.message.contains("(0 of them were put aside"));
+        assert_eq!(earlier, round == 1, "{lost:?}");
     }
 }
 

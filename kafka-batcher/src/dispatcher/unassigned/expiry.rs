@@ -156,6 +156,7 @@ impl Dispatcher {
                 self.lose(&batch, error, None, true);
             }
         }
+        self.count_dropped_letters();
     }
 
     /// What could not be saved wants so many bytes of the spool; true if something on disk may go for it.

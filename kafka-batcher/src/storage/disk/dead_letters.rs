@@ -10,9 +10,11 @@ use kafka_batcher_core::{DeadLetter, DecodeError, FailureReason, OwnedHeader, Re
 
 use super::bytes::{Place, Plain, encode};
 use super::fs::{failed, remove_if_there};
-use super::log::{Draft, Log, Mark, Unwritten};
+use super::log::{Draft, Log, Mark, Unwritten, Written};
 use super::place::SpoolDir;
 use super::recovery::recover;
+use super::topic::{Segment, State};
+use crate::storage::DroppedLetters;
 
 /// The directory within the topic's.
 pub(super) const DIR: &str = "dead-letters";
@@ -33,10 +35,20 @@ pub const POSITION: &str = "kafka-batcher.dead-letter.position";
 pub(super) struct DeadLetters {
     place: Arc<SpoolDir>,
     log: Log,
-    /// Id, file and bytes of the segments, the oldest first.
-    segments: VecDeque<(u32, PathBuf, u64)>,
-    /// Where the log, and its last segment, ended before what is kept for a group that is not yet durable.
-    before: Option<(Mark, Option<(u32, u64)>)>,
+    /// The oldest first.
+    segments: VecDeque<Shelf>,
+    /// Where the log ended, and its last segment as it was, before what is kept for a group that is not yet durable.
+    before: Option<(Mark, Option<Shelf>)>,
+}
+
+/// A segment of letters.
+#[derive(Clone, Debug)]
+struct Shelf {
+    id: u32,
+    path: PathBuf,
+    length: u64,
+    /// Events that an earlier process put there, and this one.
+    events: DroppedLetters,
 }
 
 impl DeadLetters {
@@ -51,7 +63,13 @@ impl DeadLetters {
         for damage in &recovered.damage {
             tracing::error!(topic, %damage, "damaged dead letters");
         }
-        let segments = recovered.state.segments.into_iter().map(|(id, s)| (id, s.path, s.length)).collect();
+        let State { lanes, segments, .. } = recovered.state;
+        let shelf = |(id, Segment { path, length, .. })| {
+            let entries = lanes.values().flat_map(|lane| lane.in_segment(id));
+            let earlier = entries.map(|entry| u64::from(entry.count)).sum();
+            Shelf { id, path, length, events: DroppedLetters { earlier, own: 0 } }
+        };
+        let segments = segments.into_iter().map(shelf).collect();
         Ok(DeadLetters { place: place.clone(), log: recovered.log, segments, before: None })
     }
 
@@ -77,48 +95,53 @@ impl DeadLetters {
         if draft.is_empty() {
             return Ok(());
         }
-        let last = self.segments.back().map(|(id, _, length)| (*id, *length));
-        self.before.get_or_insert((self.log.mark(), last));
-        let written = self.log.write(&draft)?;
-        self.place.added(written.added);
-        match self.segments.back_mut().filter(|(id, ..)| *id == written.id) {
-            Some((_, _, length)) => *length = written.length,
-            None => self.segments.push_back((written.id, written.path, written.length)),
+        if self.before.is_none() {
+            self.before = Some((self.log.mark(), self.segments.back().cloned()));
+        }
+        let Written { id, path, length, added, .. } = self.log.write(&draft)?;
+        self.place.added(added);
+        if self.segments.back().is_none_or(|shelf| shelf.id != id) {
+            self.segments.push_back(Shelf { id, path, length, events: DroppedLetters::default() });
+        }
+        if let Some(shelf) = self.segments.back_mut() {
+            shelf.length = length;
+            shelf.events.own += letters.iter().map(|letter| u64::from(letter.batch.count())).sum::<u64>();
         }
         Ok(())
     }
 
     /// What was kept stays, since its holes are durable; or it is taken back, since they are not: the events wait as before,
-    /// and are kept again when they are refused again.
-    pub(super) fn settle(&mut self, stays: bool) {
-        let Some((mark, last)) = self.before.take() else { return };
+    /// and are kept again when they are refused again. What had to go for it.
+    pub(super) fn settle(&mut self, stays: bool) -> DroppedLetters {
+        let Some((mark, last)) = self.before.take() else { return DroppedLetters::default() };
         if stays {
-            self.bound();
-        } else if self.log.mark() != mark {
+            return self.bound();
+        }
+        if self.log.mark() != mark {
             self.log.return_to(mark);
             if let Err(error) = self.cut_back(last) {
                 tracing::warn!(%error, "dead letters may lie there twice: what was kept of some could not be taken back");
             }
         }
+        DroppedLetters::default()
     }
 
-    fn cut_back(&mut self, last: Option<(u32, u64)>) -> io::Result<()> {
+    fn cut_back(&mut self, last: Option<Shelf>) -> io::Result<()> {
         let fs = self.place.fs.clone();
-        while let Some((id, path, length)) = self.segments.back_mut() {
-            let dir = path.parent().unwrap_or(path);
-            let keep = last.filter(|(last, _)| last == id).map(|(_, length)| length);
-            let gone = length.saturating_sub(keep.unwrap_or(0));
+        while let Some(shelf) = self.segments.back_mut() {
+            let keep = last.as_ref().filter(|last| last.id == shelf.id);
+            let gone = shelf.length.saturating_sub(keep.map_or(0, |keep| keep.length));
             match keep {
-                Some(keep) if *length > keep => {
-                    let file = fs.open(path, true)?;
-                    file.cut(keep)?;
+                Some(keep) if gone > 0 => {
+                    let file = fs.open(&shelf.path, true)?;
+                    file.cut(keep.length)?;
                     file.sync()?;
-                    *length = keep;
+                    *shelf = keep.clone();
                 }
                 Some(_) => return Ok(()),
                 None => {
-                    remove_if_there(fs.as_ref(), path)?;
-                    fs.sync_dir(dir)?;
+                    remove_if_there(fs.as_ref(), &shelf.path)?;
+                    fs.sync_dir(shelf.path.parent().unwrap_or(&shelf.path))?;
                     self.segments.pop_back();
                 }
             }
@@ -129,7 +152,7 @@ impl DeadLetters {
 
     /// The letters of the oldest segment are no letters any more.
     pub(super) fn remove_oldest(&mut self) -> Result<(), StorageError> {
-        let Some((_, path, length)) = self.segments.pop_front() else { return Ok(()) };
+        let Some(Shelf { path, length, .. }) = self.segments.pop_front() else { return Ok(()) };
         let dir = path.parent().unwrap_or(&path);
         remove_if_there(self.place.fs.as_ref(), &path).map_err(|error| failed("remove", &path, &error))?;
         self.place.fs.sync_dir(dir).map_err(|error| failed("fsync", dir, &error))?;
@@ -137,24 +160,23 @@ impl DeadLetters {
         Ok(())
     }
 
-    fn bound(&mut self) {
-        let mut bytes: u64 = self.segments.iter().map(|(_, _, length)| length).sum();
+    fn bound(&mut self) -> DroppedLetters {
+        let mut dropped = DroppedLetters::default();
+        let mut bytes: u64 = self.segments.iter().map(|shelf| shelf.length).sum();
         while bytes > self.place.settings.dead_letter_bytes && self.segments.len() > 1 {
-            let Some((_, path, length)) = self.segments.pop_front() else { return };
-            bytes -= length;
-            match self.place.fs.remove(&path) {
-                Ok(()) => {
-                    self.place.freed(length);
-                    tracing::error!(
-                        file = %path.display(), bytes = length,
-                        "the oldest dead letters are dropped: their bound (dead_letter_bytes) is reached"
-                    );
-                }
-                Err(error) => {
-                    tracing::warn!(file = %path.display(), %error, "cannot remove old dead letters")
-                }
+            let Some(Shelf { path, length, events, .. }) = self.segments.front() else { break };
+            if let Err(error) = remove_if_there(self.place.fs.as_ref(), path) {
+                // It is tried again with the next letter.
+                tracing::warn!(file = %path.display(), %error, "cannot remove old dead letters");
+                break;
             }
+            self.place.freed(*length);
+            bytes -= length;
+            dropped.own += events.own;
+            dropped.earlier += events.earlier;
+            self.segments.pop_front();
         }
+        dropped
     }
 }
 

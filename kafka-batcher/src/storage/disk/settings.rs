@@ -20,7 +20,7 @@ pub struct DiskSettings {
     /// When a segment has so many bytes, the next begins. A larger value makes fewer files; a smaller one gives room back
     /// earlier. At most 1 GiB and an eighth of `max_bytes`; default: 64 MiB.
     pub segment_bytes: u64,
-    /// Bytes that the dead letters of a topic may hold; beyond it the oldest are dropped, and the log says so. Default:
+    /// Bytes that the dead letters of a topic may hold; beyond it the oldest are dropped: counted as lost, and told. Default:
     /// 64 MiB.
     pub dead_letter_bytes: u64,
     /// Bytes kept back on the disk so that a spool on a full disk can drain: before events are replayed under new

@@ -11,6 +11,7 @@ use super::control::{Fact, Member};
 use super::fs::File;
 use super::index::{Entry, Freed, Lane, NEVER_SENT};
 use super::times::{Given, Times};
+use crate::storage::DroppedLetters;
 
 /// A segment of the log.
 #[derive(Clone, Debug)]
@@ -100,6 +101,8 @@ pub(super) struct State {
     pub(super) end: u64,
     /// Where the checkpoint says that it ends.
     pub(super) checkpoint_end: u64,
+    /// Dead letters that went for others, since somebody asked.
+    pub(super) dropped_letters: DroppedLetters,
     /// Settled since the checkpoint was written.
     pub(super) commits: u64,
     pub(super) settled: u64,

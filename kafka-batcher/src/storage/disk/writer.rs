@@ -78,7 +78,10 @@ impl Owned {
     /// What was kept of dead letters in this group stays, or is taken back.
     fn settle_letters(&mut self, stays: bool) {
         if let Some(letters) = &mut self.letters {
-            letters.settle(stays);
+            let dropped = letters.settle(stays);
+            let mut state = self.topic.state();
+            state.dropped_letters.own += dropped.own;
+            state.dropped_letters.earlier += dropped.earlier;
         }
     }
 }
