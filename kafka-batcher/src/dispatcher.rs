@@ -158,10 +158,10 @@ pub(crate) struct Dispatcher {
     reports: Vec<oneshot::Sender<Report>>,
     /// Reads that wait for memory.
     reads: VecDeque<PendingRead>,
-    /// Reads under way, by partition, and how many bytes they may give.
-    reading: HashMap<i32, usize>,
-    /// The partition that has read beyond the bound.
-    reads_beyond: Option<i32>,
+    /// Reads under way, by partition and ticket, and how many bytes they may give.
+    reading: HashMap<(i32, u64), usize>,
+    /// The partition that has read beyond the bound, and its ticket.
+    reads_beyond: Option<(i32, u64)>,
     /// The partition count that the storage knows.
     remembered_partitions: i32,
     cluster: Option<String>,

@@ -363,26 +363,28 @@ impl Dispatcher {
         let bound = REPLAY_BYTES.min(self.parts.topic.pool.limit() / 4);
         // What a read gives is known when it is there: until then it counts as what it may be.
         let batch = self.parts.topic.settings.max_batch_bytesize;
-        let at_most = |max_bytes: usize| max_bytes.max(batch);
         let mut held = self.replay_bytes() + self.reading.values().sum::<usize>();
         let idle = |lanes: &[Lane], partition: i32| {
             let lane = usize::try_from(partition).ok().and_then(|p| lanes.get(p));
             lane.is_none_or(|lane| lane.outbox.replay_bytes() == 0)
         };
-        self.reads_beyond
-            .take_if(|partition| !self.reading.contains_key(partition) && idle(&self.lanes, *partition));
+        self.reads_beyond.take_if(|(partition, ticket)| {
+            !self.reading.contains_key(&(*partition, *ticket)) && idle(&self.lanes, *partition)
+        });
         for read in std::mem::take(&mut self.reads) {
             let PendingRead { partition, ticket, from, mut max_bytes } = read;
-            if held + at_most(max_bytes) > bound {
+            if held + batch <= bound {
+                max_bytes = max_bytes.min(bound - held);
+            } else {
                 if self.reads_beyond.is_some() || !idle(&self.lanes, partition) {
                     self.reads.push_back(read);
                     continue;
                 }
-                self.reads_beyond = Some(partition);
+                self.reads_beyond = Some((partition, ticket));
                 max_bytes = 1;
             }
-            held += at_most(max_bytes);
-            self.reading.insert(partition, at_most(max_bytes));
+            held += max_bytes.max(batch);
+            self.reading.insert((partition, ticket), max_bytes.max(batch));
             self.expect_answer(partition, ticket);
             let place = TopicPartition::new(&*self.parts.topic.name, partition);
             let storage = storage.clone();
@@ -420,8 +422,8 @@ impl Dispatcher {
         {
             self.calls.remove(&(partition, *ticket));
         }
-        if let Stored::Read { .. } = stored {
-            self.reading.remove(&partition);
+        if let Stored::Read { ticket, .. } = stored {
+            self.reading.remove(&(partition, ticket));
         }
         if let Stored::Rejected { result: Ok(()), .. } = stored {
             self.count_dropped_letters();
