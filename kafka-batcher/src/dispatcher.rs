@@ -28,7 +28,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 pub(crate) use self::failing::tests::panic_if_planted;
 use self::outcomes::{Loss, Losses, lost};
 use self::spooling::{PendingRead, Stored};
-use self::unassigned::{Gone, Step, Unassigned};
+use self::unassigned::{Gone, Step, Stuck, Unassigned};
 use crate::connection_manager::{ConnectionManager, TopicHealth};
 use crate::identity::Identity;
 use crate::metrics::Report;
@@ -66,7 +66,7 @@ enum Done {
     Identified { partition: i32, answer: Result<ProducerIdentity, String> },
     Retention { partition: i32, retention: Option<Duration> },
     Stored(Stored),
-    Regrouped(Result<Step, StorageError>),
+    Regrouped(Result<Step, Stuck>),
     LaneExpired(Result<Gone, StorageError>),
 }
 

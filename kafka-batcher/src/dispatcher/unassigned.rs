@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use kafka_batcher_core::partitioner::{Placement, TopicNotice};
 use kafka_batcher_core::{
     Backlog, DeadLetter, DeliveryError, FailureReason, Persisted, ReadBack, RecordBatch, Sealed, Spans,
@@ -49,6 +48,9 @@ pub(super) struct Unassigned {
     regrouping: bool,
     /// Something is being put aside or dropped.
     expiring: bool,
+    /// What of the lane below this position has no partition was put aside, but the step that did it failed later; and of
+    /// how many partitions it knew then.
+    aside: Option<(u64, i32)>,
     /// Bytes that are wanted of the spool for newer events.
     wanted: u64,
     /// Since when the open batch is known to be open.
@@ -60,6 +62,19 @@ pub(super) struct Unassigned {
     pub(super) since: Option<Time>,
     /// The storage failed, and is left alone until then.
     pub(super) failing: Option<Time>,
+}
+
+/// A step of regrouping that failed.
+pub(super) struct Stuck {
+    pub(super) error: StorageError,
+    /// Where the lane would have begun, if its dead letters were put aside before.
+    pub(super) aside: Option<u64>,
+}
+
+impl From<StorageError> for Stuck {
+    fn from(error: StorageError) -> Self {
+        Stuck { error, aside: None }
+    }
 }
 
 /// One step of regrouping, done.
@@ -280,7 +295,8 @@ impl Dispatcher {
         self.unassigned.regrouping = true;
         self.expect_answer(UNASSIGNED, LANE_CALL);
         let topic = self.parts.topic.clone();
-        let partitions = self.partitions_known();
+        // What was put aside once is left out again, not put aside again: once a second while the disk fails.
+        let (aside, partitions) = self.unassigned.aside.unwrap_or((0, self.partitions_known()));
         self.add_lanes(partitions);
         let lane = TopicPartition::new(&*topic.name, UNASSIGNED);
         let from = self.unassigned.disk.first;
@@ -327,7 +343,13 @@ impl Dispatcher {
                         code: None,
                         message: reason,
                     };
-                    letters.push(DeadLetter { batch: batch.clone(), position: None, error: error.clone() });
+                    if stored.position >= aside {
+                        letters.push(DeadLetter {
+                            batch: batch.clone(),
+                            position: None,
+                            error: error.clone(),
+                        });
+                    }
                     step.rejected.push((batch, error, found));
                 }
             }
@@ -336,25 +358,40 @@ impl Dispatcher {
             }
             let batches =
                 step.placed.iter().map(|(partition, _, batch, _)| (*partition, batch.clone())).collect();
-            let positions = storage.regroup(&topic.name, step.through, batches).await?;
+            let regrouped =
+                guarded(async { storage.regroup(&topic.name, step.through, batches).await }).await;
+            let positions = match regrouped {
+                Ok(positions) => positions,
+                Err(error) => return Err(Stuck { error, aside: Some(step.through.max(aside)) }),
+            };
             for (placed, position) in step.placed.iter_mut().zip(positions) {
                 placed.1 = position;
             }
             Ok(step)
         };
-        self.spawn_storing(guarded(step).map(Done::Regrouped));
+        self.spawn_storing(async move {
+            // What it caught itself is an answer, too.
+            let step = guarded(async move { Ok(step.await) }).await;
+            Done::Regrouped(step.unwrap_or_else(|error| Err(error.into())))
+        });
     }
 
-    pub(super) fn regrouped(&mut self, step: Result<Step, StorageError>) {
+    pub(super) fn regrouped(&mut self, step: Result<Step, Stuck>) {
         let now = self.parts.topic.clock.now();
         self.unassigned.regrouping = false;
         self.calls.remove(&(UNASSIGNED, LANE_CALL));
         let step = match step {
             Ok(step) => step,
-            Err(error) => return self.lane_failed(&error, now),
+            Err(Stuck { error, aside }) => {
+                if let Some(through) = aside {
+                    self.unassigned.aside = Some((through, self.partitions_known()));
+                }
+                return self.lane_failed(&error, now);
+            }
         };
         self.lane_works();
         let lane = &mut self.unassigned;
+        lane.aside.take_if(|(through, _)| *through <= step.through);
         let read_nothing = step.events == 0 && step.damage.is_empty();
         lane.disk.first = step.through;
         lane.disk.events = lane.disk.events.saturating_sub(step.events);

@@ -73,6 +73,8 @@ impl Dispatcher {
                 damage: Vec::new(),
             };
             let mut dropped = None;
+            // A step puts aside or drops, not both: if the second failed, the first would be done again.
+            let mut puts_aside = Some(true).filter(|_| from_memory > 0);
             if from_disk {
                 let bytes = STEP_BYTES.max(usize::try_from(wanted).unwrap_or(0));
                 let ReadBack { batches, next, damage } = storage.read(&place, first, bytes).await?;
@@ -93,6 +95,12 @@ impl Dispatcher {
                             break;
                         }
                     };
+                    if *puts_aside.get_or_insert(reason == FailureReason::Expired)
+                        != (reason == FailureReason::Expired)
+                    {
+                        (gone.through, gone.oldest_ms) = (stored.position, stored.saved_ms);
+                        break;
+                    }
                     gone.oldest_ms = stored.saved_ms;
                     gone.read.insert(stored.position);
                     left = left.saturating_sub(u64::from(stored.batch.count()));

@@ -1,0 +1,43 @@
+//! The unassigned lane: events of a topic that nobody knew when they came.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kafka_batcher::storage::StorageError;
+use kafka_batcher::{MemoryStorage, SpoolMode};
+use kafka_batcher_broker::ProducerMemory;
+
+use crate::odd::{Call, Odd};
+use crate::support::{LONG, kafka, outcome};
+use crate::{TOPIC, Told, builder_at, to};
+
+/// Put aside, then regrouped: where the second failed, both were done again a second later, and one stray event became a dead
+/// letter a second.
+#[tokio::test]
+async fn a_stray_event_is_one_dead_letter_however_often_its_lane_cannot_be_regrouped() {
+    let kafka = kafka(1);
+    let (told, bootstrap) = (Told::default(), kafka.bootstrap());
+    kafka.stop_broker(1).unwrap();
+    let memory = MemoryStorage::default();
+    let failures = Arc::new(AtomicU64::new(0));
+    let failed = failures.clone();
+    let storage = Odd::new(memory.clone(), move |call| match call {
+        Call::Regroup if failed.fetch_add(1, Ordering::SeqCst) < 2 => {
+            Err(StorageError::Failed("a bad moment".to_owned()))
+        }
+        _ => Ok(()),
+    });
+    let builder = builder_at(&bootstrap, &told).spool_mode(SpoolMode::Always).storage(storage);
+    let batcher = builder.start().await.unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    let stray = flights.send(to(99, "stray")).await.unwrap();
+    stray.durable().await.unwrap();
+    let other = flights.send(to(0, "not")).await.unwrap();
+    kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
+    outcome(&other).await.unwrap();
+    outcome(&stray).await.unwrap_err();
+    assert!(failures.load(Ordering::SeqCst) > 2);
+    assert_eq!(memory.dead_letters(TOPIC).len(), 1);
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.balances() && (report.delivered, report.dead_lettered) == (1, 1), "{report:?}");
+}
