@@ -68,6 +68,7 @@ enum Done {
     Stored(Stored),
     Regrouped(Result<Step, Stuck>),
     LaneExpired(Result<Gone, StorageError>),
+    LanePutAside(Result<(), StorageError>),
 }
 
 /// Why a dispatcher has nothing to do any more.
@@ -473,7 +474,7 @@ impl Dispatcher {
                     self.parts.topic.notice(TopicNotice::Sealed(partition));
                 }
                 for (batch, reason) in regrouped.refused {
-                    self.give_up(&batch, FailureReason::NoSuchPartition, reason);
+                    self.lane_refuses(batch, reason);
                 }
             }
             Err(error) => self.give_up(&sealed.batch, FailureReason::Internal, error.to_string()),
@@ -558,6 +559,7 @@ impl Dispatcher {
             Done::Stored(stored) => self.on_stored(stored),
             Done::Regrouped(step) => self.regrouped(step),
             Done::LaneExpired(gone) => self.lane_expired(gone),
+            Done::LanePutAside(result) => self.letters_put_aside(result),
             Done::Described { partition, state, leader } => {
                 if let Some(lane) = self.lane_mut(partition) {
                     lane.outbox.on_described_by(leader, state, now);
@@ -596,11 +598,15 @@ impl Dispatcher {
 
     fn settle_barriers(&mut self) {
         let lanes = &self.lanes;
-        let unassigned_settled = self.unassigned.memory.is_empty();
+        let unassigned_settled = self.unassigned.is_safe();
+        // They are of no partition, and were before any mark.
+        let letters_settled = !self.unassigned.has_letters();
         let (done, waiting) = std::mem::take(&mut self.barriers).into_iter().partition(|barrier| {
             let settled = |(mark, lane): (&u64, &Lane)| lane.outbox.settled_below(*mark);
             // What waits unassigned is on disk, or was given up by order, when it is in memory no more.
-            (!barrier.unassigned || unassigned_settled) && barrier.marks.iter().zip(lanes).all(settled)
+            (!barrier.unassigned || unassigned_settled)
+                && letters_settled
+                && barrier.marks.iter().zip(lanes).all(settled)
         });
         self.barriers = waiting;
         for barrier in Vec::<Barrier>::into_iter(done) {
@@ -644,6 +650,7 @@ impl Dispatcher {
                 false => self.give_up(&sealed.batch, FailureReason::Shutdown, message),
             }
         }
+        self.give_up_lane_letters();
         for partition in 0..self.lanes.len() as i32 {
             if let Some(lane) = self.lane_mut(partition) {
                 lane.outbox.abandon();
@@ -655,7 +662,7 @@ impl Dispatcher {
     fn is_done(&self) -> bool {
         self.closing.is_some()
             && (self.opened || self.end != End::NotYet)
-            && self.unassigned.memory.is_empty()
+            && self.unassigned.is_safe()
             && (self.end != End::NotYet || self.unassigned.disk.events == 0)
             && (self.end == End::GivenUp || !self.unassigned.is_busy())
             && self.lanes.iter().all(|lane| lane.given_up || lane.outbox.is_empty())

@@ -42,6 +42,10 @@ pub(super) struct Unassigned {
     pub(super) recovered: u64,
     /// Who waits for what is on disk, by position.
     claims: BTreeMap<u64, Spans>,
+    /// Events that turned out to have no partition before they came to disk, to be put aside.
+    letters: Vec<DeadLetter>,
+    /// So many of them are being put aside.
+    putting_aside: Option<usize>,
     /// Batches that are being saved.
     saving: Option<usize>,
     /// A step is under way.
@@ -104,7 +108,7 @@ impl Unassigned {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.saving.is_some() || self.regrouping || self.expiring
+        self.saving.is_some() || self.regrouping || self.expiring || self.putting_aside.is_some()
     }
 
     /// Batches at the front of memory that are being saved.
@@ -112,8 +116,19 @@ impl Unassigned {
         self.saving.unwrap_or(0)
     }
 
+    /// True if nothing of the lane is in memory only.
+    pub(super) fn is_safe(&self) -> bool {
+        self.memory.is_empty() && self.letters.is_empty()
+    }
+
+    pub(super) fn has_letters(&self) -> bool {
+        !self.letters.is_empty()
+    }
+
     pub(super) fn events_in_memory(&self) -> u64 {
-        self.memory.iter().map(|sealed| u64::from(sealed.batch.count())).sum()
+        let letters = self.letters.iter().map(|letter| &letter.batch);
+        let batches = self.memory.iter().map(|sealed| &sealed.batch).chain(letters);
+        batches.map(|batch| u64::from(batch.count())).sum()
     }
 }
 
@@ -125,6 +140,9 @@ impl Dispatcher {
         }
         self.unassigned.failing.take_if(|until| *until <= now);
         if self.unassigned.is_busy() || self.unassigned.failing.is_some() {
+            return;
+        }
+        if self.put_letters_aside() {
             return;
         }
         if self.partitions_known() > 0 && self.end == End::NotYet {
@@ -148,6 +166,50 @@ impl Dispatcher {
         }
         if !self.unassigned.memory.is_empty() && self.lane_is_due(now) {
             self.save_lane();
+        }
+    }
+
+    /// This event of the lane names a partition that does not exist.
+    pub(super) fn lane_refuses(&mut self, batch: RecordBatch, reason: String) {
+        if self.parts.storage.is_none() {
+            return self.give_up(&batch, FailureReason::NoSuchPartition, reason);
+        }
+        let error = error_of(FailureReason::NoSuchPartition, Persisted::No, reason);
+        self.unassigned.letters.push(DeadLetter { batch, position: None, error });
+    }
+
+    /// True if a step is under way now.
+    fn put_letters_aside(&mut self) -> bool {
+        let letters = self.unassigned.letters.clone();
+        let Some(storage) = self.storage().filter(|_| !letters.is_empty()) else { return false };
+        self.unassigned.putting_aside = Some(letters.len());
+        self.expect_answer(UNASSIGNED, LANE_CALL);
+        let place = TopicPartition::new(&*self.parts.topic.name, UNASSIGNED);
+        self.spawn_storing(async move {
+            Done::LanePutAside(guarded(async { storage.reject(&place, letters).await }).await)
+        });
+        true
+    }
+
+    pub(super) fn letters_put_aside(&mut self, result: Result<(), StorageError>) {
+        let now = self.parts.topic.clock.now();
+        self.calls.remove(&(UNASSIGNED, LANE_CALL));
+        let count = self.unassigned.putting_aside.take().unwrap_or(0);
+        if let Err(error) = result {
+            return self.lane_failed(&error, now);
+        }
+        self.lane_works();
+        // The end may have taken them meanwhile.
+        let count = count.min(self.unassigned.letters.len());
+        for DeadLetter { batch, error, .. } in self.unassigned.letters.drain(..count).collect::<Vec<_>>() {
+            self.lane_dead_letter(&batch, error, false);
+        }
+    }
+
+    /// The end: there is no time to put them aside.
+    pub(super) fn give_up_lane_letters(&mut self) {
+        for DeadLetter { batch, error, .. } in std::mem::take(&mut self.unassigned.letters) {
+            self.give_up(&batch, error.reason, error.message);
         }
     }
 

@@ -41,3 +41,36 @@ async fn a_stray_event_is_one_dead_letter_however_often_its_lane_cannot_be_regro
     let report = batcher.shutdown(LONG).await;
     assert!(report.balances() && (report.delivered, report.dead_lettered) == (1, 1), "{report:?}");
 }
+
+/// Only what had come to disk before its topic was known became a dead letter; what was in memory still was lost, beside a
+/// spool that works.
+#[tokio::test]
+async fn a_stray_event_is_a_dead_letter_too_if_it_has_not_come_to_disk_before_its_topic_is_known() {
+    let kafka = kafka(1);
+    let (told, bootstrap) = (Told::default(), kafka.bootstrap());
+    kafka.stop_broker(1).unwrap();
+    let memory = MemoryStorage::default();
+    let rejects = Arc::new(AtomicU64::new(0));
+    let asked = rejects.clone();
+    let storage = Odd::new(memory.clone(), move |call| match call {
+        Call::Reject if asked.fetch_add(1, Ordering::SeqCst) == 0 => {
+            Err(StorageError::Failed("a bad moment".to_owned()))
+        }
+        _ => Ok(()),
+    });
+    let batcher = builder_at(&bootstrap, &told).spool_after(LONG).storage(storage).start().await.unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    let stray = flights.send(to(99, "stray")).await.unwrap();
+    let other = flights.send(to(0, "not")).await.unwrap();
+    kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
+    outcome(&other).await.unwrap();
+    // What is asked for now waits for the dead letter.
+    flights.flush().await;
+    assert_eq!(memory.dead_letters(TOPIC).len(), 1);
+    outcome(&stray).await.unwrap_err();
+    let report = batcher.shutdown(LONG).await;
+    assert!(
+        report.balances() && (report.delivered, report.dead_lettered, report.lost) == (1, 1, 0),
+        "{report:?}"
+    );
+}
