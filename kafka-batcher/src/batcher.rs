@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::Shared;
-use kafka_batcher_core::{BufferPool, OutboxSettings, SpoolMode, SpoolSettings};
+use kafka_batcher_core::{BufferPool, OutboxSettings, Share, SpoolMode, SpoolSettings};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -63,6 +63,8 @@ struct Inner {
     stop: Mutex<Option<oneshot::Sender<()>>>,
     clock: Clock,
     pool: BufferPool,
+    /// What events of topics that are not known yet may hold of it, all together: half.
+    lanes: Share,
     producer: Arc<dyn Producer>,
     storage: Option<Arc<dyn TempStorage>>,
     spool: SpoolSettings,
@@ -151,6 +153,8 @@ impl KafkaBatcher {
         });
         let connecting = runtime.spawn(manager.clone().run_for_ever(seed, settings.max_restart, clock));
         let inner = Inner {
+            // Of any collector at least one batch fits: two fit into the whole (`CollectorSettings::check`).
+            lanes: Share::new(settings.partition_cap(&defaults).max(pool.limit() / 2)),
             settings,
             defaults,
             registry,
@@ -226,14 +230,14 @@ impl KafkaBatcher {
 
     pub(crate) fn add_topic(
         &self,
-        make: impl FnOnce(BufferPool, Clock) -> Topic,
+        make: impl FnOnce(BufferPool, Share, Clock) -> Topic,
     ) -> Result<Collector, BuildError> {
         let inner = &*self.inner;
         let mut state = lock(&inner.state);
         if inner.closed.load(Ordering::SeqCst) {
             return Err(BuildError::Closed);
         }
-        let topic = Arc::new(make(inner.pool.clone(), inner.clock));
+        let topic = Arc::new(make(inner.pool.clone(), inner.lanes.clone(), inner.clock));
         if state.topics.contains_key(&*topic.name) {
             return Err(BuildError::DuplicateCollector(topic.name.to_string()));
         }

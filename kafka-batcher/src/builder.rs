@@ -433,8 +433,8 @@ impl CollectorBuilder {
             None => settings.partition_strategy.assigner(settings.max_batch_bytesize, seed),
         };
         let cap = application.partition_cap(&settings);
-        batcher.add_topic(|pool, clock| {
-            Topic::new(topic.into(), settings, pool, cap, clock, assigner, user_partitioner, flusher)
+        batcher.add_topic(|pool, lanes, clock| {
+            Topic::new(topic.into(), settings, pool, cap, lanes, clock, assigner, user_partitioner, flusher)
         })
     }
 }

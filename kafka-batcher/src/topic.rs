@@ -44,6 +44,7 @@ pub(crate) struct Topic {
     pub(crate) slots: Slots,
     /// Where events wait while nobody knows how many partitions the topic has. Its lock also guards the change.
     lane: Mutex<Accumulator>,
+    /// Of the memory, one for the lanes of all topics: those that are not there leave their part to those that are.
     lane_share: Share,
     /// Sealed batches on their way to the dispatcher, in the order of sealing. Locked after a slot, never before.
     queue: Mutex<VecDeque<Sealed>>,
@@ -103,6 +104,7 @@ impl Topic {
         settings: CollectorSettings,
         pool: BufferPool,
         partition_cap: usize,
+        lane_share: Share,
         clock: Clock,
         assigner: Assigner,
         user_partitioner: bool,
@@ -111,8 +113,7 @@ impl Topic {
         Topic {
             slots: Slots::new(settings.accumulator(), settings.collect_by_partition, partition_cap),
             lane: Mutex::new(Accumulator::new(settings.accumulator(), UNASSIGNED)),
-            // While nothing is known of the topic the lane is all there is of it; other topics keep their part.
-            lane_share: Share::new(partition_cap.max(pool.limit() / 2)),
+            lane_share,
             name,
             settings,
             pool,

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kafka_batcher::storage::StorageError;
 use kafka_batcher::{MemoryStorage, SpoolMode};
 use kafka_batcher_broker::ProducerMemory;
 
 use crate::odd::{Call, Odd};
-use crate::support::{LONG, kafka, outcome};
-use crate::{TOPIC, Told, builder_at, to};
+use crate::support::{LONG, kafka, outcome, ready};
+use crate::{TOPIC, Told, builder, builder_at, to};
 
 /// Put aside, then regrouped: where the second failed, both were done again a second later, and one stray event became a dead
 /// letter a second.
@@ -73,4 +74,23 @@ async fn a_stray_event_is_a_dead_letter_too_if_it_has_not_come_to_disk_before_it
         report.balances() && (report.delivered, report.dead_lettered, report.lost) == (1, 1, 0),
         "{report:?}"
     );
+}
+
+/// Each topic that was not there might hold half of the memory: two of them left nothing to those that are.
+#[tokio::test]
+async fn topics_that_are_not_there_leave_memory_to_one_that_is() {
+    let kafka = kafka(1);
+    let builder = builder(&kafka, &Told::default()).settings(|s| s.memory = 4 << 20);
+    let batcher = builder.start().await.unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    ready(&batcher, TOPIC).await;
+    let value = "x".repeat(20_000);
+    for topic in ["typo-1", "typo-2", "typo-3"] {
+        let typo = batcher.collector(topic).build().unwrap();
+        while typo.try_add_event(("k", &value)).is_ok() {}
+    }
+    flights.try_add_event(("k", &value)).unwrap();
+    flights.flush().await;
+    let report = batcher.shutdown(Duration::ZERO).await;
+    assert!(report.balances() && report.delivered == 1 && report.lost > 50, "{report:?}");
 }
