@@ -99,6 +99,8 @@ pub(super) struct Entry {
     pub(super) place: Place,
     /// Where its numbers mean something, if it was read from disk with numbers of another process.
     pub(super) origin: Option<Origin>,
+    /// Its bytes were read from disk: they lie outside of the memory that accepted events have.
+    pub(super) read_back: bool,
     /// In the order of acceptance; parts of a split batch share it.
     pub(super) ordinal: u64,
     /// Acceptance of its oldest event; `None`: in an earlier process.
@@ -130,6 +132,7 @@ impl Entry {
             batch,
             place: Place::Memory,
             origin: None,
+            read_back: false,
             ordinal,
             opened,
             accepted_by: 0,
@@ -159,6 +162,7 @@ impl Entry {
         };
         let (origin, accepted_by) = (self.origin.clone(), self.accepted_by);
         Entry {
+            read_back: self.read_back,
             accepted_by,
             attempts,
             inherited,

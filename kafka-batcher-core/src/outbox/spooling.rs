@@ -137,10 +137,9 @@ pub(super) struct Spool {
 }
 
 impl Outbox {
-    /// Bytes of batches in memory that are on disk as well.
+    /// Bytes of batches in memory that were read from disk: besides what the pool counts.
     pub fn replay_bytes(&self) -> usize {
-        let on_disk = self.entries.iter().filter(|entry| entry.place != Place::Memory);
-        on_disk.map(|entry| entry.batch.encoded_len()).sum()
+        self.entries.iter().filter(|entry| entry.read_back).map(|entry| entry.batch.encoded_len()).sum()
     }
 
     /// Is there anything on disk that is not in memory?

@@ -147,6 +147,7 @@ impl Outbox {
             exposure: if run.is_some() || unknown { Exposure::Doubtful } else { Exposure::Unwritten },
             run,
             origin: numbers.map(|numbers| numbers.origin),
+            read_back: true,
             accepted_by: saved_ms,
             inherited: run.is_some() && self.is_found(position),
             ..Entry::new(id, batch, 0, None)
