@@ -27,6 +27,7 @@ mod spooling;
 mod types;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use self::entry::{Doubt, Entry, Exposure, Identity, Place, Run, Spent, State};
 use self::expiry::Expiry;
@@ -49,6 +50,10 @@ const ESTABLISHED_FOR_MS: i64 = 3_600_000;
 /// From this age of its events on, a resend may be written twice, because the broker may have forgotten the id: the
 /// default of `producer.id.expiration.ms` less the same hour.
 const FORGOTTEN_AFTER_MS: i64 = 23 * 3_600_000;
+
+/// How long a partition may have no leader, although something waits, until that is told; with a spool its `spool_after`
+/// says. An election takes less, and nobody should be called for it.
+const LEADERLESS_FOR: Duration = Duration::from_secs(5);
 
 /// How many batches of a producer a broker recognises (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
 const REMEMBERED: u32 = 5;
@@ -79,6 +84,8 @@ pub struct Outbox {
     spent: Spent,
     doubt: Doubt,
     backoff: Backoff,
+    /// Since when nobody is known to lead the partition, although something waits.
+    leaderless_since: Option<Time>,
     /// Refusals of our numbers since the last acknowledgement: the first few are met at once, the rest after a pause.
     stumbles: u32,
     next_ticket: u64,
@@ -112,6 +119,7 @@ impl Outbox {
             identity: Identity::None,
             spent: Spent::default(),
             doubt: Doubt::None,
+            leaderless_since: None,
             stumbles: 0,
             next_ticket: 0,
             next_ordinal: 0,
@@ -338,6 +346,7 @@ impl Outbox {
             self.back_off(Trouble::NoIdentity { message }, None, now);
         }
         self.expiry.look_at_the_clock(now, unix_ms);
+        self.notice_no_leader(leader, now);
         self.notice_away(now);
         self.expire(now, unix_ms);
         if let Some(action) = self.poll_storage(leader.is_some(), now) {
@@ -354,9 +363,9 @@ impl Outbox {
         };
         match action {
             Action::Wait { until } => {
-                let until =
-                    [until, self.spool_deadline(now), self.expiry_deadline(now)].into_iter().flatten().min();
-                Action::Wait { until }
+                let leader = self.leaderless_deadline();
+                let until = [until, leader, self.spool_deadline(now), self.expiry_deadline(now)];
+                Action::Wait { until: until.into_iter().flatten().min() }
             }
             action => action,
         }
@@ -391,6 +400,27 @@ impl Outbox {
             return self.poll_storage(true, now).unwrap_or(wait);
         }
         self.send_next(leader, unix_ms).unwrap_or(wait)
+    }
+
+    /// A partition that nobody leads raises no error: what waits just waits, and somebody must be told.
+    fn notice_no_leader(&mut self, leader: Option<Leader>, now: Time) {
+        if leader.is_some() || self.is_empty() || self.state == State::Ending {
+            self.leaderless_since = None;
+            return;
+        }
+        let since = *self.leaderless_since.get_or_insert(now);
+        if self.leaderless_deadline().is_some_and(|at| at <= now) {
+            let trouble = Trouble::NoLeader { waited: now.since(since) };
+            self.events.push_back(OutboxEvent::Troubled(trouble.clone()));
+            self.trouble = Some(trouble);
+        }
+    }
+
+    /// When that is to be told.
+    fn leaderless_deadline(&self) -> Option<Time> {
+        let after = self.settings.spool.map_or(LEADERLESS_FOR, |spool| spool.after);
+        let silent = self.trouble.is_none() && !self.is_empty();
+        self.leaderless_since.filter(|_| silent).map(|since| since + after)
     }
 
     /// The end of the pause, if it still holds.

@@ -165,13 +165,19 @@ impl ConnectionManager {
     ) {
         let mut backoff = self.backoff(seed);
         let mut told = false;
+        let mut changes = self.producer.metadata_version();
         loop {
+            changes.mark_unchanged();
             #[cfg(test)]
             crate::dispatcher::panic_if_planted(&topic, crate::storage::UNASSIGNED);
             match self.producer.topic(&topic, missing).await {
                 Ok(info) => {
-                    backoff.reset();
                     let partitions = info.partitions;
+                    // Who asks again and again learns less and less: a partition without a leader is asked about by every
+                    // event for it.
+                    if found.borrow().as_ref() != Some(&info) || changes.has_changed().unwrap_or(false) {
+                        backoff.reset();
+                    }
                     if std::mem::take(&mut told) {
                         let message = format!("the topic has {partitions} partitions and can be written to");
                         self.tell(NotificationKind::Recovered, Some(&topic), None, message);
@@ -183,7 +189,11 @@ impl ConnectionManager {
                         *known = Some(info);
                         new || unready
                     });
+                    let asked = tokio::time::Instant::now();
                     let _ = tokio::time::timeout(self.metadata_max_age, refresh.notified()).await;
+                    if asked.elapsed() > self.backoff.max {
+                        backoff.reset();
+                    }
                 }
                 Err(error) if is_birth(&error, missing) && backoff.attempts() < BIRTH_ATTEMPTS => {
                     tracing::debug!(topic = &*topic, %error, "the topic is not there yet");

@@ -6,6 +6,7 @@ mod closing;
 mod doubt;
 mod expiry;
 mod identity;
+mod leaderless;
 mod order;
 mod refusals;
 mod spooling;

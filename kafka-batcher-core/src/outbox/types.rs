@@ -335,6 +335,11 @@ pub enum Trouble {
         /// What happened.
         message: String,
     },
+    /// Nobody is known to lead the partition, although something waits.
+    NoLeader {
+        /// For so long.
+        waited: Duration,
+    },
     /// The cluster gave no producer id.
     NoIdentity {
         /// What happened.
@@ -366,7 +371,10 @@ impl Trouble {
             | Trouble::NoIdentity { .. }
             | Trouble::OtherCluster { .. }
             | Trouble::PastRetention { .. } => true,
-            Trouble::Unreachable { .. } | Trouble::NoAnswer { .. } | Trouble::Refused(_) => false,
+            Trouble::Unreachable { .. }
+            | Trouble::NoAnswer { .. }
+            | Trouble::NoLeader { .. }
+            | Trouble::Refused(_) => false,
         }
     }
 }
@@ -376,6 +384,7 @@ impl fmt::Display for Trouble {
         match self {
             Trouble::Unreachable { message } => write!(f, "the broker cannot be reached: {message}"),
             Trouble::NoAnswer { message } => write!(f, "no answer from the broker: {message}"),
+            Trouble::NoLeader { waited } => write!(f, "no leader of it has been known for {waited:?}"),
             Trouble::NoIdentity { message } => write!(f, "the cluster gave no producer id: {message}"),
             Trouble::Refused(refusal) => write!(f, "the broker refused: {refusal}"),
             Trouble::OtherCluster { of } => write!(
