@@ -8,6 +8,8 @@ mod failing;
 mod outcomes;
 mod sending;
 mod spooling;
+#[cfg(test)]
+mod tests;
 mod unassigned;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -44,7 +44,7 @@ impl Outbox {
                 true => self.tally.accepted += events,
                 false => self.tally.recovered += events,
             }
-            self.events.push_back(OutboxEvent::Durable { batch: batch.clone() });
+            // That they are durable was told when they came to the lane's disk, by this process or an earlier one.
             let id = self.next_id();
             let place = Place::Disk { position, numbers: None };
             self.spool.end = self.spool.end.max(position + events);
