@@ -107,6 +107,9 @@ pub(super) struct Entry {
     pub(super) opened: Option<Time>,
     /// All its events were accepted by then, in Unix milliseconds; 0: not known, or not yet looked at.
     pub(super) accepted_by: i64,
+    /// What the wall clock said, when it was first looked at, for `Time` zero: its events' times are held against that, or a
+    /// clock that is set forward would make everything in memory too old at once.
+    pub(super) epoch_ms: i64,
     pub(super) exposure: Exposure,
     /// The run whose numbers it carries.
     pub(super) run: Option<u64>,
@@ -136,6 +139,7 @@ impl Entry {
             ordinal,
             opened,
             accepted_by: 0,
+            epoch_ms: 0,
             exposure: Exposure::Unwritten,
             run: None,
             verdict: None,
@@ -163,6 +167,7 @@ impl Entry {
         let (origin, accepted_by) = (self.origin.clone(), self.accepted_by);
         Entry {
             read_back: self.read_back,
+            epoch_ms: self.epoch_ms,
             accepted_by,
             attempts,
             inherited,

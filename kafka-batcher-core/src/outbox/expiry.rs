@@ -176,7 +176,7 @@ impl Outbox {
         }
         for entry in self.entries.iter_mut().chain(&mut self.behind).filter(|entry| entry.accepted_by == 0) {
             if entry.opened.is_some() {
-                entry.accepted_by = unix_ms;
+                (entry.accepted_by, entry.epoch_ms) = (unix_ms, self.expiry.epoch_ms);
             }
         }
         let mut gone = false;
@@ -251,11 +251,18 @@ impl Outbox {
     /// time says it; all others count by the youngest of their batch.
     fn expired_events(&self, entry: &Entry, limit: i64, timeout: i64) -> u32 {
         let count = entry.batch.count();
+        // In memory time is what passed since, whatever the clock on the wall was set to meanwhile.
+        let set_by = match (&entry.place, entry.epoch_ms) {
+            (Place::Memory, epoch) if epoch != 0 => self.expiry.epoch_ms.saturating_sub(epoch),
+            _ => 0,
+        };
+        let wall_limit = limit;
+        let limit = limit.saturating_sub(set_by);
         if entry.accepted_by > 0 && entry.accepted_by <= limit {
             return count;
         }
         let (Place::Memory, Some(opened)) = (&entry.place, entry.opened) else { return 0 };
-        if self.wall_ms(opened) > limit.saturating_sub(timeout / GRAIN) {
+        if self.wall_ms(opened) > wall_limit.saturating_sub(timeout / GRAIN) {
             return 0;
         }
         let Ok(records) = entry.batch.records() else { return 0 };

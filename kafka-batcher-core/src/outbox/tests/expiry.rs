@@ -66,6 +66,27 @@ fn while_nobody_leads_the_outbox_asks_to_be_woken_for_an_event_that_becomes_too_
     assert_eq!(bench.failed(), [(FailureReason::Expired, 1)]);
 }
 
+/// An NTP step: everything in memory was too old at once, or stayed for hours.
+#[test]
+fn a_wall_clock_that_is_set_makes_nothing_in_memory_older_or_younger() {
+    for step in [-3_600_000, 3_600_000] {
+        let mut bench = expiring();
+        bench.seal(2);
+        let refused = bench.one();
+        bench.refuse(&refused, 19);
+        bench.seal(3);
+        let _ = bench.outbox.poll_action(None, bench.now, bench.unix_ms);
+        bench.unix_ms += step;
+        bench.pass(TIMEOUT - GRAIN);
+        let _ = bench.outbox.poll_action(None, bench.now, bench.unix_ms);
+        assert_eq!(bench.failed(), [], "the clock was set by {step} ms");
+        bench.pass(2 * GRAIN);
+        let _ = bench.outbox.poll_action(None, bench.now, bench.unix_ms);
+        let all = [(FailureReason::Expired, 2), (FailureReason::Expired, 3)];
+        assert_eq!(bench.failed(), all, "the clock was set by {step} ms");
+    }
+}
+
 #[test]
 fn what_may_be_in_the_log_does_not_become_too_old() {
     let mut bench = expiring();
