@@ -96,7 +96,7 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
     let uncut = owned.log.cut_again();
     // It asks the disk: not while others wait for the state.
     let tight = place.is_tight();
-    let (mut delete, clean) = {
+    let (mut delete, mut clean) = {
         let state = owned.topic.state();
         if let Some(uncut) = uncut {
             // What lies behind it keeps its rest from coming back.
@@ -113,8 +113,21 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
         }
     };
     let all = delete.len() == owned.topic.state().segments.len();
-    if !delete.is_empty() && !all {
-        carry(place, owned, &delete, &delete)?;
+    if is_paused(place, owned) {
+        clean.clear();
+    }
+    let mut carried = Ok(());
+    if !all {
+        // In one write, as long as there is room for what is only worth it.
+        let gone: Vec<u32> = delete.iter().chain(&clean).copied().collect();
+        carried = carry(place, owned, &delete, &gone);
+        if carried.is_err() {
+            if clean.is_empty() {
+                return carried;
+            }
+            clean.clear();
+            carry(place, owned, &delete, &delete)?;
+        }
     }
     write_checkpoint(place, owned)?;
     if all && !delete.is_empty() {
@@ -141,35 +154,34 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
         place.fs.sync_dir(dir).map_err(|e| Unwritten::new("fsync", dir, &e))?;
         owned.topic.state().forget_deleted();
     }
-    clean_some(place, owned, &clean);
+    clean_some(place, owned, carried, &clean);
     Ok(())
 }
 
 /// After a cleaning that failed the next is tried when so many milliseconds have passed: each writes up to a segment.
 const PAUSE_MS: u64 = 10_000;
 
-/// Cleans what is worth it. Nothing depends on it but room: what was settled is written down, and nothing is said to have
-/// failed that has not. The reserve is not for it.
-fn clean_some(place: &SpoolDir, owned: &mut Owned, clean: &[u32]) {
-    let now = place.fs.unix_ms();
-    if clean.is_empty() || owned.unclean.is_some_and(|since| now.abs_diff(since) < PAUSE_MS) {
-        return;
-    }
-    let mut cleaned = carry(place, owned, &[], clean);
-    if cleaned.is_ok() {
-        for id in clean {
-            // Where one has no room, another may.
-            cleaned = cleaned.and(clean_segment(place, owned, *id));
-        }
+fn is_paused(place: &SpoolDir, owned: &Owned) -> bool {
+    owned.unclean.is_some_and(|since| place.fs.unix_ms().abs_diff(since) < PAUSE_MS)
+}
+
+/// Cleans what is worth it, if what these segments say of others was carried over. Nothing depends on it but room: what was
+/// settled is written down, and nothing is said to have failed that has not. The reserve is not for it.
+fn clean_some(place: &SpoolDir, owned: &mut Owned, carried: Result<(), Unwritten>, clean: &[u32]) {
+    let mut cleaned = carried;
+    for id in clean {
+        // Where one has no room, another may.
+        cleaned = cleaned.and(clean_segment(place, owned, *id));
     }
     match cleaned {
+        Ok(()) if clean.is_empty() => {}
         Ok(()) => owned.unclean = None,
         Err(unwritten) => {
             if owned.unclean.is_none() {
                 let (topic, error) = (&owned.topic.name, &unwritten.error);
                 tracing::warn!(topic, %error, "cannot clean segments of the spool; they take more room meanwhile");
             }
-            owned.unclean = Some(now);
+            owned.unclean = Some(place.fs.unix_ms());
         }
     }
 }
@@ -177,6 +189,9 @@ fn clean_some(place: &SpoolDir, owned: &mut Owned, clean: &[u32]) {
 /// Writes again what control batches of these segments, `gone`, say of others. Those of them that are deleted are gone for
 /// good, of what is cleaned something stays.
 fn carry(place: &SpoolDir, owned: &mut Owned, delete: &[u32], gone: &[u32]) -> Result<(), Unwritten> {
+    if gone.is_empty() {
+        return Ok(());
+    }
     let facts = {
         let state = owned.topic.state();
         let stays = state.segments.iter().filter(|(id, _)| !delete.contains(id));

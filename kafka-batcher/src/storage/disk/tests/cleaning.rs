@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
 
+use super::super::checkpoint::Checkpoint;
 use super::super::fs::Fs;
 use super::room::{bytes, logs, turn_by_turn};
 use super::sim::Fault;
@@ -168,4 +169,20 @@ fn a_large_reserve_is_written_in_pieces() {
     let (fs, _storage, _) = start(Disk::default(), DiskSettings { reserve_bytes: bytes, ..settings() });
     assert_eq!(fs.disk().bytes(Path::new(RESERVE)).len() as u64, bytes);
     assert!(fs.disk().largest <= 1 << 20, "{}", fs.disk().largest);
+}
+
+#[test]
+fn the_checkpoint_knows_the_log_up_to_what_was_carried_over_for_cleaning() {
+    let settings = DiskSettings { segment_bytes: 2_500, ..settings() };
+    let (fs, storage, _) = start(Disk::default(), settings);
+    let (stuck, _) = turn_by_turn(&storage, 2);
+    let renumbered = Renumbered { position: stuck[0], count: 2, numbers: numbers(500, "y") };
+    wait(storage.renumber(&partition(0), vec![renumbered])).unwrap();
+    let (_, flowing) = turn_by_turn(&storage, 10);
+    let before = storage.topic("t").unwrap().state().end;
+    wait(storage.commit(&partition(1), flowing[9] + 1, true)).unwrap();
+    let checkpoint = Checkpoint::read(&fs, Path::new("/spool/topics/t")).unwrap().unwrap().unwrap();
+    let end = storage.topic("t").unwrap().state().end;
+    assert!(end > before, "something was carried over");
+    assert_eq!(checkpoint.end, end);
 }
