@@ -19,7 +19,7 @@ use crate::storage::DroppedLetters;
 /// The directory within the topic's.
 pub(super) const DIR: &str = "dead-letters";
 
-/// Why, in a word: `too_large`, `rejected`, `no_such_partition`, `unknowable`, `internal`, `shutdown`, `other`.
+/// Why, in a word: `too_large`, `rejected`, `no_such_partition`, `unknowable`, `internal`, `shutdown`, `expired`, `other`.
 pub const REASON: &str = "kafka-batcher.dead-letter.reason";
 /// The broker's error code, in decimal, if it spoke.
 pub const CODE: &str = "kafka-batcher.dead-letter.code";
@@ -181,12 +181,13 @@ impl DeadLetters {
 }
 
 /// The letter's event with the reason in its headers, as a batch of its own, without numbers.
-fn with_reason(letter: &DeadLetter, now: i64) -> Result<RecordBatch, DecodeError> {
+pub(super) fn with_reason(letter: &DeadLetter, now: i64) -> Result<RecordBatch, DecodeError> {
     let reason = match letter.error.reason {
         FailureReason::TooLarge => "too_large",
         FailureReason::Rejected => "rejected",
         FailureReason::NoSuchPartition => "no_such_partition",
         FailureReason::Shutdown => "shutdown",
+        FailureReason::Expired => "expired",
         FailureReason::Unknowable => "unknowable",
         FailureReason::Internal => "internal",
         _ => "other",
@@ -196,7 +197,12 @@ fn with_reason(letter: &DeadLetter, now: i64) -> Result<RecordBatch, DecodeError
     let time = now.to_string();
     let mut own: Vec<(&str, Option<&[u8]>)> = vec![(REASON, Some(reason.as_bytes()))];
     own.extend(code.as_ref().map(|code| (CODE, Some(code.as_bytes()))));
-    own.push((MESSAGE, Some(letter.error.message.as_bytes())));
+    // Where nobody else spoke, in our own words.
+    let message = match letter.error.message.is_empty() {
+        true => letter.error.to_string(),
+        false => letter.error.message.clone(),
+    };
+    own.push((MESSAGE, Some(message.as_bytes())));
     own.push((TIME, Some(time.as_bytes())));
     own.extend(position.as_ref().map(|position| (POSITION, Some(position.as_bytes()))));
     reencode(&letter.batch, |headers| headers.len(), &own)

@@ -2,6 +2,9 @@
 
 use std::io::ErrorKind;
 
+use kafka_batcher_core::{DeliveryError, FailureReason};
+
+use super::super::dead_letters::{MESSAGE, REASON, with_reason};
 use super::super::scan::Spool;
 use super::room::letter;
 use super::sim::Fault;
@@ -62,4 +65,20 @@ fn letters_that_cannot_be_removed_are_no_news_and_go_with_a_later_one() {
     assert_eq!(storage.take_dropped_letters("t"), DroppedLetters::default());
     reject();
     assert_eq!(storage.take_dropped_letters("t"), DroppedLetters { own: 2, earlier: 0 });
+}
+
+#[test]
+fn a_letter_of_what_was_not_delivered_in_time_says_so() {
+    // It said "other", and nothing else.
+    let mut late = letter("late", None);
+    late.error =
+        DeliveryError { reason: FailureReason::Expired, code: None, message: String::new(), ..late.error };
+    let told = with_reason(&late, 0).unwrap();
+    let record = told.records().unwrap().remove(0);
+    let header = |name: &str| {
+        let header = record.headers.iter().find(|header| header.name == name).unwrap();
+        String::from_utf8(header.value.clone().unwrap().to_vec()).unwrap()
+    };
+    assert_eq!(header(REASON), "expired");
+    assert!(header(MESSAGE).contains("delivery_timeout"), "{}", header(MESSAGE));
 }
