@@ -32,6 +32,7 @@ use self::outcomes::{Loss, Losses, lost};
 use self::spooling::{PendingRead, Stored};
 use self::unassigned::{Gone, Step, Stuck, Unassigned};
 use crate::connection_manager::{ConnectionManager, TopicHealth};
+use crate::error_notifier::NotificationKind;
 use crate::identity::Identity;
 use crate::metrics::Report;
 use crate::panics;
@@ -165,6 +166,8 @@ pub(crate) struct Dispatcher {
     reading: HashMap<(i32, u64), usize>,
     /// The partition that has read beyond the bound, and its ticket.
     reads_beyond: Option<(i32, u64)>,
+    /// Of how few partitions the operator was told.
+    told_fewer: Option<i32>,
     /// The partition count that the storage knows.
     remembered_partitions: i32,
     cluster: Option<String>,
@@ -222,6 +225,7 @@ impl Dispatcher {
             reads: VecDeque::new(),
             reading: HashMap::new(),
             reads_beyond: None,
+            told_fewer: None,
             remembered_partitions: 0,
             cluster: None,
             cluster_known: false,
@@ -388,6 +392,7 @@ impl Dispatcher {
         let partitions = self.partitions_known();
         let known = self.parts.info.borrow().as_ref().map(|info| info.partitions);
         if let Some(known) = known {
+            self.tell_fewer(known);
             self.keep_partitions(known);
         }
         if partitions == 0 {
@@ -422,6 +427,20 @@ impl Dispatcher {
             }
         });
         self.metadata_changed();
+    }
+
+    /// A topic that was deleted and created again with fewer partitions: nobody leads the others.
+    fn tell_fewer(&mut self, known: i32) {
+        let had = self.lanes.len() as i32;
+        if known >= had || self.told_fewer.replace(known) == Some(known) {
+            return;
+        }
+        let message = format!(
+            "the topic has {known} partitions now, and had {had}: it was deleted and created again with fewer; what is placed \
+             in the others waits until there are as many again (kafka-topics --alter --partitions {had}). Start this process \
+             again, and new events go to those that there are"
+        );
+        self.tell(NotificationKind::ProducerError, None, message);
     }
 
     /// How many partitions the topic has, as far as anybody ever knew; 0: nobody did.

@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use kafka_batcher_core::{Accumulator, AccumulatorSettings, Share};
 
-/// How often a topic may grow while a batcher lives. Each growth is one `kafka-topics --alter --partitions`.
+/// The first half of them are each as large as one growth (one `kafka-topics --alter --partitions`), the others double.
 const MAX_SEGMENTS: usize = 64;
 
 /// One partition. Aligned to two cache lines, which the prefetcher takes together: neighbours must not slow each other.
@@ -65,6 +65,10 @@ impl Slots {
 
     #[inline(never)]
     fn get_later(&self, partition: i32) -> Option<&Slot> {
+        // A late segment may be larger than what there is.
+        if partition >= self.count() {
+            return None;
+        }
         self.segments.iter().map_while(OnceLock::get).find_map(|segment| {
             segment.slots.get(usize::try_from(partition.checked_sub(segment.first)?).ok()?)
         })
@@ -73,31 +77,36 @@ impl Slots {
     /// Makes it `count` partitions. Only the dispatcher calls it; fewer than before is ignored: Kafka never does that
     /// to a topic, and one that was recreated keeps what it has until a restart.
     pub(crate) fn grow(&self, count: i32) {
-        let first = self.count();
-        if count <= first {
+        let before = self.count();
+        if count <= before {
             return;
         }
-        let new = || Slot {
-            accumulator: Mutex::new(Accumulator::new(self.limits, 0)),
-            share: Share::new(self.cap),
-            available: AtomicBool::new(true),
-        };
-        let slots = (first..count).map(|partition| Slot {
-            accumulator: Mutex::new(Accumulator::new(self.limits, partition)),
-            ..new()
-        });
-        let segment = Segment { first, slots: slots.collect() };
-        let free = self.segments.iter().find(|segment| segment.get().is_none());
         if let Some(whole) = &self.whole {
             let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);
             // Lane 0 is there from the beginning.
-            (first.max(1)..count).for_each(|partition| {
+            (before.max(1)..count).for_each(|partition| {
                 whole.add_lane(partition);
             });
         }
-        if free.is_some_and(|free| free.set(segment).is_ok()) {
-            self.count.store(count, Ordering::Release);
+        let used = self.segments.iter().map_while(OnceLock::get);
+        let (used, first) =
+            used.fold((0, 0), |(used, _), segment| (used + 1, segment.first + segment.slots.len() as i32));
+        if count > first {
+            let least = count - first;
+            // Half of the segments are for growing by a few; then each doubles what is there, so that they never run out.
+            let more = if used < MAX_SEGMENTS / 2 { least } else { least.max(first.min(i32::MAX - first)) };
+            let slot = |partition| Slot {
+                accumulator: Mutex::new(Accumulator::new(self.limits, partition)),
+                share: Share::new(self.cap),
+                available: AtomicBool::new(true),
+            };
+            let segment = Segment { first, slots: (first..first + more).map(slot).collect() };
+            let free = self.segments.get(used);
+            if !free.is_some_and(|free| free.set(segment).is_ok()) {
+                return;
+            }
         }
+        self.count.store(count, Ordering::Release);
     }
 
     /// The accumulator of a partition, and its lane in there.
@@ -143,6 +152,22 @@ mod tests {
         let mut n = 0;
         slots.each(|_| n += 1);
         assert_eq!(n, 10);
+    }
+
+    #[test]
+    fn a_topic_that_grows_by_one_for_ever_gets_every_partition_and_no_more() {
+        // The 65th growth did nothing, without a word, and its topic's task asked for it again without pause.
+        for by_partition in [true, false] {
+            let slots = Slots::new(AccumulatorSettings::default(), by_partition, 1 << 20);
+            for count in 1..200 {
+                slots.grow(count);
+                assert_eq!(slots.count(), count);
+                assert!(slots.get(count - 1).is_some() && slots.get(count).is_none(), "{count}");
+            }
+            let before: *const Slot = slots.get(150).unwrap();
+            slots.grow(10_000);
+            assert!(std::ptr::eq(before, slots.get(150).unwrap()) && slots.get(9_999).is_some());
+        }
     }
 
     #[test]

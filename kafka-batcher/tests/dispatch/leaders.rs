@@ -1,6 +1,7 @@
 //! Partitions that nobody leads.
 
-use kafka_batcher_broker::{Api, Fault};
+use kafka_batcher::{MemoryStorage, NotificationKind};
+use kafka_batcher_broker::{Api, EmbeddedKafka, Fault};
 
 use crate::support::{LONG, kafka, outcome, ready, values};
 use crate::{TOPIC, Told, builder, to};
@@ -46,4 +47,32 @@ async fn a_partition_0_without_a_leader_does_not_hold_up_a_topic_that_is_collect
     assert_eq!(values(&kafka, 1), ["first", "second", "third"]);
     kafka.move_leader(TOPIC, 0, 1).unwrap();
     assert!(batcher.shutdown(LONG).await.all_delivered());
+}
+
+/// With fewer partitions than were remembered, events for those that are gone waited for ever, and nobody said why.
+#[tokio::test]
+async fn a_topic_that_comes_back_with_fewer_partitions_is_told_and_the_next_start_uses_those_that_there_are()
+{
+    let memory = MemoryStorage::default();
+    let start = async |kafka: &EmbeddedKafka, told: &Told| {
+        let batcher = builder(kafka, told).storage(memory.clone()).start().await.unwrap();
+        let flights = batcher.collector(TOPIC).build().unwrap();
+        ready(&batcher, TOPIC).await;
+        (batcher, flights)
+    };
+    let (batcher, flights) = start(&kafka(4), &Told::default()).await;
+    drop(flights);
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+    let (fewer, told) = (kafka(2), Told::default());
+    let (batcher, _flights) = start(&fewer, &told).await;
+    let said = told.of(NotificationKind::ProducerError);
+    assert!(said.len() == 1 && said[0].contains("has 2 partitions now, and had 4"), "{said:?}");
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+    let told = Told::default();
+    let (batcher, flights) = start(&fewer, &told).await;
+    for key in 0..20 {
+        flights.add_event((&*key.to_string(), "v")).await.unwrap();
+    }
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+    assert_eq!(told.of(NotificationKind::ProducerError), [""; 0]);
 }
