@@ -164,6 +164,8 @@ pub(crate) struct Dispatcher {
     reads: VecDeque<PendingRead>,
     /// Reads under way, by partition and ticket, and how many bytes they may give.
     reading: HashMap<(i32, u64), usize>,
+    /// Until when it holds that a partition makes room on the full disk, or that none can.
+    looked_for_room: Option<(Time, bool)>,
     /// The partition that has read beyond the bound, and its ticket.
     reads_beyond: Option<(i32, u64)>,
     /// Of how few partitions the operator was told.
@@ -225,6 +227,7 @@ impl Dispatcher {
             reads: VecDeque::new(),
             reading: HashMap::new(),
             reads_beyond: None,
+            looked_for_room: None,
             told_fewer: None,
             remembered_partitions: 0,
             cluster: None,

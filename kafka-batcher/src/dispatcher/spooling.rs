@@ -35,6 +35,10 @@ const OPENING: u64 = 1;
 /// How long the thread that drops a batcher waits for the storage.
 const LAST_SPILL: Duration = Duration::from_secs(2);
 
+/// How long it holds that a partition makes room for others, or that none can: as long as a storage is left alone that said
+/// that it is full.
+const ROOM_HOLDS: Duration = Duration::from_secs(1);
+
 /// Wakes a thread that waits for a future.
 struct Unpark(std::thread::Thread);
 
@@ -334,19 +338,34 @@ impl Dispatcher {
     /// The disk is full and this partition has nothing to drop: the one that has most on it makes room. None goes below what
     /// each would have if all had the same: a quiet partition keeps its newest events beside a loud one.
     pub(super) fn make_room(&mut self, partition: i32, bytes: u64, now: Time) {
-        let spooled: u64 = self.lanes.iter().map(|lane| lane.outbox.tally().spooled).sum();
-        let share = spooled / self.lanes.len().max(1) as u64;
-        let others = (0i32..).zip(&mut self.lanes).filter(|(other, _)| *other != partition);
-        let mut others: Vec<_> = others.map(|(_, lane)| lane).collect();
-        others.sort_by_key(|lane| std::cmp::Reverse(lane.outbox.tally().spooled));
-        if let Some(lane) =
-            others.iter_mut().find_map(|lane| lane.outbox.make_room(bytes, share, now).then_some(lane))
-        {
-            lane.dirty = true;
-            self.lane_mut(partition).into_iter().for_each(|lane| lane.needs_room = true);
-        } else if let Some(lane) = self.lane_mut(partition) {
-            lane.outbox.no_room_anywhere();
+        // A look at every partition for each that asks would be dear where there are many: one look serves all of them, until
+        // there is room or a second is over.
+        let looked = self.looked_for_room.filter(|(until, _)| now < *until);
+        let makes = match looked {
+            Some((_, makes)) => makes,
+            None => self.look_for_room(partition, bytes, now),
+        };
+        self.looked_for_room = looked.or(Some((now + ROOM_HOLDS, makes)));
+        match self.lane_mut(partition) {
+            Some(lane) if makes => lane.needs_room = true,
+            Some(lane) => lane.outbox.no_room_anywhere(),
+            None => {}
         }
+    }
+
+    /// True if another partition makes room.
+    fn look_for_room(&mut self, partition: i32, bytes: u64, now: Time) -> bool {
+        let spooled: Vec<u64> = self.lanes.iter().map(|lane| lane.outbox.tally().spooled).collect();
+        let share = spooled.iter().sum::<u64>() / spooled.len().max(1) as u64;
+        let others = (0i32..).zip(spooled).filter(|(other, spooled)| *other != partition && *spooled > share);
+        let mut others: Vec<(i32, u64)> = others.collect();
+        others.sort_unstable_by_key(|(_, spooled)| std::cmp::Reverse(*spooled));
+        others.into_iter().any(|(other, _)| {
+            let Some(lane) = self.lane_mut(other) else { return false };
+            let makes = lane.outbox.make_room(bytes, share, now);
+            lane.dirty |= makes;
+            makes
+        })
     }
 
     /// Bytes of what was read back and is not delivered yet.
@@ -427,6 +446,7 @@ impl Dispatcher {
         }
         if let Stored::Rejected { result: Ok(()), .. } = stored {
             self.count_dropped_letters();
+            self.looked_for_room = None;
             for lane in self.lanes.iter_mut().filter(|lane| lane.needs_room) {
                 lane.needs_room = false;
                 lane.outbox.on_room_made();
