@@ -135,6 +135,11 @@ impl KafkaBatcher {
             // With write-ahead every event would be lost before it is sent.
             (spool.keeps, spool.mode) = (false, SpoolMode::OnFailure);
         }
+        if storage.is_none() {
+            tracing::info!(
+                "there is no spool: what is in memory is lost if this process dies, or Kafka is away for too long"
+            );
+        }
         let producer: Arc<dyn Producer> = Arc::new(Contained::new(producer));
         let clock = Clock::start();
         let topics = Topics::default();

@@ -6,6 +6,7 @@ mod leaders;
 mod odd;
 mod panics;
 mod replay;
+mod said;
 #[path = "../support/mod.rs"]
 mod support;
 
