@@ -102,7 +102,7 @@ impl Slots {
             };
             let segment = Segment { first, slots: (first..first + more).map(slot).collect() };
             let free = self.segments.get(used);
-            if !free.is_some_and(|free| free.set(segment).is_ok()) {
+            if free.is_none_or(|free| free.set(segment).is_err()) {
                 return;
             }
         }
