@@ -59,6 +59,7 @@ fn a_save_that_is_never_answered_would_stop_deliveries_while_kafka_is_well() {
     let next = desk.poll();
     assert_eq!((next.sent[0].numbers(), next.saves.len()), ((100, 0, 4, 3), 0));
     desk.bench.ack(&asked.sent[0], 2);
+    assert!(desk.poll().commits.is_empty(), "nothing of it is on disk yet");
     // What the disk takes at last is settled already, and it is told to forget it.
     desk.saved(&saving);
     assert_eq!(told(&mut desk), ["works"]);
