@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use kafka_batcher::storage::disk::Spool;
 use kafka_batcher::{BuildError, Builder, Collector, KafkaBatcher, Report};
 use tokio::sync::oneshot;
 
@@ -113,6 +114,7 @@ async fn produce(args: &Args) -> anyhow::Result<u8> {
     let console = Arc::new(Console::new(volume, input.length, Unit::Bytes));
     let mut signals = Signals::listen().context("signals cannot be listened to")?;
     let (batcher, collector) = start(&plan, &console).await?;
+    say_what_stays(&plan, &console);
 
     let gate = Arc::new(Gate::default());
     let mut run =
@@ -152,6 +154,21 @@ async fn produce(args: &Args) -> anyhow::Result<u8> {
     };
     let code = run.end(why, &mut signals, began).await;
     Ok(code)
+}
+
+/// Says what of other topics lies in the spool: this run does not send it, and nobody else may be about to.
+fn say_what_stays(plan: &Plan<'_>, console: &Console) {
+    let Some(spool) = plan.spool_dir().and_then(|dir| Spool::open(dir).ok()) else { return };
+    let others = spool.topics().unwrap_or_default().into_iter().filter(|topic| *topic != plan.topic);
+    for topic in others {
+        let bytes = spool.log_bytes(&topic).unwrap_or(0);
+        if let Some(replay) = plan.replay_command().filter(|_| bytes > 0) {
+            let bytes = units::bytes(bytes);
+            console.warn(format_args!(
+                "the spool also holds {bytes} of topic {topic:?}, which this run does not send; {replay} does"
+            ));
+        }
+    }
 }
 
 /// Says what an earlier run left in the spool. Nobody waits for Kafka, so how many partitions there are is not known.

@@ -386,3 +386,16 @@ fn a_directory_of_somebody_elses_is_refused_and_a_stray_file_does_not_hide_what_
     let kafka = kafka();
     spool.tool("replay", &["-b", &kafka.bootstrap()]).ended_with(0).says(&["3 of 3 events delivered"]);
 }
+
+#[test]
+fn what_lies_there_of_another_topic_is_told() {
+    let (spool, kafka) = (Spool::new(), kafka());
+    spool.produce(&nobody(), &[], &lines(0..20)).ended_with(3);
+    kafka.create_topic(kafka_batcher_broker::TopicSpec::new("other", 1)).expect("a topic");
+    let path = spool.path();
+    let args = ["produce", "-b", &kafka.bootstrap(), "-t", "other", "--spool", &path];
+    run(&args, b"a\n").ended_with(0).says(&["the spool also holds", "of topic \"t\"", "spool replay"]);
+    spool.tool("replay", &["-b", &kafka.bootstrap()]).ended_with(0);
+    let ran = run(&args, b"b\n");
+    assert!(!ran.ended_with(0).stderr.contains("also holds"), "{ran:?}");
+}
