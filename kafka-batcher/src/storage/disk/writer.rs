@@ -322,7 +322,9 @@ impl Writer {
 pub(super) fn room_for(place: &SpoolDir, partition: i32, before: u64, own: u64) -> Result<(), StorageError> {
     // What has no partition yet is written once more when it gets one, before the room it takes comes back: a disk filled to
     // the brim with it could never be drained.
-    let again = if partition == UNASSIGNED { own + REGROUP_BYTES } else { 0 };
+    // On a small disk what goes with it is less, as segments are: 4 MiB would never have held a batch of 1 MB.
+    let slack = REGROUP_BYTES.min(place.segment_bytes);
+    let again = if partition == UNASSIGNED { own + slack } else { 0 };
     place.room_for(before + own, again)
 }
 

@@ -294,3 +294,32 @@ fn a_look_beside_the_writer_changes_nothing_and_sees_what_waits() {
     assert_eq!(fs.disk().steps, steps);
     assert_eq!(bytes(&fs), before);
 }
+
+#[test]
+fn a_small_disk_takes_a_large_batch_without_a_partition_and_can_be_drained() {
+    // 4 MiB, of which 3 are free: it took none of a batch of 1 MB, and at the end all of it was lost.
+    let mut disk = Disk::default();
+    disk.capacity = Some(4 << 20);
+    let settings = DiskSettings::new("/spool");
+    let (fs, storage, _) = start(disk, settings);
+    let value = "x".repeat(1_000);
+    let large = || fresh(&vec![value.as_str(); 950]);
+    let mut positions = Vec::new();
+    let error = loop {
+        match wait(storage.save_batch(&partition(UNASSIGNED), vec![large()])) {
+            Ok(saved) => positions.push(saved[0]),
+            Err(error) => break error,
+        }
+    };
+    assert!(!positions.is_empty() && matches!(error, StorageError::Full(_)), "{positions:?} {error}");
+    // What is there gets its partitions, batch by batch, as the dispatcher does it.
+    for position in positions {
+        let parts: Vec<_> = (0..10).map(|of| (of, batch(&vec![value.as_str(); 95], None))).collect();
+        let placed = wait(storage.regroup("t", position + 950, parts)).expect("there is room for that");
+        for (of, position) in placed.into_iter().enumerate() {
+            wait(storage.commit(&partition(of as i32), position + 95, true)).unwrap();
+        }
+    }
+    wait(storage.close());
+    assert!(bytes(&fs) < 1 << 20, "it is drained: {} bytes", bytes(&fs));
+}
