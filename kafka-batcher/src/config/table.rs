@@ -99,7 +99,7 @@ settings! {
         max_in_flight: u32 = 5, "batches";
         /// How often a task of this library's own may panic within a second and begin anew; beyond it that collector has failed: it accepts no more events and leaves what it has in the spool. Panics of your code never count: each costs one event or one attempt.
         max_restart: u32 = 100, "restarts a second";
-        /// How long `shutdown` may take to deliver what is left.
+        /// How long `shutdown` may take to deliver what is left. With a spool, writing the rest to disk comes after it: milliseconds, or up to 10 s where the disk does not take it.
         shutdown_timeout: Duration = Duration::from_secs(10), "ms";
         /// What delivers: `native`, or the name under which a producer of your own was registered (`Builder::register_producer`).
         producer: String = NATIVE.to_owned(), "";
