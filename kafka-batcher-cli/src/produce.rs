@@ -161,11 +161,12 @@ fn say_what_stays(plan: &Plan<'_>, console: &Console) {
     let Some(spool) = plan.spool_dir().and_then(|dir| Spool::open(dir).ok()) else { return };
     let others = spool.topics().unwrap_or_default().into_iter().filter(|topic| *topic != plan.topic);
     for topic in others {
-        let bytes = spool.log_bytes(&topic).unwrap_or(0);
-        if let Some(replay) = plan.replay_command().filter(|_| bytes > 0) {
-            let bytes = units::bytes(bytes);
+        // What cannot be read is told by who uses it.
+        let waiting = spool.scan(&topic).map_or(0, |scan| scan.backlogs.iter().map(|(_, b)| b.events).sum());
+        if let Some(replay) = plan.replay_command().filter(|_| waiting > 0) {
+            let events = units::counted(waiting, "event", "events");
             console.warn(format_args!(
-                "the spool also holds {bytes} of topic {topic:?}, which this run does not send; {replay} does"
+                "the spool also holds {events} of topic {topic:?}, which this run does not send; {replay} does"
             ));
         }
     }

@@ -435,7 +435,11 @@ impl Dispatcher {
     /// A topic that was deleted and created again with fewer partitions: nobody leads the others.
     fn tell_fewer(&mut self, known: i32) {
         let had = self.lanes.len() as i32;
-        if known >= had || self.told_fewer.replace(known) == Some(known) {
+        if known >= had {
+            self.told_fewer = None;
+            return;
+        }
+        if self.told_fewer.replace(known) == Some(known) {
             return;
         }
         let message = format!(

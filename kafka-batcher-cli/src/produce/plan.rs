@@ -9,6 +9,7 @@ use kafka_batcher::{CollectorSettings, Config};
 
 use crate::exit::UsageError;
 use crate::produce::args::{Args, ReceiptsAt};
+use crate::units;
 
 /// How long a full memory may keep the feeder waiting: as good as for ever; the watch decides when it is over.
 pub(super) const NO_LIMIT: Duration = Duration::from_secs(365 * 86_400);
@@ -55,13 +56,10 @@ impl<'a> Plan<'a> {
 
     /// What a command that reads a file does otherwise than a service.
     fn fit(&mut self) {
-        let batch = self.collector().max_batch_bytesize;
         let settings = &mut self.resolved.settings;
         settings.max_block = NO_LIMIT;
         // An address that accepts and stays silent must have been found out before patience ends.
         settings.connect_timeout = settings.connect_timeout.min(self.args.timeout / 2);
-        // The seam that splits a request bounds a batch, too.
-        settings.max_request_size = settings.max_request_size.max(batch);
     }
 
     /// The settings of the topic's collector.
@@ -116,6 +114,13 @@ fn options(args: &Args, config: &mut Config) -> Vec<&'static str> {
         if let Some(value) = value {
             config.set_option(key, value.as_str(), option);
         }
+    }
+    // The seam that splits a request bounds a batch, too; who asks for larger batches means both.
+    let default = kafka_batcher::Settings::default().max_request_size;
+    let larger =
+        args.max_batch_bytesize.as_deref().and_then(|text| units::size(text).ok()).filter(|n| *n > default);
+    if let Some(bytes) = larger.filter(|_| !config.says("max_request_size")) {
+        config.set_option("max_request_size", bytes.to_string(), "--max-batch-bytesize");
     }
     let (mode, on_full) = (args.spool_mode.map(|m| m.word()), args.spool_on_full.map(|f| f.word()));
     let spool = [

@@ -97,7 +97,7 @@ settings! {
         max_request_size: usize = 8 << 20, "bytes";
         /// Batches of one partition in flight at once, once its run is established; 1 to 5, since a broker recognises the last five. Without idempotence it is 1, or order would be lost.
         max_in_flight: u32 = 5, "batches";
-        /// How often a task of this library's own may panic within a second and begin anew; beyond it that collector has failed: it accepts no more events and leaves what it has in the spool. Panics of your code never count: each costs one event or one attempt.
+        /// How often a second a task that watches a topic or the cluster may panic and begin anew; beyond it that topic's collector has failed, as it has at once when the task panics that owns its batches: it takes no more events, and what it holds goes to the spool.
         max_restart: u32 = 100, "restarts a second";
         /// How long `shutdown` may take to deliver what is left. With a spool, writing the rest to disk comes after it: milliseconds, or up to 10 s where the disk does not take it.
         shutdown_timeout: Duration = Duration::from_secs(10), "ms";

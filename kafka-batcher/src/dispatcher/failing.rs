@@ -23,9 +23,9 @@ impl Dispatcher {
         self.parts.manager.set_topic(&topic.name, |health| {
             *health = TopicHealth::Failed { message: reason.clone() };
         });
-        let fate = match self.parts.storage {
-            Some(_) => "what was accepted goes to the spool; start this process again to deliver it",
-            None => "what was accepted and not delivered is lost, since there is no spool",
+        let fate = match self.keeps() {
+            true => "what was accepted goes to the spool; start this process again to deliver it",
+            false => "what was accepted and not delivered is lost, since there is no spool",
         };
         let message = format!("the collector has failed, no event is accepted any more, {fate}: {reason}");
         self.tell(NotificationKind::CollectorFailed, None, message);

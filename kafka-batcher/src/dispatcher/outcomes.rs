@@ -234,7 +234,7 @@ impl Dispatcher {
         if own + earlier > 0 {
             self.dropped_letters += own;
             let message = format!(
-                "{} dead letters, the oldest, are lost: they were dropped to keep later ones ({earlier} of them were put aside                  by earlier processes); raise dead_letter_bytes to keep more",
+                "{} dead letters, the oldest, are lost: they were dropped to keep later ones ({earlier} of them were put aside by earlier processes); raise dead_letter_bytes to keep more",
                 own + earlier
             );
             self.tell(NotificationKind::EventsLost, None, message);

@@ -43,7 +43,7 @@ impl Dispatcher {
             let mut groups = Groups::new();
             let mut progress = false;
             for partition in 0..self.lanes.len() {
-                if self.lanes.get(partition).is_some_and(|lane| lane.dirty) {
+                if self.lanes.get(partition).is_some_and(|lane| lane.dirty && !lane.given_up) {
                     progress |= self.ask(partition as i32, now, unix_ms, &mut groups);
                 }
             }

@@ -169,9 +169,14 @@ impl Dispatcher {
         }
     }
 
+    /// Whether there is a storage that keeps what it is given.
+    pub(super) fn keeps(&self) -> bool {
+        self.parts.storage.is_some() && self.parts.outbox.spool.is_some_and(|spool| spool.keeps)
+    }
+
     /// This event of the lane names a partition that does not exist.
     pub(super) fn lane_refuses(&mut self, batch: RecordBatch, reason: String) {
-        if self.parts.storage.is_none() {
+        if !self.keeps() {
             return self.give_up(&batch, FailureReason::NoSuchPartition, reason);
         }
         let error = error_of(FailureReason::NoSuchPartition, Persisted::No, reason);
@@ -204,6 +209,7 @@ impl Dispatcher {
         for DeadLetter { batch, error, .. } in self.unassigned.letters.drain(..count).collect::<Vec<_>>() {
             self.lane_dead_letter(&batch, error, false);
         }
+        self.count_dropped_letters();
     }
 
     /// The end: there is no time to put them aside.
@@ -270,7 +276,7 @@ impl Dispatcher {
         };
         self.lane_works();
         let unix_ms = self.parts.topic.clock.unix_ms();
-        if !self.parts.outbox.spool.is_some_and(|spool| spool.keeps) {
+        if !self.keeps() {
             let saved = count.min(self.unassigned.memory.len());
             for sealed in self.unassigned.memory.drain(..saved).collect::<Vec<_>>() {
                 self.give_up(&sealed.batch, FailureReason::Discarded, String::new());

@@ -63,7 +63,9 @@
 //! A control batch's time is when its batches were saved (told to the tenth of a second, rounded down). Of a segment that was
 //! cleaned, where batches of many groups share one control batch, its first record has a header `saved`: n times position 8
 //! and milliseconds since the Unix epoch 8, each for what lies there and behind it. Where a control batch is damaged, nobody
-//! knows when its batches were saved.
+//! knows when its batches were saved. The same record has a header `given` where users gave events their times: n times position
+//! 8 and count 4 of such events among the listed ones. (A time that the broker refuses is a dead letter if the user gave it, and
+//! held, restamped or a dead letter if we did.)
 //!
 //! **The checkpoint**: `kbspoolc`, version 4 (1), next position 8, end of the log 8, partitions 4 (-1: not known), n 4, n times
 //! partition 4 and position 8, CRC-32C of all that 4. Replaced whole: `.tmp`, fsync, rename, fsync of the directory. Written

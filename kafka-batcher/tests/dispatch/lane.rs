@@ -94,3 +94,53 @@ async fn topics_that_are_not_there_leave_memory_to_one_that_is() {
     let report = batcher.shutdown(Duration::ZERO).await;
     assert!(report.balances() && report.delivered == 1 && report.lost > 50, "{report:?}");
 }
+
+/// They were "put aside as dead letters", and lay nowhere.
+#[tokio::test]
+async fn what_a_storage_that_keeps_nothing_gets_of_the_lane_is_lost_and_no_dead_letter() {
+    let kafka = kafka(1);
+    let (told, bootstrap) = (Told::default(), kafka.bootstrap());
+    kafka.stop_broker(1).unwrap();
+    let storage = kafka_batcher::Discard::default();
+    let batcher = builder_at(&bootstrap, &told).spool_after(LONG).storage(storage).start().await.unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    let stray = flights.send(to(99, "stray")).await.unwrap();
+    let other = flights.send(to(0, "not")).await.unwrap();
+    kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
+    outcome(&other).await.unwrap();
+    outcome(&stray).await.unwrap_err();
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.balances(), "{report:?}");
+    assert_eq!((report.delivered, report.lost, report.dead_lettered), (1, 1, 0), "{report:?}");
+}
+
+/// Nobody asked the storage what it had dropped for them.
+#[tokio::test]
+async fn dead_letters_that_go_for_later_ones_of_the_lane_are_told_as_lost() {
+    let kafka = kafka(1);
+    let (told, bootstrap) = (Told::default(), kafka.bootstrap());
+    let dir = tempfile::tempdir().unwrap();
+    // Each run's letters are a file of their own; the oldest go as files.
+    for _ in 0..3 {
+        kafka.stop_broker(1).unwrap();
+        let mut disk = kafka_batcher::DiskSettings::new(dir.path());
+        disk.dead_letter_bytes = 3_000;
+        let batcher = builder_at(&bootstrap, &told).spool_after(LONG).spool_with(disk).start().await.unwrap();
+        let flights = batcher.collector(TOPIC).build().unwrap();
+        let mut strays = Vec::new();
+        for n in 0..20 {
+            strays.push(flights.send(to(99, &format!("stray {n} {}", "x".repeat(200)))).await.unwrap());
+        }
+        kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
+        for stray in &strays {
+            outcome(stray).await.unwrap_err();
+        }
+        let report = batcher.shutdown(LONG).await;
+        assert!(report.balances() && report.dead_lettered == 20, "{report:?}");
+    }
+    let spool = kafka_batcher::storage::disk::Spool::open(dir.path()).unwrap();
+    let kept = spool.dead_letters(TOPIC).unwrap().batches;
+    assert!(kept.iter().map(|batch| batch.count).sum::<u32>() < 60, "some have gone");
+    let lost = told.of(kafka_batcher::NotificationKind::EventsLost);
+    assert!(lost.iter().any(|message| message.contains("dead letters, the oldest, are lost")), "{lost:?}");
+}

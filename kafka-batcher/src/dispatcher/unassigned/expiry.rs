@@ -37,7 +37,7 @@ impl Dispatcher {
     /// Begins a step where something is too old or in the way; true if there is one under way now.
     pub(super) fn expire_lane(&mut self, now: Time) -> bool {
         let from_memory = self.lane_expired_in_memory(now);
-        if self.parts.storage.is_none() {
+        if !self.keeps() {
             for sealed in self.unassigned.memory.drain(..from_memory).collect::<Vec<_>>() {
                 self.give_up(&sealed.batch, FailureReason::Expired, String::new());
             }

@@ -152,13 +152,15 @@ impl SpoolDir {
         let (used, max) = (self.used.load(Ordering::Relaxed), self.settings.max_bytes);
         let space = self.fs.space(&self.settings.dir);
         let wanted = bytes.saturating_add(more);
-        // The bound may be exceeded a little so that the spool can drain, the disk cannot: a small spool must not keep all
-        // of itself for that.
-        let more = more.min(max / 8);
-        let kept = match more {
+        let left = |more: u64| match more {
             0 => String::new(),
             _ => format!(", with {more} left to write them once more when their partitions are known"),
         };
+        let kept_free = left(more);
+        // The bound may be exceeded a little so that the spool can drain, the disk cannot: a small spool must not keep all
+        // of itself for that.
+        let more = more.min(max / 8);
+        let kept = left(more);
         if used.saturating_add(bytes).saturating_add(more) > max {
             let free = match &space {
                 Ok((free, _)) => format!(" (its disk has {free} free)"),
@@ -173,7 +175,7 @@ impl SpoolDir {
         }
         match space {
             Ok((free, _)) if free.saturating_sub(wanted) < self.min_free => Err(StorageError::Full(format!(
-                "{bytes} bytes of batches were to be written to {dir}{kept}; its disk has {free} free, of which {} are \
+                "{bytes} bytes of batches were to be written to {dir}{kept_free}; its disk has {free} free, of which {} are \
                  left to others (min_free_bytes), the spool holds {used} of the {max} that it may (max_bytes); free some \
                  room on the disk, or lower min_free_bytes",
                 self.min_free

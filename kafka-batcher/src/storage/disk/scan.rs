@@ -73,21 +73,6 @@ impl Spool {
         Ok(names.into_iter().filter(|name| check_topic(name).is_ok() && !is_file(name)).collect())
     }
 
-    /// Bytes of a topic's log, without reading them; none where nothing of it waits, but for what was delivered a moment ago.
-    ///
-    /// # Errors
-    /// If there is no such topic, or its directory cannot be read.
-    pub fn log_bytes(&self, topic: &str) -> Result<u64, StorageError> {
-        check_topic(topic)?;
-        let dir = self.dir.join(TOPICS).join(topic);
-        let names = self.fs.list(&dir).map_err(|error| failed("list", &dir, &error))?;
-        let logs = names.into_iter().filter(|name| super::topic::segment_base(name).is_some());
-        // One that was deleted meanwhile holds nothing.
-        let length =
-            |name: String| self.fs.open(&dir.join(name), false).and_then(|file| file.len()).unwrap_or(0);
-        Ok(logs.map(length).sum())
-    }
-
     /// Reads all of a topic's log and verifies every byte. Takes about as long as reading the files.
     ///
     /// # Errors

@@ -1,6 +1,5 @@
 //! When what waits was saved: one entry for each tenth of a second in which something was, not one for each batch. On disk
 //! it is the time of a group's control batch; a segment that was cleaned keeps a list of them with its own.
-
 //!
 //! Both lists are about what waits. Behind a partition that is stuck others flow past, so it is not enough to forget what
 //! lies before the first event that waits: from time to time each entry is asked whether anything waits in it. That is done
