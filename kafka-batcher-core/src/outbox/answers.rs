@@ -122,7 +122,7 @@ impl Outbox {
                 }
             }
             self.prove_before(at, entry.run);
-            if let Doubt::Proving { run, .. } = self.doubt
+            if let Doubt::Proving { run, .. } | Doubt::Stepping { run, .. } = self.doubt
                 && entry.run == Some(run)
             {
                 self.prove_passed();

@@ -291,6 +291,11 @@ pub(super) enum Doubt {
 }
 
 impl Doubt {
+    /// What was passed over for it stays so: the batch that proves it is looked for further down the disk.
+    pub(super) fn looks_down_the_disk(&self) -> bool {
+        matches!(self, Doubt::Seeking { .. } | Doubt::Proving { .. } | Doubt::Stepping { .. })
+    }
+
     /// Who gave the answers so far that its outcome will rest on.
     pub(super) fn bound_to(&self) -> Option<Leader> {
         match self {

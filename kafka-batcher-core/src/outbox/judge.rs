@@ -49,13 +49,13 @@ impl Outbox {
                 assert!(rounds < 1_000, "judging goes round for ever: {:?}, {:?}", self.doubt, self.entries);
             }
             self.forget_other_leaders(leader);
-            if !matches!(self.doubt, Doubt::Seeking { .. } | Doubt::Proving { .. }) {
+            if !self.doubt.looks_down_the_disk() {
                 self.rewind();
             }
             if self.letters_first() {
                 return None;
             }
-            if self.entries.is_empty() && !matches!(self.doubt, Doubt::Seeking { .. }) {
+            if self.entries.is_empty() && !self.doubt.looks_down_the_disk() {
                 return None;
             }
             match std::mem::replace(&mut self.doubt, Doubt::None) {
@@ -105,7 +105,11 @@ impl Outbox {
                             self.doubt = Doubt::Stepping { leader, run, next: next + ahead };
                             return Some(self.fly_if_ready(next + ahead, leader, unix_ms));
                         }
-                        None => self.give_up_numbers(run),
+                        None => {
+                            if let Some(action) = self.step_on(leader, run, now) {
+                                return Some(action);
+                            }
+                        }
                     }
                 }
             }
@@ -131,6 +135,18 @@ impl Outbox {
         // Not there: what the broker holds under these numbers is not what lies here.
         self.rewind();
         self.mark_given_up(run);
+        self.give_up_numbers(run);
+        None
+    }
+
+    /// None of those in memory was taken: the next of the run lie further down the disk, or there is none.
+    fn step_on(&mut self, leader: Leader, run: u64, now: Time) -> Option<Action> {
+        if self.may_seek(run) {
+            self.pass();
+            self.doubt = Doubt::Stepping { leader, run, next: 0 };
+            return Some(self.poll_storage(true, now).unwrap_or(Action::Wait { until: None }));
+        }
+        self.rewind();
         self.give_up_numbers(run);
         None
     }

@@ -5,7 +5,7 @@ use kafka_batcher::{Report, SpoolMode};
 use kafka_batcher_testkit::{Error, Options, RealKafka, Signal};
 
 use super::{
-    PARTITIONS, compare, drained, durable, killed, nothing_lost_or_doubled, restarted_once, runtime, send,
+    PARTITIONS, drained, durable, killed, nothing_lost_or_doubled, restarted_once, runtime, send,
     start,
 };
 
@@ -41,16 +41,8 @@ pub(crate) fn restarted() -> Result<(), Error> {
     for (what, topic, report) in done {
         nothing_lost_or_doubled(&kafka, &what, &topic, &report)?;
     }
-    // It tries what it has read of the run, not what lies further down the disk: that may be written twice, and is counted.
-    assert!(report.balances() && report.all_delivered(), "{report:?}");
-    let (lost, surplus, reordered) = compare(&kafka, &many, 7_000)?;
-    println!(
-        "not told, Kill, killed when 3000 were delivered: {} found on disk; {lost} lost, {surplus} surplus, {reordered} \
-         reordered; {} possible duplicates told",
-        report.recovered, report.possible_duplicates
-    );
-    assert_eq!((lost, reordered), (0, 0));
-    assert!(u64::from(surplus) <= report.possible_duplicates, "{surplus}: {report:?}");
+    // Most of it lay further down the disk than what was read at first.
+    nothing_lost_or_doubled(&kafka, "not told, Kill, killed when 3000 were delivered", &many, &report)?;
     Ok(())
 }
 

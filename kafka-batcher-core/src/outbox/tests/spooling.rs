@@ -221,6 +221,49 @@ fn a_batch_whose_proof_lies_further_down_the_disk_would_be_in_doubt_for_ever() {
     assert_eq!((tally.delivered, tally.proven, tally.possible_duplicates, tally.spooled), (40, 38, 0, 0));
 }
 
+/// A backlog of 20 batches of two, all of them delivered by an earlier process whose commits were lost, and a broker that may
+/// not be asked: each of the first 19 has been tried. What goes out then.
+fn stepped() -> (Desk, Asked) {
+    let mut desk = Desk::with_backlog(20);
+    let asked = desk.poll();
+    desk.read(&asked, 10, Some((7, 0, 0)));
+    let asked = desk.poll();
+    desk.bench.refuse(&asked.sent[0], 45);
+    desk.poll();
+    desk.bench.describe(ProducerState::Unanswerable);
+    let mut asked = desk.poll();
+    for tried in 1..19 {
+        let [ref one] = asked.sent[..] else { panic!("{tried}: {asked:?}") };
+        desk.bench.refuse(one, 45);
+        asked = desk.poll();
+        if tried == 9 {
+            desk.read(&asked, 10, Some((7, 0, 20)));
+            asked = desk.poll();
+        }
+    }
+    assert_eq!(asked.sent[0].numbers(), (7, 0, 38, 2));
+    (desk, asked)
+}
+
+#[test]
+fn what_a_broker_that_cannot_be_asked_has_would_be_sent_again_if_nobody_looked_further_down_the_disk() {
+    let (mut desk, asked) = stepped();
+    desk.bench.ack(&asked.sent[0], 38);
+    desk.poll();
+    let tally = desk.tally();
+    assert_eq!((tally.delivered, tally.proven, tally.possible_duplicates, tally.spooled), (40, 38, 0, 0));
+}
+
+#[test]
+fn what_is_not_taken_down_to_the_end_of_its_run_gets_new_numbers_from_its_beginning() {
+    let (mut desk, asked) = stepped();
+    desk.bench.refuse(&asked.sent[0], 45);
+    let asked = desk.poll();
+    assert!(asked.sent.is_empty(), "{asked:?}");
+    let [(_, from)] = asked.reads[..] else { panic!("{asked:?}") };
+    assert_eq!(from, 10, "where the backlog begins");
+}
+
 #[test]
 fn with_write_ahead_a_batch_sent_before_it_is_on_disk_would_be_lost_or_doubled_by_a_kill() {
     let mut desk = Desk::new(SpoolMode::Always);
