@@ -5,8 +5,7 @@ use kafka_batcher::{Report, SpoolMode};
 use kafka_batcher_testkit::{Error, Options, RealKafka, Signal};
 
 use super::{
-    PARTITIONS, drained, durable, killed, nothing_lost_or_doubled, restarted_once, runtime, send,
-    start,
+    PARTITIONS, drained, durable, killed, nothing_lost_or_doubled, restarted_once, runtime, send, start,
 };
 
 pub(crate) fn restarted() -> Result<(), Error> {
