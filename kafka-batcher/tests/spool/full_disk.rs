@@ -43,7 +43,7 @@ impl Site {
                     assert!(std::mem::take(&mut works), "told twice: {:?}", told);
                     episodes += 1;
                 }
-                NotificationKind::Recovered if told.message.contains("the spool takes events again") => {
+                NotificationKind::Recovered if told.message.contains("the spool works again") => {
                     works = true;
                 }
                 _ => {}
