@@ -113,8 +113,9 @@ async fn produce(args: &Args) -> anyhow::Result<u8> {
     let volume = if args.quiet { Volume::Quiet } else { Volume::Normal };
     let console = Arc::new(Console::new(volume, input.length, Unit::Bytes));
     let mut signals = Signals::listen().context("signals cannot be listened to")?;
-    let (batcher, collector) = start(&plan, &console).await?;
+    // Reads what is there: before anything runs that would wait for it.
     say_what_stays(&plan, &console);
+    let (batcher, collector) = start(&plan, &console).await?;
 
     let gate = Arc::new(Gate::default());
     let mut run =

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::document::{COLLECTORS, SPOOL};
 use super::mistake::{BadConfigError, CollectorMissingError, Mistake, Origin, suggestion};
-use super::table::{ALIASES, CollectorSettings, Settings, SpoolConfig};
+use super::table::{ALIASES, CollectorSettings, Settings, SpoolConfig, Table};
 use super::value::Value;
 use super::{Config, Entry, Layer, Place};
 
@@ -86,43 +86,24 @@ fn show(out: &mut String, values: Vec<(&'static str, Option<String>)>, origins: 
     }
 }
 
-/// What can be set by name.
-trait Table {
-    fn set(&mut self, name: &str, value: &Value) -> Option<Result<(), String>>;
-    fn names() -> &'static [&'static str];
-}
-
-macro_rules! table {
-    ($($type:ty)*) => { $(
-        impl Table for $type {
-            fn set(&mut self, name: &str, value: &Value) -> Option<Result<(), String>> {
-                <$type>::set(self, name, value)
-            }
-
-            fn names() -> &'static [&'static str] {
-                Self::NAMES
-            }
-        }
-    )* };
-}
-table! { Settings CollectorSettings SpoolConfig }
-
 /// The setting's own name, where this is another name of it.
 fn own_name<T: Table>(key: &str) -> Option<&'static str> {
     let alias = ALIASES.iter().find(|(alias, _)| *alias == key).map_or(key, |(_, name)| name);
-    T::names().iter().find(|name| **name == alias).copied()
+    T::NAMES.iter().find(|name| **name == alias).copied()
 }
 
 /// Every name that may stand in this place.
-fn known(place: Place) -> impl Iterator<Item = &'static str> {
-    let (tables, own): (Vec<&'static [&'static str]>, &[&str]) = match place {
-        Place::Application => (vec![Settings::NAMES, CollectorSettings::NAMES], &[SPOOL, COLLECTORS]),
-        Place::Spool => (vec![SpoolConfig::NAMES], &[]),
-        Place::Collector(_) => (vec![CollectorSettings::NAMES], &[TOPIC_NAME]),
+fn known(place: Place) -> BTreeSet<&'static str> {
+    let mut names: BTreeSet<&'static str> = match place {
+        Place::Application => {
+            [Settings::NAMES, CollectorSettings::NAMES, &[SPOOL, COLLECTORS]].concat().into_iter().collect()
+        }
+        Place::Spool => SpoolConfig::NAMES.iter().copied().collect(),
+        Place::Collector(_) => [CollectorSettings::NAMES, &[TOPIC_NAME]].concat().into_iter().collect(),
     };
-    let names: BTreeSet<&'static str> = tables.into_iter().flatten().chain(own).copied().collect();
-    let aliases = ALIASES.iter().filter(|(_, name)| names.contains(name)).map(|(alias, _)| *alias);
-    aliases.chain(names.iter().copied()).collect::<Vec<_>>().into_iter()
+    let aliases: Vec<_> = ALIASES.iter().filter(|(_, name)| names.contains(name)).collect();
+    names.extend(aliases.into_iter().map(|(alias, _)| *alias));
+    names
 }
 
 pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
@@ -133,8 +114,10 @@ pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
     merge(&mut resolved.settings, &mut resolved.origins, config, &[Place::Application], &mut found);
     merge(&mut resolved.spool, &mut resolved.spool_origins, config, &[Place::Spool], &mut found);
     merge(&mut resolved.defaults, &mut resolved.default_origins, config, &[Place::Application], &mut found);
-    // Of the values that every collector shares, one mistake is enough.
-    let shared = found.len();
+    let whole = resolved.settings.check().into_iter().map(|m| placed(m, &[&resolved.origins]));
+    let spool = resolved.spool.check(false).into_iter().map(|m| placed(m, &[&resolved.spool_origins]));
+    let told: Vec<_> = whole.chain(spool).filter(|m| !found.iter().any(|known| same_key(known, m))).collect();
+    found.extend(told);
     let mut topics: BTreeMap<String, Origin> = BTreeMap::new();
     for (n, begun) in config.collectors.iter().enumerate() {
         let place = Place::Collector(n);
@@ -172,10 +155,6 @@ pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
         resolved.collectors.insert(topic.clone(), settings);
         resolved.collector_origins.insert(topic, origins);
     }
-    let whole = resolved.settings.check().into_iter().map(|m| placed(m, &[&resolved.origins]));
-    let spool = resolved.spool.check(false).into_iter().map(|m| placed(m, &[&resolved.spool_origins]));
-    let told: Vec<_> = whole.chain(spool).filter(|m| !found.iter().any(|known| same_key(known, m))).collect();
-    found.splice(shared..shared, told);
     match found.is_empty() {
         true => {
             resolved.warnings = warnings(&resolved);
@@ -220,7 +199,7 @@ fn same(known: &Mistake, mistake: &Mistake) -> bool {
 
 /// A value that cannot be read is not judged as if it were the default.
 fn same_key(known: &Mistake, mistake: &Mistake) -> bool {
-    known.key == mistake.key && known.table == mistake.table && known.topic.is_none()
+    known.key == mistake.key && known.table == mistake.table
 }
 
 fn placed(mistake: Mistake, origins: &[&Origins]) -> Mistake {
@@ -240,7 +219,8 @@ fn placed(mistake: Mistake, origins: &[&Origins]) -> Mistake {
 
 fn unknown(entry: &Entry) -> Option<Mistake> {
     let key = entry.key.as_str();
-    if known(entry.place).any(|name| name == key) {
+    let known = known(entry.place);
+    if known.contains(key) {
         return None;
     }
     let elsewhere = || {
@@ -258,7 +238,7 @@ fn unknown(entry: &Entry) -> Option<Mistake> {
     };
     let message = match elsewhere() {
         Some(elsewhere) => format!("not a setting here; {elsewhere}"),
-        None => format!("not a setting{}", suggestion(key, known(entry.place))),
+        None => format!("not a setting{}", suggestion(key, known)),
     };
     let mistake = Mistake::of(key, message).at(entry.origin.clone());
     Some(if entry.place == Place::Spool { mistake.in_spool() } else { mistake })

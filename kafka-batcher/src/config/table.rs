@@ -24,6 +24,15 @@ pub struct SettingRow {
     pub text: String,
 }
 
+/// What can be set by name.
+pub(super) trait Table {
+    /// The names, in order.
+    const NAMES: &'static [&'static str];
+
+    /// Sets what has this name; what is wrong with the value. `None`: nothing has this name.
+    fn set(&mut self, name: &str, value: &Value) -> Option<Result<(), String>>;
+}
+
 macro_rules! settings {
     ($(#[$outer:meta])* $type:ident { $($(#[doc = $doc:literal])+ $name:ident: $ty:ty = $default:expr, $unit:literal;)* }) => {
         $(#[$outer])*
@@ -39,10 +48,18 @@ macro_rules! settings {
             }
         }
 
-        impl $type {
-            /// The names, in order.
-            pub(super) const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+        impl Table for $type {
+            const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
 
+            fn set(&mut self, name: &str, value: &Value) -> Option<Result<(), String>> {
+                match name {
+                    $(stringify!($name) => Some(Setting::read(value).map(|value| self.$name = value)),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl $type {
             /// The rows of the reference, in order.
             pub fn rows() -> Vec<SettingRow> {
                 let defaults = Self::default().written();
@@ -50,14 +67,6 @@ macro_rules! settings {
                 let units = [$($unit),*];
                 let rows = defaults.into_iter().zip(texts).zip(units);
                 rows.map(|(((name, default), text), unit)| SettingRow { name, default, unit, text }).collect()
-            }
-
-            /// Sets what has this name; what is wrong with the value. `None`: nothing has this name.
-            pub(super) fn set(&mut self, name: &str, value: &Value) -> Option<Result<(), String>> {
-                match name {
-                    $(stringify!($name) => Some(Setting::read(value).map(|value| self.$name = value)),)*
-                    _ => None,
-                }
             }
 
             /// All of them, as a file would have them; `None`: unset.
