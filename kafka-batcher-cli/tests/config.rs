@@ -130,3 +130,13 @@ fn what_produce_cannot_start_with_is_a_usage_error_that_names_the_option() {
         assert!(code == 2 && stderr.contains(words) && stdout.is_empty(), "{args:?}: {code} {stderr}");
     }
 }
+
+/// The bound of a request stood in its way, for which there is no option.
+#[test]
+fn batches_larger_than_the_default_request_are_had_by_asking_for_them() {
+    let kafka = kafka();
+    let args =
+        ["produce", "-t", TOPIC, "-b", &kafka.bootstrap(), "--max-batch-bytesize", "16MiB", "/dev/null"];
+    let (code, _, stderr) = run(command().args(args));
+    assert_eq!(code, 0, "{stderr}");
+}
