@@ -8,6 +8,7 @@ mod figures;
 mod load;
 
 use std::io::{BufRead, BufReader, Write, stdout};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::bench::figures::Figures;
 use crate::bench::load::{Load, Pace};
 use crate::console::{Console, Shared, Unit, Volume};
 use crate::exit::{self, UsageError};
-use crate::produce::Acks;
+use crate::produce::{Acks, SpoolWhen};
 use crate::units;
 use crate::usage::Usage;
 use crate::wire::Connection;
@@ -42,6 +43,9 @@ Examples:
   100 bytes and 1 KiB over 16 partitions, to the embedded broker in discard mode:
     kafka-batcher bench
     kafka-batcher bench --size 1KiB --count 1000000
+
+  What a write-ahead spool costs:
+    kafka-batcher bench --spool /var/tmp/bench --spool-mode always
 
   Latency at 10 000 events a second against your own Kafka, as JSON:
     kafka-batcher bench -b 127.0.0.1:9092 --rate 10000 --count 100000 --summary json
@@ -110,12 +114,29 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = units::size)]
     memory: usize,
 
+    /// Have a spool in this directory, which must be new or empty; it stays when the bench ends
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
+
+    /// When events go to the spool
+    #[arg(long, value_enum, value_name = "WHEN", requires = "spool", default_value = "on_failure")]
+    spool_mode: SpoolWhen,
+
     /// The form of the result, on stdout
     #[arg(long, value_enum, default_value_t = crate::produce::SummaryForm::Text)]
     summary: crate::produce::SummaryForm,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    // A backlog would be sent first, and counted.
+    if let Some(dir) = &args.spool
+        && dir.read_dir().is_ok_and(|mut entries| entries.next().is_some())
+    {
+        let dir = dir.display();
+        return Err(
+            UsageError(format!("--spool {dir}: not empty; give a directory that is new or empty")).into()
+        );
+    }
     let (child, brokers) = if args.brokers.is_empty() {
         let (child, address) = start_broker(args)?;
         (Some(child), vec![address])
@@ -184,7 +205,11 @@ async fn measure(args: &Args, brokers: &[String]) -> anyhow::Result<Figures> {
             other => other.into(),
         }
     };
-    let batcher = KafkaBatcher::builder(brokers.iter().cloned())
+    let mut builder = KafkaBatcher::builder(brokers.iter().cloned());
+    if let Some(dir) = &args.spool {
+        builder = builder.spool(dir).spool_settings(|spool| spool.mode = args.spool_mode.into());
+    }
+    let batcher = builder
         .settings(|settings| {
             settings.memory = args.memory;
             settings.client_id = "kafka-batcher-bench".to_owned();
@@ -226,6 +251,7 @@ async fn measure(args: &Args, brokers: &[String]) -> anyhow::Result<Figures> {
         threads: args.threads,
         acks: args.acks.0,
         receipts: args.receipts,
+        spool: args.spool.as_ref().map(|_| args.spool_mode.word()),
         wall,
         cpu,
         peak_rss: Usage::now().peak_rss,

@@ -306,12 +306,19 @@ async fn a_collectors_settings_win_over_the_applications_and_those_over_the_buil
 
 #[tokio::test]
 async fn each_strategy_puts_keys_where_it_says_and_takes_turns_where_it_says() {
-    let kafka =
-        EmbeddedKafka::builder().topic("murmur2", 7).topic("crc32", 7).topic("turns", 4).start().unwrap();
+    const HASHES: [(&str, Strategy, KeyHash); 4] = [
+        ("murmur2", Strategy::Murmur2, KeyHash::Murmur2),
+        ("phash2", Strategy::Phash2, KeyHash::Phash2),
+        ("crc32", Strategy::Crc32, KeyHash::Crc32),
+        ("fnv1a", Strategy::Fnv1a, KeyHash::Fnv1a),
+    ];
+    let mut kafka = EmbeddedKafka::builder().topic("turns", 4);
+    for (topic, ..) in HASHES {
+        kafka = kafka.topic(topic, 7);
+    }
+    let kafka = kafka.start().unwrap();
     let batcher = batcher(&kafka).await;
-    for (topic, strategy, hash) in
-        [("murmur2", Strategy::Murmur2, KeyHash::Murmur2), ("crc32", Strategy::Crc32, KeyHash::Crc32)]
-    {
+    for (topic, strategy, hash) in HASHES {
         let collector = batcher.collector(topic).partition_strategy(strategy).build().unwrap();
         for i in 0..50 {
             let key = format!("key-{i}");

@@ -1,5 +1,7 @@
 //! The library against a real Kafka of one broker: real data as Kafka's own tools read it, and a broker that dies, freezes and forgets.
 
+#[path = "real_kafka_one/kinds.rs"]
+mod kinds;
 #[path = "real_kafka/mod.rs"]
 mod real_kafka;
 
@@ -23,6 +25,9 @@ fn main() -> ExitCode {
             "a topic that is deleted and created again takes what waited for it, once and in order",
             recreated,
         )
+        .test("a topic whose time is the broker's takes everything once and in order", kinds::log_append_time)
+        .test("a compacted topic gets tombstones, and refuses only the event without a key", kinds::compacted)
+        .test_alone("two thousand partitions are served", kinds::two_thousand_partitions)
         .test_alone("a broker killed and restarted while events flow does not show", killed)
         .test_alone("a broker killed again and again beside a spool does not show", killed_beside_a_spool)
         .test_alone("a broker frozen beyond the request's time and thawed does not show", frozen)

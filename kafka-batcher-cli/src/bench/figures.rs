@@ -17,6 +17,8 @@ pub(super) struct Figures {
     pub(super) threads: u16,
     pub(super) acks: i16,
     pub(super) receipts: bool,
+    /// Its mode; none: no spool.
+    pub(super) spool: Option<&'static str>,
     pub(super) wall: Duration,
     pub(super) cpu: Duration,
     pub(super) peak_rss: u64,
@@ -84,6 +86,7 @@ impl Figures {
             "threads": self.threads,
             "acks": self.acks,
             "receipts": self.receipts,
+            "spool": self.spool,
             "events": self.events(),
             "undelivered": self.undelivered,
             "failed_receipts": self.failed,
@@ -107,13 +110,14 @@ impl fmt::Display for Figures {
         let acks = if self.acks == -1 { "all".to_owned() } else { self.acks.to_string() };
         writeln!(
             f,
-            "{} of {} B (keys of {} B), {}, acks {acks}, {}{}",
+            "{} of {} B (keys of {} B), {}, acks {acks}, {}{}{}",
             counted(self.events(), "event", "events"),
             self.size,
             self.key_size,
             counted(u64::try_from(self.partitions).unwrap_or(0), "partition", "partitions"),
             counted(u64::from(self.threads), "thread", "threads"),
-            if self.receipts { ", receipts" } else { "" }
+            if self.receipts { ", receipts" } else { "" },
+            self.spool.map(|mode| format!(", spool {mode}")).unwrap_or_default()
         )?;
         writeln!(
             f,

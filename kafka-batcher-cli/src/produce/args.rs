@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use kafka_batcher::SpoolMode;
 use kafka_batcher::partitioner::Strategy;
 
 use crate::json::Path;
@@ -67,11 +68,21 @@ pub(crate) enum SpoolWhen {
 
 impl SpoolWhen {
     /// As the configuration has it.
-    pub(super) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             SpoolWhen::OnFailure => "on_failure",
             SpoolWhen::Always => "always",
             SpoolWhen::Off => "off",
+        }
+    }
+}
+
+impl From<SpoolWhen> for Option<SpoolMode> {
+    fn from(when: SpoolWhen) -> Self {
+        match when {
+            SpoolWhen::OnFailure => Some(SpoolMode::OnFailure),
+            SpoolWhen::Always => Some(SpoolMode::Always),
+            SpoolWhen::Off => None,
         }
     }
 }

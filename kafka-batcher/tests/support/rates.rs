@@ -6,7 +6,8 @@ use kafka_batcher::{Collector, KafkaBatcher, Receipt};
 
 const KEYS: u32 = 97;
 
-/// Sends so many events of 100 bytes while Kafka is there, again while it is not, starts it, and prints the rates.
+/// Sends so many events of 100 bytes while Kafka is there, again while it is not, starts it, and prints the rates. Answers how
+/// many times as fast as live the backlog drained.
 ///
 /// The backlog is timed from its first acknowledgement on: how soon a broker that came back is noticed is another matter.
 /// Receipts tell when all is there: whoever asked in a loop would take the CPU from what is measured.
@@ -16,7 +17,7 @@ pub(crate) async fn round(
     events: u32,
     stop: impl FnOnce(),
     start: impl FnOnce(),
-) {
+) -> f64 {
     let value = "v".repeat(100);
     let send = async || {
         let mut receipts = Vec::new();
@@ -47,13 +48,20 @@ pub(crate) async fn round(
     arrive(rest).await;
     let replay = begun.elapsed();
     let rate = |time: Duration| f64::from(events) / time.as_secs_f64() / 1e6;
+    let ratio = live.as_secs_f64() / replay.as_secs_f64();
     println!(
-        "{name}: live {:.2}, to disk {:.2}, replay {:.2} million events a second: replay / live {:.2}",
+        "{name}: live {:.2}, to disk {:.2}, replay {:.2} million events a second: replay / live {ratio:.2}",
         rate(live),
         rate(spooling),
         rate(replay),
-        live.as_secs_f64() / replay.as_secs_f64()
     );
+    ratio
+}
+
+/// The middle one; of an even number the lower of the two in the middle.
+pub(crate) fn median(mut ratios: Vec<f64>) -> f64 {
+    ratios.sort_by(f64::total_cmp);
+    ratios.get(ratios.len().saturating_sub(1) / 2).copied().expect("a round at least")
 }
 
 async fn arrive(receipts: &[Receipt]) {
