@@ -1,0 +1,90 @@
+//! Every row of the Elixir library's contract has tests: the table in DESIGN.md names them, and here it is checked that they exist.
+
+use std::fs;
+use std::path::Path;
+
+const HEADING: &str = "### The contract, row by row";
+
+/// The parts, settings, metrics and defects; a row that is left out would otherwise not be missed.
+const ROWS: &[&str] = &[
+    "Supervisor",
+    "AccumulatorsPoolSupervisor",
+    "Collector",
+    "Collector.Implementation, Collector.State",
+    "Collector.Utils",
+    "MessageObject",
+    "Accumulator",
+    "Accumulator.State",
+    "BatchFlusher, DefaultBatchFlusher",
+    "Behaviours.Collector",
+    "Behaviours.Producer",
+    "Producers.Base",
+    "Producers.Kaffe",
+    "ConnectionManager, its State",
+    "Behaviours.TempStorage",
+    "TempStorage, TempStorage.Batch",
+    "TempStorage.Default",
+    "ErrorNotifier, DefaultErrorNotifier",
+    "Config",
+    "endpoints",
+    "topic_name",
+    "collect_by_partition",
+    "partition_fn, partition_strategy",
+    "batch_size",
+    "max_wait_time",
+    "min_delay",
+    "max_batch_bytesize",
+    "batch_flusher",
+    "required_acks",
+    "allow_topic_auto_creation",
+    "reconnect_timeout, recheck_kafka_availability_interval",
+    "max_restart",
+    "merge order",
+    "phash2",
+];
+
+/// Those of the defects that have their tests by now.
+const DEFECTS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15];
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// All Rust of the workspace but this file, in one text.
+fn sources(dir: &Path, text: &mut String) {
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() && !path.ends_with("target") {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("seed_contract.rs") {
+            text.push_str(&fs::read_to_string(&path).expect("text"));
+        }
+    }
+}
+
+#[test]
+fn every_row_of_the_contract_names_tests_that_exist() {
+    let design = fs::read_to_string(root().join("DESIGN.md")).expect("DESIGN.md");
+    let section = design.split_once(HEADING).expect("the heading").1;
+    let section = section.split("\n## ").next().expect("a section");
+    let mut rust = String::new();
+    for member in ["kafka-batcher-core", "kafka-batcher", "kafka-batcher-cli"] {
+        sources(&root().join(member), &mut rust);
+    }
+    let mut rows = Vec::new();
+    for line in section.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [row, tests] = cells[..] else { panic!("not two cells: {line}") };
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "{row} names no test");
+        for name in names {
+            let exists = rust.contains(&format!("fn {name}(")) || rust.contains(&format!("\"{name}\""));
+            assert!(exists, "{row}: there is no test {name:?}");
+        }
+        rows.push(row.to_owned());
+    }
+    let expected = ROWS.iter().map(|row| (*row).to_owned());
+    for row in expected.chain(DEFECTS.iter().map(|n| format!("defect {n}"))) {
+        assert!(rows.contains(&row), "the table has no row {row:?}");
+    }
+}
