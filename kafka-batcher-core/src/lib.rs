@@ -7,7 +7,8 @@
 //! The map, along the path of an event:
 //!
 //! - [`Record`]: one event, borrowed from the caller;
-//! - [`partitioner`]: which partition it goes to; [`flusher`]: whether it must go at once;
+//! - [`partitioner`]: which partition it goes to; [`flusher`]: whether it must go at once; [`Interceptor`]: what
+//!   headers it gets;
 //! - [`BufferPool`]: the memory bound, in bytes;
 //! - [`Accumulator`]: when a batch is ready;
 //! - [`RecordBatch`]: Kafka's record batch, the memory, wire and disk format in one;
@@ -28,6 +29,7 @@ mod delivery;
 mod error;
 mod error_code;
 pub mod flusher;
+mod interceptor;
 #[doc(hidden)]
 pub mod nearest;
 mod outbox;
@@ -49,6 +51,7 @@ pub use completion::{Completion, Durable, Outcome, Span, Spans};
 pub use delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, Refusal, TopicId};
 pub use error::{DecodeError, DeliveryError, FailureReason, Persisted, RecordError};
 pub use error_code::{ErrorClass, ErrorCode};
+pub use interceptor::{AddedHeaders, Interceptor};
 pub use outbox::{
     Action, OnExpiredTimestamp, OnFull, Outbox, OutboxEvent, OutboxSettings, SpoolMode, SpoolSettings, Tally,
     Trouble,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kafka_batcher_core::flusher::BatchFlusher;
 use kafka_batcher_core::partitioner::{Assigner, Partitioner, Sticky, Strategy};
-use kafka_batcher_core::{BackoffSettings, OnFull, SpoolMode, SpoolSettings};
+use kafka_batcher_core::{BackoffSettings, Interceptor, OnFull, SpoolMode, SpoolSettings};
 use tokio::runtime::Handle;
 
 use crate::batcher::KafkaBatcher;
@@ -21,7 +21,7 @@ use crate::error::BuildError;
 use crate::error_notifier::{ErrorNotifier, LogNotifier};
 use crate::producer::Producer;
 use crate::producer::native::NativeProducer;
-use crate::registry::Registry;
+use crate::registry::{Chosen, Registry};
 use crate::storage::{DiskSettings, DiskStorage, TempStorage};
 use crate::topic::Topic;
 
@@ -140,6 +140,16 @@ impl Builder {
     /// Lets `batch_flusher = "name"` mean this flusher.
     pub fn register_flusher(mut self, name: impl Into<String>, flusher: impl BatchFlusher + 'static) -> Self {
         self.registry.flushers.insert(name, Arc::new(flusher));
+        self
+    }
+
+    /// Lets `interceptor = "name"` mean this interceptor.
+    pub fn register_interceptor(
+        mut self,
+        name: impl Into<String>,
+        interceptor: impl Interceptor + 'static,
+    ) -> Self {
+        self.registry.interceptors.insert(name, Arc::new(interceptor));
         self
     }
 
@@ -374,13 +384,12 @@ pub struct CollectorBuilder {
     batcher: KafkaBatcher,
     topic: String,
     settings: CollectorSettings,
-    partitioner: Option<Arc<dyn Partitioner>>,
-    flusher: Option<Arc<dyn BatchFlusher>>,
+    given: Chosen,
 }
 
 impl CollectorBuilder {
     pub(crate) fn new(batcher: KafkaBatcher, topic: String, settings: CollectorSettings) -> Self {
-        CollectorBuilder { batcher, topic, settings, partitioner: None, flusher: None }
+        CollectorBuilder { batcher, topic, settings, given: Chosen::default() }
     }
 
     /// Changes this collector's settings.
@@ -397,13 +406,19 @@ impl CollectorBuilder {
 
     /// Chooses the partition by this partitioner. A panic or an error in it costs that event an error.
     pub fn partitioner(mut self, partitioner: impl Partitioner + 'static) -> Self {
-        self.partitioner = Some(Arc::new(partitioner));
+        self.given.partitioner = Some(Arc::new(partitioner));
         self
     }
 
     /// Asks this flusher after each event whether its batch must go at once.
     pub fn flusher(mut self, flusher: impl BatchFlusher + 'static) -> Self {
-        self.flusher = Some(Arc::new(flusher));
+        self.given.flusher = Some(Arc::new(flusher));
+        self
+    }
+
+    /// Has this interceptor add headers to each event, such as a trace's. A panic in it costs that event an error.
+    pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
+        self.given.interceptor = Some(Arc::new(interceptor));
         self
     }
 
@@ -424,8 +439,8 @@ impl CollectorBuilder {
         for warning in self.settings.warnings() {
             tracing::warn!(topic = self.topic, "{warning}");
         }
-        let CollectorBuilder { batcher, topic, settings, partitioner, flusher } = self;
-        let (partitioner, flusher) = (partitioner.or(chosen.0), flusher.or(chosen.1));
+        let CollectorBuilder { batcher, topic, settings, given } = self;
+        let Chosen { partitioner, flusher, interceptor } = given.or(chosen);
         let seed = batcher.next_seed();
         let user_partitioner = partitioner.is_some();
         let assigner = match partitioner {
@@ -434,7 +449,18 @@ impl CollectorBuilder {
         };
         let cap = application.partition_cap(&settings);
         batcher.add_topic(|pool, lanes, clock| {
-            Topic::new(topic.into(), settings, pool, cap, lanes, clock, assigner, user_partitioner, flusher)
+            Topic::new(
+                topic.into(),
+                settings,
+                pool,
+                cap,
+                lanes,
+                clock,
+                assigner,
+                user_partitioner,
+                flusher,
+                interceptor,
+            )
         })
     }
 }

@@ -52,9 +52,9 @@ impl Collector {
     pub async fn add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
         let record = event.into();
         let chosen = self.topic.choose(&record)?;
-        match self.topic.push(chosen, &record, &mut None, false) {
+        match self.topic.push(&chosen, &record, &mut None, false) {
             Ok(_) => Ok(()),
-            Err(full) => self.add_slowly(full, chosen, &record, false).await.map(|_| ()),
+            Err(full) => self.add_slowly(full, &chosen, &record, false).await.map(|_| ()),
         }
     }
 
@@ -67,9 +67,9 @@ impl Collector {
     pub async fn send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
         let record = event.into();
         let chosen = self.topic.choose(&record)?;
-        let added = match self.topic.push(chosen, &record, &mut None, true) {
+        let added = match self.topic.push(&chosen, &record, &mut None, true) {
             Ok(receipt) => receipt,
-            Err(full) => self.add_slowly(full, chosen, &record, true).await?,
+            Err(full) => self.add_slowly(full, &chosen, &record, true).await?,
         };
         added.ok_or_else(no_receipt)
     }
@@ -82,7 +82,7 @@ impl Collector {
     /// [`AddError::Full`] if there is no memory for it now; the others as for [`Collector::add_event`].
     pub fn try_add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
         let record = event.into();
-        self.add_now(self.topic.choose(&record)?, &record, false).map(|_| ())
+        self.add_now(&self.topic.choose(&record)?, &record, false).map(|_| ())
     }
 
     /// As [`Collector::try_add_event`], with a receipt.
@@ -91,7 +91,7 @@ impl Collector {
     /// As [`Collector::try_add_event`].
     pub fn try_send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
         let record = event.into();
-        self.add_now(self.topic.choose(&record)?, &record, true)?.ok_or_else(no_receipt)
+        self.add_now(&self.topic.choose(&record)?, &record, true)?.ok_or_else(no_receipt)
     }
 
     /// Accepts one event from a thread without a runtime; blocks the thread only while memory is full, at most
@@ -101,7 +101,7 @@ impl Collector {
     /// As [`Collector::add_event`].
     pub fn blocking_add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
         let record = event.into();
-        self.add_blocking(self.topic.choose(&record)?, &record, false).map(|_| ())
+        self.add_blocking(&self.topic.choose(&record)?, &record, false).map(|_| ())
     }
 
     /// As [`Collector::blocking_add_event`], with a receipt.
@@ -110,7 +110,7 @@ impl Collector {
     /// As [`Collector::add_event`].
     pub fn blocking_send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
         let record = event.into();
-        self.add_blocking(self.topic.choose(&record)?, &record, true)?.ok_or_else(no_receipt)
+        self.add_blocking(&self.topic.choose(&record)?, &record, true)?.ok_or_else(no_receipt)
     }
 
     /// Accepts events in order, and answers for each of them; one that is refused does not stop the others.
@@ -143,7 +143,7 @@ impl Collector {
 
     pub(crate) fn add_now(
         &self,
-        chosen: Chosen<'_>,
+        chosen: &Chosen<'_>,
         record: &Record<'_>,
         want_receipt: bool,
     ) -> Result<Option<Receipt>, AddError> {
@@ -167,7 +167,7 @@ impl Collector {
     pub(crate) async fn add_slowly(
         &self,
         first: NotAdded,
-        chosen: Chosen<'_>,
+        chosen: &Chosen<'_>,
         record: &Record<'_>,
         want_receipt: bool,
     ) -> Result<Option<Receipt>, AddError> {
@@ -193,7 +193,7 @@ impl Collector {
 
     pub(crate) fn add_blocking(
         &self,
-        chosen: Chosen<'_>,
+        chosen: &Chosen<'_>,
         record: &Record<'_>,
         want_receipt: bool,
     ) -> Result<Option<Receipt>, AddError> {

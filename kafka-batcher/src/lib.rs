@@ -76,8 +76,8 @@ pub use error_notifier::{ErrorNotifier, LogNotifier, Notification, NotificationK
 pub use kafka_batcher_core::flusher::BatchFlusher;
 pub use kafka_batcher_core::partitioner::Partitioner;
 pub use kafka_batcher_core::{
-    DeliveryError, FailureReason, Header, OnExpiredTimestamp, OnFull, Persisted, Record, RecordBatch,
-    RecordError, SpoolMode, TopicPartition, flusher, partitioner,
+    AddedHeaders, DeliveryError, FailureReason, Header, Interceptor, OnExpiredTimestamp, OnFull, Persisted,
+    Record, RecordBatch, RecordError, SpoolMode, TopicPartition, flusher, partitioner,
 };
 pub use metrics::{Latency, Report};
 pub use producer::Producer;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use kafka_batcher_core::Interceptor;
 use kafka_batcher_core::flusher::BatchFlusher;
 use kafka_batcher_core::partitioner::Partitioner;
 
@@ -49,6 +50,7 @@ impl<T: ?Sized> Named<T> {
 pub(crate) struct Registry {
     pub(crate) partitioners: Named<dyn Partitioner>,
     pub(crate) flushers: Named<dyn BatchFlusher>,
+    pub(crate) interceptors: Named<dyn Interceptor>,
     pub(crate) notifiers: Named<dyn ErrorNotifier>,
     pub(crate) storages: Named<dyn TempStorage>,
     pub(crate) producers: Named<dyn Producer>,
@@ -59,6 +61,7 @@ impl Default for Registry {
         Registry {
             partitioners: Named::new("partitioner"),
             flushers: Named::new("flusher"),
+            interceptors: Named::new("interceptor"),
             notifiers: Named::new("error notifier"),
             storages: Named::new("storage"),
             producers: Named::new("producer"),
@@ -66,18 +69,37 @@ impl Default for Registry {
     }
 }
 
-/// The partitioner and the flusher that a collector's settings name.
-pub(crate) type Chosen = (Option<Arc<dyn Partitioner>>, Option<Arc<dyn BatchFlusher>>);
+/// What a collector's settings name, or its builder was given.
+#[derive(Default)]
+pub(crate) struct Chosen {
+    pub(crate) partitioner: Option<Arc<dyn Partitioner>>,
+    pub(crate) flusher: Option<Arc<dyn BatchFlusher>>,
+    pub(crate) interceptor: Option<Arc<dyn Interceptor>>,
+}
+
+impl Chosen {
+    /// What `self` lacks is taken from `other`.
+    pub(crate) fn or(self, other: Chosen) -> Chosen {
+        Chosen {
+            partitioner: self.partitioner.or(other.partitioner),
+            flusher: self.flusher.or(other.flusher),
+            interceptor: self.interceptor.or(other.interceptor),
+        }
+    }
+}
 
 impl Registry {
     /// What these settings name; every name that is not there is a mistake.
     pub(crate) fn choose(&self, settings: &CollectorSettings, mistakes: &mut Vec<Mistake>) -> Chosen {
-        let partitioner = settings.partition_fn.as_deref();
-        let flusher = settings.batch_flusher.as_deref();
-        (
-            partitioner.and_then(|name| self.partitioners.find("partition_fn", name, mistakes)),
-            flusher.and_then(|name| self.flushers.find("batch_flusher", name, mistakes)),
-        )
+        let CollectorSettings { partition_fn, batch_flusher, interceptor, .. } = settings;
+        let (partitioner, flusher) = (partition_fn.as_deref(), batch_flusher.as_deref());
+        Chosen {
+            partitioner: partitioner.and_then(|name| self.partitioners.find("partition_fn", name, mistakes)),
+            flusher: flusher.and_then(|name| self.flushers.find("batch_flusher", name, mistakes)),
+            interceptor: interceptor
+                .as_deref()
+                .and_then(|name| self.interceptors.find("interceptor", name, mistakes)),
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use kafka_batcher_core::partitioner::{
     Assigner, PartitionError, PartitionInput, Placement, PlacementSource, TopicNotice, TopicView,
 };
 use kafka_batcher_core::{
-    Accumulator, BufferPool, Chunk, FlushReason, Header, Offer, PushError, Ready, Record, Sealed, Share, Time,
+    Accumulator, AddedHeaders, BufferPool, Chunk, FlushReason, Header, Interceptor, Offer, PushError, Ready,
+    Record, Sealed, Share, Time,
 };
 use tokio::sync::{Notify, watch};
 
@@ -41,6 +42,7 @@ pub(crate) struct Topic {
     /// From what placements come. Asked once, since it is needed under a lock.
     source: PlacementSource,
     flusher: Option<Arc<dyn BatchFlusher>>,
+    interceptor: Option<Arc<dyn Interceptor>>,
     pub(crate) slots: Slots,
     /// Where events wait while nobody knows how many partitions the topic has. Its lock also guards the change.
     lane: Mutex<Accumulator>,
@@ -83,10 +85,11 @@ impl From<AddError> for NotAdded {
 }
 
 /// What user code decided about an event.
-#[derive(Clone, Copy)]
 pub(crate) struct Chosen<'a> {
     target: Target<'a>,
     flush_after: bool,
+    /// Boxed: it is rare, and this is moved about for every event.
+    headers: Option<Box<AddedHeaders>>,
 }
 
 /// Where an event goes.
@@ -109,6 +112,7 @@ impl Topic {
         assigner: Assigner,
         user_partitioner: bool,
         flusher: Option<Arc<dyn BatchFlusher>>,
+        interceptor: Option<Arc<dyn Interceptor>>,
     ) -> Self {
         Topic {
             slots: Slots::new(settings.accumulator(), settings.collect_by_partition, partition_cap),
@@ -123,6 +127,7 @@ impl Topic {
             assigner,
             user_partitioner,
             flusher,
+            interceptor,
             queue: Mutex::new(VecDeque::new()),
             wake: Notify::new(),
             armed: AtomicU64::new(u64::MAX),
@@ -178,19 +183,42 @@ impl Topic {
             Some(flusher) if !flush_after => self.ask_flusher(flusher.as_ref(), record)?,
             _ => flush_after,
         };
-        Ok(Chosen { target, flush_after })
+        let headers = match &self.interceptor {
+            Some(interceptor) => self.ask_interceptor(interceptor.as_ref(), record)?,
+            None => None,
+        };
+        Ok(Chosen { target, flush_after, headers })
     }
 
     /// Takes one event, or says what is missing. `spare` is the chunk brought along.
     #[inline]
     pub(crate) fn push(
         &self,
-        chosen: Chosen<'_>,
+        chosen: &Chosen<'_>,
         record: &Record<'_>,
         spare: &mut Option<Chunk>,
         want_receipt: bool,
     ) -> Result<Option<Receipt>, NotAdded> {
-        let Chosen { target, flush_after } = chosen;
+        let Chosen { target, flush_after, .. } = *chosen;
+        match &chosen.headers {
+            None => self.push_to(target, flush_after, record, spare, want_receipt),
+            Some(added) => {
+                let headers = added.behind(record.headers);
+                let record = Record { headers: &headers, ..*record };
+                self.push_to(target, flush_after, &record, spare, want_receipt)
+            }
+        }
+    }
+
+    #[inline]
+    fn push_to(
+        &self,
+        target: Target<'_>,
+        flush_after: bool,
+        record: &Record<'_>,
+        spare: &mut Option<Chunk>,
+        want_receipt: bool,
+    ) -> Result<Option<Receipt>, NotAdded> {
         let timestamp = record.timestamp.unwrap_or_else(|| self.clock.unix_ms());
         match target {
             Target::Slot(slot, partition) => {
@@ -338,6 +366,17 @@ impl Topic {
         }
     }
 
+    fn ask_interceptor(
+        &self,
+        interceptor: &dyn Interceptor,
+        record: &Record<'_>,
+    ) -> Result<Option<Box<AddedHeaders>>, AddError> {
+        let mut headers = Box::new(AddedHeaders::default());
+        contained("interceptor", || interceptor.on_event(record, &mut headers))
+            .map_err(|panicked| self.refuse(panicked))?;
+        Ok(Some(headers).filter(|headers| !headers.is_empty()))
+    }
+
     /// Counts a refusal.
     pub(crate) fn refuse(&self, error: AddError) -> AddError {
         self.refused.fetch_add(1, Ordering::Relaxed);
@@ -377,7 +416,7 @@ impl Topic {
             drop(lane);
             let input = self.input(record);
             let target = self.asked(|| self.place(placement, &input))?;
-            return self.push(Chosen { target, flush_after }, record, spare, want_receipt);
+            return self.push_to(target, flush_after, record, spare, want_receipt);
         }
         // Where the record's own key says the same later, nothing needs to be kept. It does not if the record itself or
         // a typed collector's rule said where to.

@@ -177,12 +177,12 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
     fn add_here(
         &self,
         value: &T,
-        add: impl FnOnce(Chosen<'_>, &Record<'_>) -> Result<Option<Receipt>, AddError>,
+        add: impl FnOnce(&Chosen<'_>, &Record<'_>) -> Result<Option<Receipt>, AddError>,
     ) -> Result<Option<Receipt>, AddError> {
         let mut buffer = ENCODED.take();
         let added = self.encode(value, &mut buffer).and_then(|Encoded { key, placement, flush }| {
             let record = Record { key: key.as_deref(), value: Some(&buffer), ..Record::default() };
-            add(self.collector.topic.choose_typed(&record, placement, flush)?, &record)
+            add(&self.collector.topic.choose_typed(&record, placement, flush)?, &record)
         });
         ENCODED.set(buffer);
         added
@@ -210,9 +210,9 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
         let Encoded { key, placement, flush } = self.encode(value, buffer)?;
         let record = Record { key: key.as_deref(), value: Some(buffer), ..Record::default() };
         let chosen = topic.choose_typed(&record, placement, flush)?;
-        match topic.push(chosen, &record, &mut None, want_receipt) {
+        match topic.push(&chosen, &record, &mut None, want_receipt) {
             Ok(receipt) => Ok(receipt),
-            Err(full) => self.collector.add_slowly(full, chosen, &record, want_receipt).await,
+            Err(full) => self.collector.add_slowly(full, &chosen, &record, want_receipt).await,
         }
     }
 

@@ -10,7 +10,8 @@ use futures_util::FutureExt;
 use kafka_batcher::flusher::FlushFn;
 use kafka_batcher::partitioner::{KeyHash, Strategy};
 use kafka_batcher::{
-    AddError, BuildError, FailureReason, Header, KafkaBatcher, Persisted, ReceiptError, Record,
+    AddError, AddedHeaders, BuildError, FailureReason, Header, Interceptor, KafkaBatcher, Persisted,
+    ReceiptError, Record,
 };
 use kafka_batcher_broker::{Api, EmbeddedKafka, Fault, TopicSpec};
 use support::{LONG, batcher, batcher_with, kafka, outcome, ready, until, values};
@@ -490,6 +491,58 @@ async fn a_receipt_may_be_asked_by_several_and_be_dropped_unasked() {
     receipt.durable().await.unwrap();
     assert_eq!(receipt.try_delivered().unwrap().unwrap().offset, Some(1));
     assert!(batcher.shutdown(LONG).await.all_delivered());
+}
+
+/// Adds two headers, the second null; dies of an event without a value.
+struct Traced;
+
+impl Interceptor for Traced {
+    fn on_event(&self, event: &Record<'_>, headers: &mut AddedHeaders) {
+        headers.add("trace", Some(event.value.expect("a value")));
+        headers.add("null", None);
+    }
+}
+
+#[tokio::test]
+async fn an_interceptors_headers_stand_behind_the_events_own_whichever_way_it_comes() {
+    #[derive(serde::Serialize)]
+    struct Typed(u32);
+    let kafka = EmbeddedKafka::builder().start().unwrap();
+    let batcher = batcher(&kafka).await;
+    let flights = batcher.collector("flights").interceptor(Traced).build().unwrap();
+    let own = [Header::new("own", "1")];
+    // Before the topic is known, with a header of the library's own that is stripped later; and after.
+    for round in 0..2 {
+        flights.add_event(Record::value("a").with_headers(&own).with_partition(0)).await.unwrap();
+        flights.try_add_event("b").unwrap();
+        flights.typed::<Typed>().add_event(&Typed(7)).await.unwrap();
+        let error = flights.add_event(Record::tombstone("k")).await.unwrap_err();
+        assert!(matches!(error, AddError::Panicked { what: "interceptor", .. }), "{error}");
+        if round == 0 {
+            kafka.create_topic(TopicSpec::new("flights", 1)).unwrap();
+            ready(&batcher, "flights").await;
+        }
+    }
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.all_delivered() && report.refused == 2, "{report:?}");
+    let seen: Vec<Vec<(String, Option<bytes::Bytes>)>> = kafka
+        .log("flights", 0)
+        .into_iter()
+        .map(|record| {
+            record
+                .headers
+                .into_iter()
+                .map(|h| (String::from_utf8_lossy(&h.key).into_owned(), h.value))
+                .collect()
+        })
+        .collect();
+    let header = |name: &str, value: Option<&'static str>| (name.to_owned(), value.map(bytes::Bytes::from));
+    let expected = [
+        vec![header("own", Some("1")), header("trace", Some("a")), header("null", None)],
+        vec![header("trace", Some("b")), header("null", None)],
+        vec![header("trace", Some("7")), header("null", None)],
+    ];
+    assert_eq!(seen, [expected.clone(), expected].concat());
 }
 
 #[tokio::test]

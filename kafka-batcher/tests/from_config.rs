@@ -8,7 +8,8 @@ use std::time::Duration;
 use kafka_batcher::flusher::FlushFn;
 use kafka_batcher::partitioner::{PartitionFn, PartitionKey};
 use kafka_batcher::{
-    BuildError, Builder, Config, ErrorNotifier, KafkaBatcher, MemoryStorage, Notification, NotificationKind,
+    AddedHeaders, BuildError, Builder, Config, ErrorNotifier, Interceptor, KafkaBatcher, MemoryStorage,
+    Notification, NotificationKind, Record,
 };
 use support::{LONG, kafka, until, values};
 
@@ -19,6 +20,14 @@ struct Told(Arc<Mutex<Vec<NotificationKind>>>);
 impl ErrorNotifier for Told {
     fn report(&self, notification: &Notification) {
         self.0.lock().unwrap().push(notification.kind);
+    }
+}
+
+struct Traced;
+
+impl Interceptor for Traced {
+    fn on_event(&self, _: &Record<'_>, headers: &mut AddedHeaders) {
+        headers.add("trace", Some(b"1"));
     }
 }
 
@@ -70,7 +79,7 @@ async fn code_of_the_programs_own_is_chosen_by_name() {
     let text = format!(
         "endpoints = {:?}\nerror_notifier = \"pager\"\nmax_wait_time = \"1h\"\n\n[spool]\nstorage = \"memory\"\n\
          mode = \"always\"\n\n[[collectors]]\ntopic_name = \"flights\"\npartition_fn = \"third\"\n\
-         batch_flusher = \"urgent\"\n\n[[collectors]]\ntopic_name = \"missing\"\n",
+         batch_flusher = \"urgent\"\ninterceptor = \"traced\"\n\n[[collectors]]\ntopic_name = \"missing\"\n",
         kafka.bootstrap(),
     );
     let storage = MemoryStorage::default();
@@ -78,6 +87,7 @@ async fn code_of_the_programs_own_is_chosen_by_name() {
         .unwrap()
         .register_partitioner("third", PartitionFn::new(|_| PartitionKey::Explicit(3)))
         .register_flusher("urgent", FlushFn::new(|key, _| key == Some(b"urgent")))
+        .register_interceptor("traced", Traced)
         .register_storage("memory", storage.clone())
         .register_error_notifier("pager", told.clone())
         .start()
@@ -88,6 +98,8 @@ async fn code_of_the_programs_own_is_chosen_by_name() {
     let urgent = flights.send(("urgent", "2")).await.unwrap();
     support::outcome(&urgent).await.unwrap();
     assert_eq!(values(&kafka, 3), ["1", "2"], "the partitioner and the flusher of the file's choice");
+    let traced = kafka.log("flights", 3).iter().all(|record| record.headers[0].key == "trace");
+    assert!(traced, "the interceptor of the file's choice");
     until(|| told.0.lock().unwrap().contains(&NotificationKind::ProducerStartFailed)).await;
     let report = batcher.shutdown(LONG).await;
     assert!(report.all_delivered(), "{report:?}");
@@ -97,7 +109,7 @@ async fn code_of_the_programs_own_is_chosen_by_name() {
 async fn a_name_that_nobody_registered_is_a_mistake_that_says_which_there_are() {
     let text = "endpoints = \"127.0.0.1:9092\"\nproducer = \"mine\"\nerror_notifier = \"pager\"\n\
                 [spool]\nstorage = \"vault\"\n[[collectors]]\ntopic_name = \"flights\"\npartition_fn = \"f\"\n\
-                batch_flusher = \"urgent\"\n";
+                batch_flusher = \"urgent\"\ninterceptor = \"traced\"\n";
     let started = Builder::from_config(&Config::from_toml(text, "k.toml"))
         .unwrap()
         .register_flusher("urgently", FlushFn::new(|_, _| true))
@@ -113,6 +125,7 @@ async fn a_name_that_nobody_registered_is_a_mistake_that_says_which_there_are() 
             "spool.storage: no storage is registered as \"vault\"; the program registered none",
             "partition_fn of topic \"flights\": no partitioner is registered as \"f\"; the program registered none",
             "batch_flusher of topic \"flights\": no flusher is registered as \"urgent\"; registered are: urgently",
+            "interceptor of topic \"flights\": no interceptor is registered as \"traced\"; the program registered none",
         ]
     );
 }

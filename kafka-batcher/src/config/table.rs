@@ -136,6 +136,8 @@ settings! {
         partition_fn: Option<String> = None, "";
         /// The name under which a flusher of your own was registered (`Builder::register_flusher`): it sees each event and says whether its batch must go at once. Unset: never.
         batch_flusher: Option<String> = None, "";
+        /// The name under which an interceptor of your own was registered (`Builder::register_interceptor`): it adds headers to each event, such as a trace's. Unset: none.
+        interceptor: Option<String> = None, "";
         /// What the broker waits for before it acknowledges: -1 all in-sync replicas, 1 the leader alone, 0 nothing (delivered then means written to the socket). Only -1 is idempotent and keeps order through errors.
         required_acks: i16 = -1, "";
         /// Number batches so that the broker recognises a resend. Unset: true exactly when `required_acks` is -1. True with another `required_acks` is an error.
