@@ -1,6 +1,6 @@
 //! Kafka's protocol as bytes: what a producer asks, what a broker answers, and how a stream is cut into answers.
 //!
-//! Only the six requests that a producer needs are here, each in every version from Kafka 0.11 (June 2017) to the
+//! Only the eight requests that a producer needs are here, each in every version from Kafka 0.11 (June 2017) to the
 //! latest known one. Written by hand, for two reasons. Produce must go out in one vectored write, straight from the
 //! batches' memory ([`ProduceFrame`]). And answers come from a network that may hold anything: a reader here believes
 //! no count that the bytes at hand cannot hold, where a generated codec reserves whatever an array's length field says
@@ -18,6 +18,7 @@ mod metadata;
 mod produce;
 mod produce_response;
 mod reader;
+mod sasl;
 mod writer;
 
 pub use api_versions::{ApiVersions, api_versions_request, read_api_versions};
@@ -32,6 +33,10 @@ pub use produce::{ProduceFrame, ProduceHead, ProduceItem, REQUEST_OVERHEAD, item
 pub use produce_response::{ProduceVisitor, ProducedPartition, TopicRef, read_produce};
 pub use reader::WireError;
 pub(crate) use reader::{Encoding, Reader};
+pub use sasl::{
+    SaslAuthenticateAnswer, SaslHandshakeAnswer, read_sasl_authenticate, read_sasl_handshake,
+    sasl_authenticate_request, sasl_handshake_request,
+};
 pub(crate) use writer::Writer;
 
 /// A request that this crate can write and whose answer it can read.
@@ -41,24 +46,30 @@ pub enum Api {
     Produce,
     /// Metadata: who leads which partition.
     Metadata,
+    /// SaslHandshake: which mechanism (KIP-43).
+    SaslHandshake,
     /// ApiVersions: what the broker speaks (KIP-35).
     ApiVersions,
     /// InitProducerId: an id of one's own (KIP-98).
     InitProducerId,
     /// DescribeConfigs: how long a topic keeps events (KIP-133).
     DescribeConfigs,
+    /// SaslAuthenticate: who one is (KIP-152).
+    SaslAuthenticate,
     /// DescribeProducers: what a partition knows of producers (KIP-664).
     DescribeProducers,
 }
 
 impl Api {
     /// All of them.
-    pub const ALL: [Api; 6] = [
+    pub const ALL: [Api; 8] = [
         Api::Produce,
         Api::Metadata,
+        Api::SaslHandshake,
         Api::ApiVersions,
         Api::InitProducerId,
         Api::DescribeConfigs,
+        Api::SaslAuthenticate,
         Api::DescribeProducers,
     ];
 
@@ -67,9 +78,11 @@ impl Api {
         match self {
             Api::Produce => 0,
             Api::Metadata => 3,
+            Api::SaslHandshake => 17,
             Api::ApiVersions => 18,
             Api::InitProducerId => 22,
             Api::DescribeConfigs => 32,
+            Api::SaslAuthenticate => 36,
             Api::DescribeProducers => 61,
         }
     }
@@ -79,9 +92,11 @@ impl Api {
         match self {
             Api::Produce => "Produce",
             Api::Metadata => "Metadata",
+            Api::SaslHandshake => "SaslHandshake",
             Api::ApiVersions => "ApiVersions",
             Api::InitProducerId => "InitProducerId",
             Api::DescribeConfigs => "DescribeConfigs",
+            Api::SaslAuthenticate => "SaslAuthenticate",
             Api::DescribeProducers => "DescribeProducers",
         }
     }
@@ -91,9 +106,11 @@ impl Api {
         match self {
             Api::Produce => (3, 13),
             Api::Metadata => (4, 13),
+            Api::SaslHandshake => (1, 1),
             Api::ApiVersions => (0, 3),
             Api::InitProducerId => (0, 5),
             Api::DescribeConfigs => (1, 1),
+            Api::SaslAuthenticate => (0, 2),
             Api::DescribeProducers => (0, 0),
         }
     }
@@ -103,9 +120,10 @@ impl Api {
         let flexible_from = match self {
             Api::Produce | Api::Metadata => 9,
             Api::ApiVersions => 3,
-            Api::InitProducerId => 2,
+            Api::InitProducerId | Api::SaslAuthenticate => 2,
             Api::DescribeConfigs => 4,
             Api::DescribeProducers => 0,
+            Api::SaslHandshake => i16::MAX,
         };
         if version >= flexible_from { Encoding::Flexible } else { Encoding::Classic }
     }

@@ -104,8 +104,8 @@ impl fmt::Display for FrameError {
             // TLS records: alert, handshake, and their version's major number.
             [0x15 | 0x16, 3, ..] => write!(
                 f,
-                "a TLS endpoint answered (its first bytes: \"{first}\"); this client speaks without TLS: give the \
-                 address of a PLAINTEXT listener"
+                "a TLS endpoint answered (its first bytes: \"{first}\"); this client speaks without TLS: turn it \
+                 on (ssl = true, or the table [ssl]), or give the address of a PLAINTEXT listener"
             ),
             _ => write!(
                 f,

@@ -86,9 +86,46 @@ fn the_versions_spoken_are_within_those_of_the_foreign_codec() {
         (Api::InitProducerId, InitProducerIdRequest::VERSIONS),
         (Api::DescribeConfigs, DescribeConfigsRequest::VERSIONS),
         (Api::DescribeProducers, DescribeProducersRequest::VERSIONS),
+        (Api::SaslHandshake, SaslHandshakeRequest::VERSIONS),
+        (Api::SaslAuthenticate, SaslAuthenticateRequest::VERSIONS),
     ] {
         let (oldest, newest) = api.versions();
         assert!(foreign.min <= oldest && newest <= foreign.max, "{}", api.name());
+    }
+}
+
+#[test]
+fn sasl_handshake_is_as_the_protocol_has_it() {
+    let request = sasl_handshake_request(5, "me", "SCRAM-SHA-512");
+    let read: SaslHandshakeRequest = foreign(&request, 5, "me");
+    assert_eq!(&*read.mechanism, "SCRAM-SHA-512");
+    let said = SaslHandshakeResponse::default()
+        .with_error_code(33)
+        .with_mechanisms(vec![text("PLAIN"), text("OAUTHBEARER")]);
+    let said = answer(&said, 1);
+    let found = read_sasl_handshake(&said).unwrap();
+    assert_eq!(found.code, ErrorCode::UNSUPPORTED_SASL_MECHANISM);
+    assert_eq!(found.mechanisms, ["PLAIN", "OAUTHBEARER"]);
+    bend(&said, |bytes| read_sasl_handshake(bytes).map(drop));
+}
+
+#[test]
+fn sasl_authenticate_is_as_the_protocol_has_it() {
+    for version in versions(Api::SaslAuthenticate) {
+        let request = sasl_authenticate_request(version, 5, "me", b"\0who\0what");
+        let read: SaslAuthenticateRequest = foreign(&request, 5, "me");
+        assert_eq!(&read.auth_bytes[..], b"\0who\0what");
+        let said = SaslAuthenticateResponse::default()
+            .with_error_code(58)
+            .with_error_message(Some(text("no")))
+            .with_auth_bytes(Bytes::from_static(b"v=abc"))
+            .with_session_lifetime_ms(if version >= 1 { 3_600_000 } else { 0 });
+        let said = answer(&said, version);
+        let found = read_sasl_authenticate(&said, version).unwrap();
+        assert_eq!(found.code, ErrorCode::SASL_AUTHENTICATION_FAILED);
+        assert_eq!((found.message.as_deref(), &found.bytes[..]), (Some("no"), &b"v=abc"[..]));
+        assert_eq!(found.session_lifetime_ms, if version >= 1 { 3_600_000 } else { 0 });
+        bend_but_for_tail(&said, |bytes| read_sasl_authenticate(bytes, version).map(drop));
     }
 }
 
