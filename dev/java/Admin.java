@@ -60,6 +60,10 @@ import org.apache.kafka.common.ElectionType;
 import org.apache.kafka.common.Node;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.TopicPartitionInfo;
+import org.apache.kafka.common.acl.AccessControlEntry;
+import org.apache.kafka.common.acl.AclBinding;
+import org.apache.kafka.common.acl.AclOperation;
+import org.apache.kafka.common.acl.AclPermissionType;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.ElectionNotNeededException;
 import org.apache.kafka.common.header.Header;
@@ -70,6 +74,9 @@ import org.apache.kafka.common.requests.AbstractResponse;
 import org.apache.kafka.common.requests.MetadataRequest;
 import org.apache.kafka.common.requests.MetadataResponse;
 import org.apache.kafka.common.requests.RequestHeader;
+import org.apache.kafka.common.resource.PatternType;
+import org.apache.kafka.common.resource.ResourcePattern;
+import org.apache.kafka.common.resource.ResourceType;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 import org.apache.kafka.common.utils.Utils;
@@ -135,6 +142,7 @@ public final class Admin {
             case "describe" -> show(describe(text(q, "topic")), a);
             case "wait" -> waitFor(q, a);
             case "move_leader" -> moveLeader(q);
+            case "grant" -> grant(q);
             case "alter_configs" -> alterConfigs(q);
             case "configs" -> configs(q, a);
             case "producers" -> producers(q, a);
@@ -185,6 +193,13 @@ public final class Admin {
             for (Node n : nodes()) if (askOne(n, topic) != null) return false;
             return true;
         }, "topic " + topic + " to be gone");
+    }
+
+    private void grant(JsonNode q) throws Exception {
+        // Write implies Describe.
+        AccessControlEntry entry = new AccessControlEntry("User:" + text(q, "user"), "*", AclOperation.WRITE, AclPermissionType.ALLOW);
+        ResourcePattern topic = new ResourcePattern(ResourceType.TOPIC, text(q, "topic"), PatternType.LITERAL);
+        admin.createAcls(List.of(new AclBinding(topic, entry))).all().get();
     }
 
     private static void show(TopicDescription d, ObjectNode a) {

@@ -24,12 +24,18 @@ pub struct Options {
     brokers: u8,
     props: Vec<(String, String)>,
     session_timeout: Duration,
+    secured: bool,
 }
 
 impl Options {
     /// One broker: replication 1. Ready after some 3 s.
     pub fn one_broker() -> Self {
-        Options { brokers: 1, props: Vec::new(), session_timeout: Duration::from_secs(2) }
+        Options { brokers: 1, props: Vec::new(), session_timeout: Duration::from_secs(2), secured: false }
+    }
+
+    /// One broker with ACLs, and a listener for each way to log in, right and wrong (`dev/kafka start --security`). Needs openssl.
+    pub fn secured() -> Self {
+        Options { secured: true, ..Options::one_broker() }
     }
 
     /// Three brokers: replication 3, `min.insync.replicas` 2, no unclean leader election. Ready after some 8 s.
@@ -134,6 +140,29 @@ impl RealKafka {
         self.node_dir(node)?;
         let index = usize::from(node) - 1;
         self.addresses().into_iter().nth(index).ok_or_else(|| no_node(node))
+    }
+
+    /// `host:port` of a listener of a Kafka that was started as [`Options::secured`]: `SASL_SSL`, `EXPIRED` and so on.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`], or there is no such listener.
+    pub fn listener(&self, name: &str) -> Result<String, Error> {
+        let path = self.security_file("listeners")?;
+        let text = std::fs::read_to_string(path).map_err(Error::io("cannot read the secured listeners"))?;
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let unknown = || Error::NotUnderstood { what: "the listener's name", text: name.to_owned() };
+        found.map(str::to_owned).ok_or_else(unknown)
+    }
+
+    /// A file of a Kafka that was started as [`Options::secured`]: `ca.pem`, `other-ca.pem`, `client.crt`, `client.key`.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`].
+    pub fn security_file(&self, name: &str) -> Result<PathBuf, Error> {
+        match &self.processes {
+            Processes::Foreign => Err(Error::NotOurs("asked for a secured listener")),
+            Processes::Ours { dir, .. } => Ok(dir.join("security").join(name)),
+        }
     }
 
     /// Whether this value started the processes: only then may they be killed, restarted, frozen, and their disks read.
@@ -265,6 +294,9 @@ fn run(options: &Options, dir: &Path) -> Result<(String, Processes), Error> {
     let mut command = script("run");
     command.arg("--dir").arg(dir).args(["--brokers", &options.brokers.to_string()]);
     command.args(["--session-timeout-ms", &options.session_timeout.as_millis().to_string()]);
+    if options.secured {
+        command.arg("--security");
+    }
     for (name, value) in &options.props {
         command.args(["--prop", &format!("{name}={value}")]);
     }

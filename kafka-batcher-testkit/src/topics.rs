@@ -187,6 +187,14 @@ impl RealKafka {
         self.admin.tell(&json!({"do": "alter_configs", "topic": topic, "configs": object(configs)}))
     }
 
+    /// Lets `user` (`bob`) write to a topic and to see it. Returns when the controller has it; the broker acts on it soon after.
+    ///
+    /// # Errors
+    /// Kafka's refusal: a Kafka without an authorizer.
+    pub fn grant(&self, user: &str, topic: &str) -> Result<(), Error> {
+        self.admin.tell(&json!({"do": "grant", "user": user, "topic": topic}))
+    }
+
     /// Sets dynamic configurations of a broker and waits until it answers with them.
     ///
     /// # Errors
