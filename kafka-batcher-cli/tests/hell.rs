@@ -133,10 +133,9 @@ fn cannot_reach(address: &str, words: &[&str]) {
 }
 
 #[test]
-fn an_address_that_asks_for_tls_or_sasl_is_told_that_there_is_none() {
+fn an_address_with_a_protocol_before_it_is_told_where_to_say_that() {
     let ran = produce_to("SASL_SSL://127.0.0.1:9093", &[], b"a\n");
-    ran.ended_with(2).says(&["TLS and SASL are not supported yet"]);
-    assert!(!ran.stderr.contains("leave out"), "{ran:?}");
+    ran.ended_with(2).says(&["TLS is turned on by ssl = true or the table [ssl]"]);
 }
 
 #[test]

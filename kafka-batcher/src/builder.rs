@@ -12,10 +12,11 @@ use kafka_batcher_core::{BackoffSettings, Interceptor, OnFull, SpoolMode, SpoolS
 use tokio::runtime::Handle;
 
 use crate::batcher::KafkaBatcher;
-use crate::client::ClientSettings;
+use crate::client::{ClientSettings, TokenProvider};
 use crate::collector::Collector;
 use crate::config::{
-    BadConfigError, CollectorSettings, Config, LOG, Mistake, NATIVE, Resolved, Settings, SpoolConfig,
+    BadConfigError, CollectorSettings, Config, LOG, Mistake, NATIVE, Resolved, SaslConfig, Settings,
+    SpoolConfig, SslConfig,
 };
 use crate::error::BuildError;
 use crate::error_notifier::{ErrorNotifier, LogNotifier};
@@ -66,6 +67,8 @@ pub struct Builder {
     settings: Settings,
     defaults: CollectorSettings,
     spool: SpoolConfig,
+    ssl: SslConfig,
+    sasl: SaslConfig,
     /// Started with the batcher.
     collectors: BTreeMap<String, CollectorSettings>,
     registry: Registry,
@@ -168,6 +171,42 @@ impl Builder {
     /// Lets `producer = "name"` mean this producer.
     pub fn register_producer(mut self, name: impl Into<String>, producer: impl Producer) -> Self {
         self.registry.producers.insert(name, Arc::new(producer));
+        self
+    }
+
+    /// Lets `token_provider = "name"` in the table `[sasl]` mean this provider.
+    pub fn register_token_provider(mut self, name: impl Into<String>, provider: impl TokenProvider) -> Self {
+        self.registry.token_providers.insert(name, Arc::new(provider));
+        self
+    }
+
+    /// Speaks TLS to the brokers, with whatever is set here: nothing, for the machine's own root certificates.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use kafka_batcher::{KafkaBatcher, SaslMechanism};
+    ///
+    /// let batcher = KafkaBatcher::builder(["kafka.example.org:9093"])
+    ///     .ssl(|ssl| ssl.ca_file = Some("/etc/kafka/ca.pem".into()))
+    ///     .sasl(|sasl| {
+    ///         sasl.mechanism = Some(SaslMechanism::ScramSha512);
+    ///         sasl.login = Some("flights".to_owned());
+    ///         sasl.password_file = Some("/run/secrets/kafka".into());
+    ///     })
+    ///     .start()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn ssl(mut self, change: impl FnOnce(&mut SslConfig)) -> Self {
+        self.ssl.enabled = Some(true);
+        change(&mut self.ssl);
+        self
+    }
+
+    /// Says who this client is to the brokers.
+    pub fn sasl(mut self, change: impl FnOnce(&mut SaslConfig)) -> Self {
+        self.sasl.enabled = Some(true);
+        change(&mut self.sasl);
         self
     }
 
@@ -288,9 +327,12 @@ impl Builder {
         runtime: &Handle,
         collectors: &BTreeMap<String, CollectorSettings>,
     ) -> Result<Choices, BuildError> {
-        let Builder { settings, defaults, spool, registry, producer, storage, notifier, .. } = self;
+        let Builder { settings, defaults, spool, ssl, sasl, registry, producer, storage, notifier, .. } =
+            self;
         let mut mistakes = settings.check();
         mistakes.extend(spool.check(storage.is_some()));
+        mistakes.extend(ssl.check());
+        mistakes.extend(sasl.check(&ssl).err().into_iter().flat_map(|error| error.0));
         let producer = match (producer, settings.producer.as_str()) {
             (None, NATIVE) => None,
             (None, name) => registry.producers.find("producer", name, &mut mistakes),
@@ -307,6 +349,14 @@ impl Builder {
             (given, _) => given,
         };
         mistakes.extend(elsewhere.into_iter().map(Mistake::in_spool));
+        let mut elsewhere = Vec::new();
+        let token_provider = match &sasl.token_provider {
+            Some(name) if sasl.is_on() => {
+                registry.token_providers.find("token_provider", name, &mut elsewhere)
+            }
+            _ => None,
+        };
+        mistakes.extend(elsewhere.into_iter().map(|mistake| mistake.in_table("sasl")));
         for (topic, settings) in collectors {
             let mut wrong = Vec::new();
             registry.choose(settings, &mut wrong);
@@ -323,7 +373,8 @@ impl Builder {
             Some(producer) => producer,
             None => {
                 let _inside = runtime.enter();
-                let native = NativeProducer::new(settings.client()).map_err(|error| {
+                let client = ClientSettings { ssl, sasl, token_provider, ..settings.client() };
+                let native = NativeProducer::new(client).map_err(|error| {
                     BadConfigError(error.mistakes.into_iter().map(|m| Mistake::of("client", m)).collect())
                 })?;
                 Arc::new(native)
@@ -358,11 +409,13 @@ fn random_seed() -> u64 {
 
 impl From<Resolved> for Builder {
     fn from(resolved: Resolved) -> Self {
-        let Resolved { settings, spool, defaults, collectors, .. } = resolved;
+        let Resolved { settings, spool, ssl, sasl, defaults, collectors, .. } = resolved;
         Builder {
             settings,
             defaults,
             spool,
+            ssl,
+            sasl,
             collectors,
             registry: Registry::default(),
             producer: None,

@@ -46,10 +46,10 @@ use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
 
-pub use mistake::{BadConfigError, CollectorMissingError, Mistake, Origin};
+pub use mistake::{BadConfigError, CollectorMissingError, Mistake, Origin, SaslConfigError};
 pub use reference::{commented_file, reference};
 pub use resolved::Resolved;
-pub use table::{CollectorSettings, SettingRow, Settings, SpoolConfig};
+pub use table::{CollectorSettings, SaslConfig, SettingRow, Settings, SpoolConfig, SslConfig};
 pub(crate) use table::{LOG, NATIVE};
 pub use value::Value;
 
@@ -59,8 +59,28 @@ enum Place {
     /// The top level: application-wide settings, and what collectors start from.
     Application,
     Spool,
+    Ssl,
+    Sasl,
     /// So many-th of the collectors.
     Collector(usize),
+}
+
+/// What `ssl = true` and a table `[ssl]` say.
+const ENABLED: &str = "enabled";
+
+impl Place {
+    /// The tables with a name of their own.
+    const TABLES: [(&str, Place); 3] =
+        [(document::SPOOL, Place::Spool), (document::SSL, Place::Ssl), (document::SASL, Place::Sasl)];
+
+    fn of_table(name: &str) -> Option<Place> {
+        Place::TABLES.iter().find(|(table, _)| *table == name).map(|(_, place)| *place)
+    }
+
+    /// The table's name; empty: the top level, or a collector.
+    fn table(self) -> &'static str {
+        Place::TABLES.iter().find(|(_, place)| *place == self).map_or("", |(table, _)| *table)
+    }
 }
 
 /// Who says it; later ones win.
@@ -122,7 +142,7 @@ impl Config {
         Config { entries, collectors, mistakes }
     }
 
-    /// Adds what the environment of this process says: `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` and
+    /// Adds what the environment of this process says: `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` (and `SSL`, `SASL`) and
     /// `KAFKA_BATCHER__COLLECTORS__<n>__KEY`, n from 0. Nothing else is read.
     #[must_use]
     pub fn with_environment(self) -> Self {
@@ -139,8 +159,8 @@ impl Config {
         self
     }
 
-    /// Says one thing more, with the rank of the command line: over everything else, for every collector. A key of the
-    /// spool is `spool.dir`. `option` is how the option is called in messages.
+    /// Says one thing more, with the rank of the command line: over everything else, for every collector. A key of a
+    /// table is `spool.dir`. `option` is how the option is called in messages.
     pub fn set_option(&mut self, key: &str, value: impl Into<Value>, option: &str) {
         let (place, key) = place(key);
         self.entries.push(Entry {
@@ -152,7 +172,7 @@ impl Config {
         });
     }
 
-    /// Whether anything was said about this key of the top level, or of the spool: `spool.dir`.
+    /// Whether anything was said about this key of the top level, or of a table: `spool.dir`.
     pub fn says(&self, key: &str) -> bool {
         let (place, key) = place(key);
         self.entries.iter().any(|entry| entry.place == place && entry.key == key)
@@ -212,10 +232,8 @@ impl Config {
 
 /// The table and the key in it.
 fn place(key: &str) -> (Place, &str) {
-    match key.split_once('.') {
-        Some((document::SPOOL, key)) => (Place::Spool, key),
-        _ => (Place::Application, key),
-    }
+    let named = key.split_once('.').and_then(|(table, key)| Some((Place::of_table(table)?, key)));
+    named.unwrap_or((Place::Application, key))
 }
 
 /// Why there is no configuration of a collector.

@@ -92,6 +92,19 @@ fn is_birth(error: &ProducerError, missing: MissingTopic) -> bool {
     }
 }
 
+/// Whether nobody answered, or nobody lets this client in: the whole cluster's trouble, and not one topic's.
+fn concerns_cluster(error: &ProducerError) -> bool {
+    match error.code {
+        None => error.class == ErrorClass::Retriable,
+        Some(code) => matches!(
+            code,
+            ErrorCode::SASL_AUTHENTICATION_FAILED
+                | ErrorCode::UNSUPPORTED_SASL_MECHANISM
+                | ErrorCode::ILLEGAL_SASL_STATE
+        ),
+    }
+}
+
 /// See the module's documentation. One for each batcher.
 pub(crate) struct ConnectionManager {
     pub(crate) producer: Arc<dyn Producer>,
@@ -143,6 +156,7 @@ impl ConnectionManager {
                     self.doubts.notified().await;
                 }
                 Err(error) => {
+                    tracing::debug!(%error, "the cluster cannot be reached");
                     self.set_cluster(ClusterHealth::Unreachable { message: error.message.clone() });
                     if !std::mem::replace(&mut told, true) {
                         self.tell(NotificationKind::ClientStartFailed, None, None, error.message);
@@ -207,17 +221,14 @@ impl ConnectionManager {
 
     fn topic_failed(&self, topic: &Arc<str>, error: &ProducerError, told: &mut bool) {
         let message = error.message.clone();
-        match error.class {
-            // The cluster's own trouble is told by the cluster's task, not once more for each topic.
-            ErrorClass::Retriable if error.code.is_none() => self.doubts.notify_one(),
-            _ => {
-                self.set_topic(topic, |health| {
-                    *health = TopicHealth::Unavailable { message: message.clone() }
-                });
-                if !std::mem::replace(told, true) {
-                    self.tell(NotificationKind::ProducerStartFailed, Some(topic), None, message);
-                }
-            }
+        if concerns_cluster(error) {
+            // Told by the cluster's task, not once more for each topic.
+            self.doubts.notify_one();
+            return;
+        }
+        self.set_topic(topic, |health| *health = TopicHealth::Unavailable { message: message.clone() });
+        if !std::mem::replace(told, true) {
+            self.tell(NotificationKind::ProducerStartFailed, Some(topic), None, message);
         }
     }
 

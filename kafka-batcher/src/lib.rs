@@ -37,7 +37,7 @@
 //! # The map
 //!
 //! - [`KafkaBatcher`], [`Builder`]: start and shut down; [`Config`]: a file, the environment; [`Settings`],
-//!   [`CollectorSettings`], [`SpoolConfig`]: every setting, its unit and default; [`Health`], [`Report`]: how it is and what became of every event;
+//!   [`CollectorSettings`], [`SpoolConfig`], [`SslConfig`], [`SaslConfig`]: every setting, its unit and default; [`Health`], [`Report`]: how it is and what became of every event;
 //! - [`Collector`], [`TypedCollector`], [`Record`], [`Receipt`]: events in, outcomes out;
 //! - the seams that may be filled: [`Producer`], [`TempStorage`], [`ErrorNotifier`], [`Partitioner`](partitioner),
 //!   [`BatchFlusher`](flusher).
@@ -60,6 +60,7 @@ mod panics;
 pub mod producer;
 mod receipt;
 mod registry;
+mod secret;
 mod slots;
 pub mod storage;
 mod supervisor;
@@ -68,8 +69,12 @@ mod typed;
 
 pub use batcher::KafkaBatcher;
 pub use builder::{Builder, CollectorBuilder};
+pub use client::{SaslMechanism, Token, TokenProvider};
 pub use collector::Collector;
-pub use config::{BadConfigError, CollectorMissingError, CollectorSettings, Config, Settings, SpoolConfig};
+pub use config::{
+    BadConfigError, CollectorMissingError, CollectorSettings, Config, SaslConfig, SaslConfigError, Settings,
+    SpoolConfig, SslConfig,
+};
 pub use connection_manager::{ClusterHealth, Health, TopicHealth};
 pub use error::{AddError, BuildError, ReceiptError};
 pub use error_notifier::{ErrorNotifier, LogNotifier, Notification, NotificationKind};
@@ -82,6 +87,7 @@ pub use kafka_batcher_core::{
 pub use metrics::{Latency, Report};
 pub use producer::Producer;
 pub use receipt::{Delivery, Receipt};
+pub use secret::Secret;
 pub use storage::{Discard, DiskSettings, DiskStorage, MemoryStorage, TempStorage};
 pub use typed::TypedCollector;
 

@@ -8,6 +8,7 @@ use kafka_batcher_core::Interceptor;
 use kafka_batcher_core::flusher::BatchFlusher;
 use kafka_batcher_core::partitioner::Partitioner;
 
+use crate::client::TokenProvider;
 use crate::config::{CollectorSettings, Mistake};
 use crate::error_notifier::ErrorNotifier;
 use crate::producer::Producer;
@@ -54,6 +55,7 @@ pub(crate) struct Registry {
     pub(crate) notifiers: Named<dyn ErrorNotifier>,
     pub(crate) storages: Named<dyn TempStorage>,
     pub(crate) producers: Named<dyn Producer>,
+    pub(crate) token_providers: Named<dyn TokenProvider>,
 }
 
 impl Default for Registry {
@@ -65,6 +67,7 @@ impl Default for Registry {
             notifiers: Named::new("error notifier"),
             storages: Named::new("storage"),
             producers: Named::new("producer"),
+            token_providers: Named::new("token provider"),
         }
     }
 }

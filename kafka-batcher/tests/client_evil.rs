@@ -211,7 +211,7 @@ async fn a_broker_that_knows_only_the_first_version_of_api_versions_is_asked_aga
 #[tokio::test]
 async fn a_listener_that_wants_to_know_who_we_are_first_is_guessed() {
     let address = bad_broker(MODERN, |header| (header.request_api_key == 3).then(Vec::new)).await;
-    says(&impatient(address).connect().await.unwrap_err().message, &["SASL or TLS"]);
+    says(&impatient(address).connect().await.unwrap_err().message, &["want SASL"]);
 }
 
 #[tokio::test]

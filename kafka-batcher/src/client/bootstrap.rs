@@ -20,6 +20,8 @@ use super::cluster::Cluster;
 use super::connect::Connector;
 use super::connection::{Connection, Lost, Role};
 use super::node::Node;
+use super::sasl::Sasl;
+use super::tls::Tls;
 use super::{ClientSettings, Endpoint};
 use crate::producer::{MissingTopic, ProducerError};
 
@@ -55,8 +57,8 @@ pub(crate) struct Client {
 /// Why a question has no answer.
 #[derive(Debug)]
 pub(crate) enum AskError {
-    /// Nobody could be asked.
-    Unreachable(String),
+    /// Nobody could be asked. With the code of a broker that refused the login.
+    Unreachable { message: String, code: Option<ErrorCode> },
     /// The connection ended, or the answer took too long.
     Lost(Lost),
     /// The answer is none.
@@ -66,7 +68,7 @@ pub(crate) enum AskError {
 impl std::fmt::Display for AskError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            AskError::Unreachable(message) | AskError::Broken(message) => f.write_str(message),
+            AskError::Unreachable { message, .. } | AskError::Broken(message) => f.write_str(message),
             AskError::Lost(lost) => lost.fmt(f),
         }
     }
@@ -74,7 +76,14 @@ impl std::fmt::Display for AskError {
 
 impl From<AskError> for ProducerError {
     fn from(error: AskError) -> Self {
-        ProducerError { class: ErrorClass::Retriable, code: None, message: error.to_string() }
+        let message = error.to_string();
+        match error {
+            // Whoever is not let in will not be by trying alone.
+            AskError::Unreachable { code: Some(code), .. } => {
+                ProducerError { class: code.class(), code: Some(code), message }
+            }
+            _ => ProducerError { class: ErrorClass::Retriable, code: None, message },
+        }
     }
 }
 
@@ -88,6 +97,15 @@ impl Client {
             connect_timeout: settings.connect_timeout,
             request_timeout: settings.request_timeout,
             cluster: Arc::downgrade(&cluster),
+            tls: settings.ssl.is_on().then(|| Tls::new(settings.ssl.clone())),
+            sasl: settings
+                .sasl
+                .is_on()
+                .then(|| {
+                    Sasl::new(settings.sasl.clone(), &settings.ssl, settings.token_provider.clone())
+                        .map(Arc::new)
+                })
+                .flatten(),
         };
         Client {
             cluster,
@@ -121,6 +139,7 @@ impl Client {
             known.chain(named.map(|endpoint| (Found::Bootstrap, endpoint.clone()))).collect();
         let mut attempts = FuturesUnordered::new();
         let mut problems = Vec::new();
+        let mut code = None;
         loop {
             self.check_open()?;
             if let Some((found, endpoint)) = queue.pop_front() {
@@ -143,13 +162,17 @@ impl Client {
                 Some((Found::Known, _, Err(error))) => {
                     tracing::debug!(%error, "a known broker does not answer")
                 }
-                Some((Found::Bootstrap, _, Err(error))) => problems.push(error.to_string()),
+                Some((Found::Bootstrap, _, Err(error))) => {
+                    code = code.or(error.refused());
+                    problems.push(error.to_string());
+                }
                 None => break,
             }
         }
         problems.sort();
         let which = if n == 1 { "the bootstrap address fails" } else { "no bootstrap address answers" };
-        Err(AskError::Unreachable(format!("cannot reach Kafka, {which}: {}", problems.join("; "))))
+        let message = format!("cannot reach Kafka, {which}: {}", problems.join("; "));
+        Err(AskError::Unreachable { message, code })
     }
 
     fn take_control(
@@ -167,7 +190,7 @@ impl Client {
 
     fn check_open(&self) -> Result<(), AskError> {
         match self.is_closed() {
-            true => Err(AskError::Unreachable("the producer is closed".to_owned())),
+            true => Err(AskError::Unreachable { message: "the producer is closed".to_owned(), code: None }),
             false => Ok(()),
         }
     }
@@ -180,7 +203,7 @@ impl Client {
         request: impl Fn(i16) -> Vec<u8>,
         read: impl Fn(&[u8], i16) -> Result<T, kafka_batcher_core::wire::WireError>,
     ) -> Result<Option<(Arc<Connection>, T)>, AskError> {
-        let mut last = None;
+        let mut last = Lost::Closed("nobody was asked".into());
         for _ in 0..2 {
             self.check_open()?;
             let connection = self.control().await?;
@@ -198,10 +221,10 @@ impl Client {
                     }
                 },
                 Err(lost @ Lost::TimedOut(_)) => return Err(AskError::Lost(lost)),
-                Err(lost) => last = Some(lost),
+                Err(lost) => last = lost,
             }
         }
-        Err(last.map_or_else(|| AskError::Unreachable("nobody was asked".to_owned()), AskError::Lost))
+        Err(AskError::Lost(last))
     }
 
     /// Asks for metadata of these topics, and remembers it.

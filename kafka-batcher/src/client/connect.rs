@@ -1,7 +1,7 @@
 //! From an address to a connection that has said which versions it speaks.
 //!
 //! Every address of a name is tried, in the resolver's order, and the name is resolved again each time. The steps are:
-//! resolve, connect, [here TLS and SASL will join], ask for versions. Each has `connect_timeout`.
+//! resolve, connect, agree upon TLS, ask for versions, log in (SASL). Each has `connect_timeout`.
 
 use std::fmt;
 use std::io;
@@ -10,15 +10,18 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kafka_batcher_core::ErrorCode;
+use kafka_batcher_core::wire::set_correlation;
 use kafka_batcher_core::wire::{Api, ApiVersions, FrameBuffer, FrameError, WireError};
 use kafka_batcher_core::wire::{api_versions_request, correlation_of, read_api_versions};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::Endpoint;
 use super::cluster::Cluster;
 use super::connection::{Connection, Established, Role};
+use super::sasl::{Lifetime, Sasl, SaslError};
+use super::tls::{Tls, TlsError};
+use super::transport::{TlsStream, Transport};
 
 /// How to connect to anything.
 pub(super) struct Connector {
@@ -26,6 +29,8 @@ pub(super) struct Connector {
     pub(super) connect_timeout: Duration,
     pub(super) request_timeout: Duration,
     pub(super) cluster: Weak<Cluster>,
+    pub(super) tls: Option<Tls>,
+    pub(super) sasl: Option<Arc<Sasl>>,
 }
 
 /// Why there is no connection. The message names the address.
@@ -59,9 +64,19 @@ enum Problem {
     HandshakeTimeout(Duration),
     #[error(
         "it closed the connection when asked which versions it speaks; is it a Kafka broker (0.11 or newer), and \
-             this its PLAINTEXT listener?"
+             this its {} listener?", listener(*.tls)
     )]
-    HandshakeClosed,
+    HandshakeClosed { tls: bool },
+    #[error("{0}")]
+    Tls(TlsError),
+    #[error(
+        "it does not agree upon TLS within {0:?} (connect_timeout); is this its SSL or SASL_SSL listener?"
+    )]
+    TlsTimeout(Duration),
+    #[error("{0}")]
+    Sasl(SaslError),
+    #[error("it does not answer to the login within {0:?} (connect_timeout)")]
+    SaslTimeout(Duration),
     #[error("the connection broke when it was asked which versions it speaks: {0}")]
     HandshakeBroke(io::Error),
     #[error("{0}")]
@@ -74,6 +89,20 @@ enum Problem {
     Code(ErrorCode),
     #[error("{}", version_gap(*api, *offered))]
     Versions { api: Api, offered: Option<(i16, i16)> },
+}
+
+fn listener(tls: bool) -> &'static str {
+    if tls { "SSL or SASL_SSL" } else { "PLAINTEXT or SASL_PLAINTEXT" }
+}
+
+impl ConnectError {
+    /// The broker's code, if it refused the login.
+    pub(super) fn refused(&self) -> Option<ErrorCode> {
+        self.attempts.iter().find_map(|(_, problem)| match problem {
+            Problem::Sasl(error) => error.code,
+            _ => None,
+        })
+    }
 }
 
 fn version_gap(api: Api, offered: Option<(i16, i16)>) -> String {
@@ -143,7 +172,7 @@ impl Connector {
         address: SocketAddr,
         role: Role,
     ) -> Result<Arc<Connection>, Problem> {
-        let mut stream = match timeout(self.connect_timeout, TcpStream::connect(address)).await {
+        let stream = match timeout(self.connect_timeout, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 return Err(Problem::Refused);
@@ -153,9 +182,18 @@ impl Connector {
         };
         // Requests are written whole; waiting for more would only add latency.
         stream.set_nodelay(true).map_err(Problem::Connect)?;
-        let mut frames = FrameBuffer::default();
-        let handshake = self.ask_versions(&mut stream, &mut frames);
-        let versions = match timeout(self.connect_timeout, handshake).await {
+        let transport = match &self.tls {
+            None => Transport::Plain(stream),
+            Some(tls) => {
+                let (session, words) = tls.begin(&endpoint.host).map_err(Problem::Tls)?;
+                match timeout(self.connect_timeout, TlsStream::agree(stream, session, words)).await {
+                    Ok(stream) => Transport::Tls(stream.map_err(Problem::Tls)?),
+                    Err(_) => return Err(Problem::TlsTimeout(self.connect_timeout)),
+                }
+            }
+        };
+        let mut wire = Wire { transport, frames: FrameBuffer::default(), correlation: 0 };
+        let versions = match timeout(self.connect_timeout, self.ask_versions(&mut wire)).await {
             Ok(versions) => versions?,
             Err(_) => return Err(Problem::HandshakeTimeout(self.connect_timeout)),
         };
@@ -164,7 +202,16 @@ impl Connector {
                 return Err(Problem::Versions { api, offered: versions.offered(api) });
             }
         }
-        tracing::debug!(%endpoint, %address, ?role, "connected");
+        let lifetime = match &self.sasl {
+            None => None,
+            Some(sasl) => {
+                match timeout(self.connect_timeout, self.log_in(sasl, &versions, &mut wire)).await {
+                    Ok(lifetime) => lifetime?,
+                    Err(_) => return Err(Problem::SaslTimeout(self.connect_timeout)),
+                }
+            }
+        };
+        tracing::debug!(%endpoint, %address, ?role, ?lifetime, "connected");
         let about = Established {
             name: endpoint.to_string(),
             role,
@@ -172,20 +219,18 @@ impl Connector {
             client_id: self.client_id.clone(),
             request_timeout: self.request_timeout,
             cluster: self.cluster.clone(),
+            sasl: self.sasl.clone(),
         };
-        Ok(Connection::start(about, stream, frames))
+        let connection = Connection::start(about, wire.transport, wire.frames);
+        connection.prove_again_after(lifetime);
+        Ok(connection)
     }
 
-    async fn ask_versions(
-        &self,
-        stream: &mut TcpStream,
-        frames: &mut FrameBuffer,
-    ) -> Result<ApiVersions, Problem> {
-        for (correlation, version) in [(0, 3), (1, 0)] {
-            let request =
-                api_versions_request(version, correlation, &self.client_id, env!("CARGO_PKG_VERSION"));
-            stream.write_all(&request).await.map_err(broke)?;
-            let (code, versions) = read_versions(stream, frames, correlation, version).await?;
+    async fn ask_versions(&self, wire: &mut Wire) -> Result<ApiVersions, Problem> {
+        for version in [3, 0] {
+            let request = api_versions_request(version, 0, &self.client_id, env!("CARGO_PKG_VERSION"));
+            let answer = wire.ask(request).await?;
+            let (code, versions) = read_api_versions(&answer, version).map_err(Problem::Wire)?;
             match code {
                 ErrorCode(0) => return Ok(versions),
                 ErrorCode::UNSUPPORTED_VERSION if version > 0 => {}
@@ -194,33 +239,71 @@ impl Connector {
         }
         Err(Problem::Code(ErrorCode::UNSUPPORTED_VERSION))
     }
-}
 
-async fn read_versions(
-    stream: &mut TcpStream,
-    frames: &mut FrameBuffer,
-    expected: i32,
-    version: i16,
-) -> Result<(ErrorCode, ApiVersions), Problem> {
-    loop {
-        if let Some(frame) = frames.next_frame().map_err(Problem::Frame)? {
-            let found = correlation_of(frame).map_err(Problem::Wire)?;
-            if found != expected {
-                return Err(Problem::Correlation { found, expected });
+    async fn log_in(
+        &self,
+        sasl: &Sasl,
+        versions: &ApiVersions,
+        wire: &mut Wire,
+    ) -> Result<Lifetime, Problem> {
+        let mut exchange = sasl.begin(versions, &self.client_id).await.map_err(Problem::Sasl)?;
+        loop {
+            let answer = wire.ask(exchange.request()).await.map_err(|problem| match problem {
+                Problem::HandshakeClosed { .. } => Problem::Sasl(exchange.closed()),
+                other => other,
+            })?;
+            match exchange.answer(&answer) {
+                Ok(Some(lifetime)) => return Ok(lifetime),
+                Ok(None) => {}
+                Err(error) => {
+                    sasl.refused().await;
+                    return Err(Problem::Sasl(error));
+                }
             }
-            return read_api_versions(frame, version).map_err(Problem::Wire);
-        }
-        match stream.read(frames.space()).await.map_err(broke)? {
-            0 => return Err(Problem::HandshakeClosed),
-            n => frames.filled(n),
         }
     }
 }
 
-/// A peer that does not like the request may reset instead of closing.
-fn broke(error: io::Error) -> Problem {
-    match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Problem::HandshakeClosed,
-        _ => Problem::HandshakeBroke(error),
+/// A connection before it is one: a question, its answer, and the next.
+struct Wire {
+    transport: Transport,
+    frames: FrameBuffer,
+    correlation: i32,
+}
+
+impl Wire {
+    async fn ask(&mut self, mut request: Vec<u8>) -> Result<Vec<u8>, Problem> {
+        let expected = self.correlation;
+        self.correlation += 1;
+        set_correlation(&mut request, expected);
+        self.transport.write_all(&request).await.map_err(|error| self.broke(error))?;
+        loop {
+            if let Some(frame) = self.frames.next_frame().map_err(Problem::Frame)? {
+                return match correlation_of(frame).map_err(Problem::Wire)? {
+                    found if found == expected => Ok(frame.to_vec()),
+                    found => Err(Problem::Correlation { found, expected }),
+                };
+            }
+            match self.transport.read(self.frames.space()).await {
+                Ok(0) => return Err(self.closed()),
+                Ok(n) => self.frames.filled(n),
+                Err(error) => return Err(self.broke(error)),
+            }
+        }
+    }
+
+    fn closed(&self) -> Problem {
+        Problem::HandshakeClosed { tls: matches!(self.transport, Transport::Tls(_)) }
+    }
+
+    /// A peer that does not like the request may reset instead of closing.
+    fn broke(&self, error: io::Error) -> Problem {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => self.closed(),
+            _ => match error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
+                Some(error) => Problem::Tls(error.clone()),
+                None => Problem::HandshakeBroke(error),
+            },
+        }
     }
 }

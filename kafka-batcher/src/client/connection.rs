@@ -12,8 +12,12 @@
 //! Who writes: the caller of [`Connection::produce`], while nobody else does; it also writes what others queue in the
 //! meantime. Only what the socket does not take at once, or what must wait for a throttle's end (KIP-219), gets a task.
 //! So a request costs one `writev`, one `read`, and one wake-up of who waits for the answer.
+//!
+//! A broker may believe a login for a limited time only (KIP-368). Before it is over the client logs in again over the same
+//! connection: what was sent before is answered first, and nothing else is sent until it is done.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -21,8 +25,6 @@ use std::time::Duration;
 
 use kafka_batcher_core::ProduceAnswer;
 use kafka_batcher_core::wire::{Api, ApiVersions, FrameBuffer, ProduceHead, correlation_of, set_correlation};
-use tokio::io::AsyncReadExt;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -30,7 +32,9 @@ use tokio::time::Instant;
 
 use super::answers;
 use super::cluster::Cluster;
+use super::sasl::{Exchange, Lifetime, Sasl};
 use super::sink::{Piece, Progress, Sink};
+use super::transport::{ReadHalf, Transport};
 use crate::clock::later;
 
 /// What a connection is for, and how it is told apart from earlier ones.
@@ -55,18 +59,23 @@ pub(super) struct Established {
     pub(super) client_id: Arc<str>,
     pub(super) request_timeout: Duration,
     pub(super) cluster: Weak<Cluster>,
+    /// How to log in again.
+    pub(super) sasl: Option<Arc<Sasl>>,
 }
 
 pub(crate) struct Connection {
     about: Established,
     runtime: Handle,
     reader: OnceLock<AbortHandle>,
+    /// The task that logs in again.
+    prover: OnceLock<AbortHandle>,
     state: Mutex<State>,
 }
 
 struct State {
     life: Life,
     queue: VecDeque<Request>,
+    login: Login,
     in_flight: VecDeque<InFlight>,
     next_correlation: i32,
     muted_until: Option<Instant>,
@@ -76,6 +85,14 @@ struct State {
     last_untouched: bool,
     /// Whether the broker has answered anything since it said its versions.
     heard: bool,
+}
+
+/// Whether the client is logging in again.
+enum Login {
+    /// Requests go out as they come.
+    Done,
+    /// They wait; only what belongs to the login goes out.
+    UnderWay(Option<Request>),
 }
 
 /// Who writes.
@@ -146,19 +163,17 @@ impl Pause {
 
 impl Connection {
     /// Takes over a connection whose broker has said its versions. `frames` may hold what was read too much.
-    pub(super) fn start(
-        about: Established,
-        stream: tokio::net::TcpStream,
-        frames: FrameBuffer,
-    ) -> Arc<Connection> {
-        let (read, write) = stream.into_split();
+    pub(super) fn start(about: Established, transport: Transport, frames: FrameBuffer) -> Arc<Connection> {
+        let (read, write) = transport.into_split();
         let connection = Arc::new(Connection {
             about,
             runtime: Handle::current(),
             reader: OnceLock::new(),
+            prover: OnceLock::new(),
             state: Mutex::new(State {
                 life: Life::Resting(Box::new(Sink::new(write))),
                 queue: VecDeque::new(),
+                login: Login::Done,
                 in_flight: VecDeque::new(),
                 next_correlation: 1,
                 muted_until: None,
@@ -242,12 +257,67 @@ impl Connection {
             return request.not_sent(&why);
         }
         state.queue.push_back(request);
+        self.push(state);
+    }
+
+    /// Writes what waits, unless somebody is at it.
+    fn push(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         match std::mem::replace(&mut state.life, Life::Driven) {
             Life::Resting(sink) => {
                 drop(state);
                 self.settle(self.drive(sink));
             }
-            busy => state.life = busy,
+            other => state.life = other,
+        }
+    }
+
+    /// Logs in again before the broker closes the connection: after 85 to 95 % of the time that it gives, as Kafka's own client does,
+    /// so that the connections of many clients do not all do it at once.
+    pub(super) fn prove_again_after(self: &Arc<Self>, lifetime: Lifetime) {
+        if let Some(lifetime) = lifetime {
+            let task = tokio::spawn(prove_again(self.clone(), lifetime)).abort_handle();
+            if self.prover.set(task).is_err() || !self.is_open() {
+                self.prover.get().into_iter().for_each(AbortHandle::abort);
+            }
+        }
+    }
+
+    /// One login over the established connection. The error says why it failed.
+    async fn log_in(self: &Arc<Self>, sasl: &Sasl) -> Result<Lifetime, String> {
+        // What takes time (a token from elsewhere) comes before anything has to wait.
+        let begun = sasl.begin(&self.about.versions, &self.about.client_id);
+        let begun = tokio::time::timeout(self.about.request_timeout, begun).await;
+        let begun =
+            begun.map_err(|_| format!("no secret or token within {:?}", self.about.request_timeout))?;
+        let mut exchange = begun.map_err(|error| error.to_string())?;
+        self.lock().login = Login::UnderWay(None);
+        let done = self.exchange(&mut exchange).await;
+        let mut state = self.lock();
+        state.login = Login::Done;
+        self.push(state);
+        done
+    }
+
+    async fn exchange(self: &Arc<Self>, exchange: &mut Exchange) -> Result<Lifetime, String> {
+        loop {
+            let (reply, answer) = oneshot::channel();
+            {
+                let mut state = self.lock();
+                if let Life::Closed(why) = &state.life {
+                    return Err(why.to_string());
+                }
+                state.login = Login::UnderWay(Some(Request::Ask(exchange.request(), reply)));
+                self.push(state);
+            }
+            match answer.await {
+                Ok(Ok(answer)) => {
+                    if let Some(lifetime) = exchange.answer(&answer).map_err(|error| error.to_string())? {
+                        return Ok(lifetime);
+                    }
+                }
+                Ok(Err(lost)) => return Err(lost.to_string()),
+                Err(_) => return Err("closed".to_owned()),
+            }
         }
     }
 
@@ -272,7 +342,7 @@ impl Connection {
             if matches!(state.life, Life::Closed(_)) {
                 return Pause::Over;
             }
-            if state.queue.is_empty() {
+            if !state.has_next() {
                 state.life = Life::Resting(sink);
                 return Pause::Over;
             }
@@ -287,7 +357,7 @@ impl Connection {
 
     /// Takes the next request to the socket's edge: numbered, in flight, its framing written.
     fn begin(&self, sink: &mut Sink, mut state: MutexGuard<'_, State>, now: Instant) {
-        let Some(request) = state.queue.pop_front() else { return };
+        let Some(request) = state.next() else { return };
         let correlation = state.next_correlation;
         state.next_correlation = correlation.wrapping_add(1);
         let deadline: Instant = later(now.into_std(), self.about.request_timeout).into();
@@ -360,11 +430,12 @@ impl Connection {
         };
         let last_untouched = last_untouched || state.last_untouched;
         let mut in_flight = std::mem::take(&mut state.in_flight);
-        let queue = std::mem::take(&mut state.queue);
-        drop(state);
-        if let Some(reader) = self.reader.get() {
-            reader.abort();
+        let mut queue = std::mem::take(&mut state.queue);
+        if let Login::UnderWay(Some(request)) = std::mem::replace(&mut state.login, Login::Done) {
+            queue.push_front(request);
         }
+        drop(state);
+        self.reader.get().into_iter().chain(self.prover.get()).for_each(AbortHandle::abort);
         if let Life::Pumped(pump) = &before {
             pump.abort();
         }
@@ -452,11 +523,30 @@ impl Connection {
         };
         let state = self.lock();
         let hint = match !state.heard && !state.in_flight.is_empty() {
-            true => " without answering anything but its versions; does this listener want SASL or TLS?",
+            true if self.about.sasl.is_none() => {
+                " without answering anything but its versions; does this listener want SASL? Then say who this client is ([sasl])"
+            }
+            true => " without answering anything but its versions and the login",
             false => "",
         };
         drop(state);
         self.describe(&format!("{what}{hint}"))
+    }
+}
+
+impl State {
+    fn has_next(&self) -> bool {
+        match &self.login {
+            Login::Done => !self.queue.is_empty(),
+            Login::UnderWay(request) => request.is_some(),
+        }
+    }
+
+    fn next(&mut self) -> Option<Request> {
+        match &mut self.login {
+            Login::Done => self.queue.pop_front(),
+            Login::UnderWay(request) => request.take(),
+        }
     }
 }
 
@@ -487,7 +577,7 @@ impl InFlight {
 
 /// The connection's own task: reads answers, and looks whether one is late. Its timer is set again only when it rings,
 /// to when the oldest request is due, so that a request costs no timer.
-async fn read_answers(connection: Arc<Connection>, mut half: OwnedReadHalf, mut frames: FrameBuffer) {
+async fn read_answers(connection: Arc<Connection>, mut half: ReadHalf, mut frames: FrameBuffer) {
     let mut timer = pin!(tokio::time::sleep(connection.about.request_timeout));
     loop {
         loop {
@@ -513,6 +603,28 @@ async fn read_answers(connection: Arc<Connection>, mut half: OwnedReadHalf, mut 
                 }
             },
         }
+    }
+}
+
+/// Between two logins over one connection: Kafka refuses what comes sooner.
+const LOGIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Logs in again and again, in time.
+async fn prove_again(connection: Arc<Connection>, mut lifetime: Duration) {
+    let Some(sasl) = connection.about.sasl.clone() else { return };
+    loop {
+        let random = RandomState::new().hash_one(connection.generation()) as f64 / u64::MAX as f64;
+        let part = 0.85 + 0.1 * random;
+        tokio::time::sleep(lifetime.mul_f64(part).max(LOGIN_PAUSE)).await;
+        match connection.log_in(&sasl).await {
+            Ok(Some(next)) => lifetime = next,
+            Ok(None) => return,
+            Err(why) => {
+                let what = format!("logging in again failed: {why}");
+                return connection.close(&connection.describe(&what), false);
+            }
+        }
+        tracing::debug!(broker = connection.name(), ?lifetime, "logged in again");
     }
 }
 
@@ -571,8 +683,9 @@ pub(super) mod testing {
             client_id: "test".into(),
             request_timeout: REQUEST_TIMEOUT,
             cluster: Weak::new(),
+            sasl: None,
         };
-        (Connection::start(about, stream, FrameBuffer::default()), socket, peer)
+        (Connection::start(about, Transport::Plain(stream), FrameBuffer::default()), socket, peer)
     }
 }
 
@@ -582,6 +695,7 @@ mod tests {
     use std::net::{Shutdown, TcpStream};
 
     use kafka_batcher_core::ProduceResult;
+    use tokio::io::AsyncReadExt;
 
     use super::*;
 

@@ -29,7 +29,10 @@ impl Endpoint {
         if let Some((scheme, _)) = text.split_once("://") {
             let secured = ["SSL", "SASL_SSL", "SASL_PLAINTEXT"];
             if secured.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
-                return fail(format!("it begins with {scheme:?}, and TLS and SASL are not supported yet"));
+                return fail(format!(
+                    "it begins with {scheme:?}; leave out \"{scheme}://\": TLS is turned on by ssl = true or the table [ssl], \
+                     SASL by the table [sasl]"
+                ));
             }
             return fail(format!("it begins with {scheme:?}; leave out \"{scheme}://\""));
         }
@@ -131,9 +134,9 @@ mod tests {
             ("[kafka]:9092", "\"kafka\" in brackets is not an IPv6 address"),
             ("[::1]9092", "\"9092\" follows the bracket"),
             ("PLAINTEXT://kafka:9092", "leave out \"PLAINTEXT://\""),
-            ("SSL://kafka:9093", "TLS and SASL are not supported yet"),
-            ("SASL_SSL://kafka:9093", "TLS and SASL are not supported yet"),
-            ("sasl_plaintext://kafka:9093", "TLS and SASL are not supported yet"),
+            ("SSL://kafka:9093", "leave out \"SSL://\": TLS is turned on by ssl = true"),
+            ("SASL_SSL://kafka:9093", "SASL by the table [sasl]"),
+            ("sasl_plaintext://kafka:9093", "leave out \"sasl_plaintext://\""),
             ("a:1,b:2", "give each address by itself"),
             ("my host:9092", "' ' cannot be part of a host"),
             ("user@host:9092", "'@' cannot be part of a host"),

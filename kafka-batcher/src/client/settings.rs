@@ -1,9 +1,11 @@
 //! What can be set about the client. The names and defaults are those of [`Settings`](crate::Settings), where there are
 //! such; this struct is for who uses [`NativeProducer`](crate::producer::native::NativeProducer) by itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Endpoint;
+use super::{Endpoint, TokenProvider};
+use crate::config::{SaslConfig, SslConfig};
 
 /// The settings of a [`NativeProducer`](crate::producer::native::NativeProducer).
 #[derive(Clone, Debug)]
@@ -30,6 +32,12 @@ pub struct ClientSettings {
     /// The most one Produce request may hold, framing included, in bytes; what is more goes out in several requests.
     /// Must not exceed the broker's `socket.request.max.bytes` (100 MiB). Default: 8 MiB.
     pub max_request_size: usize,
+    /// TLS; off unless something of it is set.
+    pub ssl: SslConfig,
+    /// Who this client is to the brokers; unset: nobody in particular.
+    pub sasl: SaslConfig,
+    /// Gives the tokens where `sasl.token_provider` is set, whatever its name.
+    pub token_provider: Option<Arc<dyn TokenProvider>>,
 }
 
 impl Default for ClientSettings {
@@ -43,6 +51,9 @@ impl Default for ClientSettings {
             retry_backoff: Duration::from_millis(100),
             retry_backoff_max: Duration::from_secs(5),
             max_request_size: 8 << 20,
+            ssl: SslConfig::default(),
+            sasl: SaslConfig::default(),
+            token_provider: None,
         }
     }
 }
@@ -58,7 +69,7 @@ impl ClientSettings {
         ClientSettings { bootstrap: bootstrap.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    /// Reads the addresses and checks the rest.
+    /// Reads the addresses and checks the rest, the files that are named included.
     ///
     /// # Errors
     /// Every mistake, all at once.
@@ -96,6 +107,11 @@ impl ClientSettings {
         }
         if self.client_id.len() > 1000 {
             mistakes.push(format!("client_id: {} bytes is too long; at most 1000", self.client_id.len()));
+        }
+        let sasl = self.sasl.check(&self.ssl).err().map_or_else(Vec::new, |error| error.0);
+        mistakes.extend(self.ssl.check().iter().chain(&sasl).map(ToString::to_string));
+        if self.sasl.token_provider.is_some() && self.token_provider.is_none() {
+            mistakes.push("sasl.token_provider: there is none in these settings".to_owned());
         }
         match mistakes.is_empty() {
             true => Ok(endpoints),

@@ -1,16 +1,17 @@
 //! Writes requests to a socket: one vectored write a request, straight from the batches' memory.
 //!
 //! A [`Sink`] is owned by whoever writes at the moment, mostly the caller of `produce` itself: no task is woken to
-//! write. What the socket does not take at once is continued from the same place.
+//! write. What the socket does not take at once is continued from the same place. Over TLS "the socket" is the session, which takes a
+//! bounded piece at a time; what it took counts as left, although it may not have reached the socket: it will.
 
 use std::io;
 use std::sync::Arc;
 
 use kafka_batcher_core::wire::{ProduceFrame, ProduceHead, ProduceItem};
 use kafka_batcher_core::{Leader, ProduceAnswer, RecordBatch};
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::oneshot;
 
+use super::transport::WriteHalf;
 use crate::producer::PartitionBatch;
 
 /// What one `writev` takes at most (`IOV_MAX` of Linux and macOS); what is more takes another call.
@@ -60,14 +61,14 @@ pub(super) enum Progress {
 }
 
 pub(super) struct Sink {
-    half: OwnedWriteHalf,
+    half: WriteHalf,
     frame: ProduceFrame,
     writing: Writing,
     written: usize,
 }
 
 impl Sink {
-    pub(super) fn new(half: OwnedWriteHalf) -> Self {
+    pub(super) fn new(half: WriteHalf) -> Self {
         Sink { half, frame: ProduceFrame::default(), writing: Writing::Nothing, written: 0 }
     }
 
@@ -129,6 +130,11 @@ impl Sink {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+        match half.try_flush() {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Blocked),
+            Err(error) => return Err(error),
         }
         Ok(match std::mem::replace(writing, Writing::Nothing) {
             Writing::Unanswered(piece, reply) => Progress::Done(Some((piece, reply))),

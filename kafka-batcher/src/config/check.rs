@@ -3,8 +3,8 @@
 use kafka_batcher_core::partitioner::Strategy;
 use kafka_batcher_core::{AccumulatorSettings, HEADER_LEN, MAX_CHUNK, SpoolMode, SpoolSettings};
 
-use super::mistake::Mistake;
-use super::table::{CollectorSettings, Settings, SpoolConfig};
+use super::mistake::{Mistake, SaslConfigError};
+use super::table::{CollectorSettings, SaslConfig, Settings, SpoolConfig, SslConfig};
 use super::units::duration_text;
 
 impl Settings {
@@ -182,6 +182,45 @@ impl SpoolConfig {
         spool.replay_expired = self.replay_expired;
         spool.other_cluster = self.replay_to_other_cluster;
         spool
+    }
+}
+
+impl SslConfig {
+    /// Whether TLS is spoken.
+    pub fn is_on(&self) -> bool {
+        self.enabled.unwrap_or(*self != Self::default())
+    }
+
+    /// Every mistake in them, all at once. Reads the files.
+    pub fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if self.is_on() {
+            crate::client::check_tls(self, &mut |key, message| {
+                mistakes.push(Mistake::of(key, message).in_table("ssl"))
+            });
+        }
+        mistakes
+    }
+}
+
+impl SaslConfig {
+    /// Whether SASL is spoken.
+    pub fn is_on(&self) -> bool {
+        self.enabled.unwrap_or(*self != Self::default())
+    }
+
+    /// Looks for mistakes in them, beside what is said of TLS. Reads the files that hold secrets, and forgets them.
+    ///
+    /// # Errors
+    /// Every mistake, all at once.
+    pub fn check(&self, ssl: &SslConfig) -> Result<(), SaslConfigError> {
+        let mut found = Vec::new();
+        if self.is_on() {
+            crate::client::check_sasl(self, ssl.is_on(), &mut |key, message| {
+                found.push(Mistake::of(key, message).in_table("sasl"));
+            });
+        }
+        if found.is_empty() { Ok(()) } else { Err(SaslConfigError(found)) }
     }
 }
 

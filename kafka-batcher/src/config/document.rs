@@ -7,12 +7,16 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistake, Origin};
 use super::value::Value;
-use super::{Entry, Layer, Place};
+use super::{ENABLED, Entry, Layer, Place};
 
 /// The table that each collector has one of.
 pub(super) const COLLECTORS: &str = "collectors";
 /// The table of the spool.
 pub(super) const SPOOL: &str = "spool";
+/// The table of TLS.
+pub(super) const SSL: &str = "ssl";
+/// The table of SASL.
+pub(super) const SASL: &str = "sasl";
 
 /// What a file says.
 #[derive(Default)]
@@ -66,6 +70,18 @@ pub(super) fn read(text: &str, name: &str) -> Document {
                 }
             }
             (SPOOL, _) => document.wrong(SPOOL, at, "this is a table: [spool], and then dir = \"...\""),
+            (name @ (SSL | SASL), value) => {
+                let place = if name == SSL { Place::Ssl } else { Place::Sasl };
+                match value {
+                    DeValue::Table(table) => {
+                        // That it is there says something, also when it is empty.
+                        document.entry(place, ENABLED, &DeValue::Boolean(true), at);
+                        document.table(table, place, &source);
+                    }
+                    value @ DeValue::Boolean(_) => document.entry(place, ENABLED, value, at),
+                    _ => document.wrong(name, at, "this is true, or a table with its name in brackets"),
+                }
+            }
             (COLLECTORS, _) => {
                 document.wrong(COLLECTORS, at, "these are tables: write [[collectors]], with two brackets");
             }

@@ -1,10 +1,11 @@
-//! The environment as entries: `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY`, `KAFKA_BATCHER__COLLECTORS__<n>__KEY`.
+//! The environment as entries: `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` (and `SSL`, `SASL`),
+//! `KAFKA_BATCHER__COLLECTORS__<n>__KEY`.
 //! An unknown name behind the prefix is a mistake: whoever wrote it meant something.
 
-use super::document::{COLLECTORS, SPOOL};
+use super::document::COLLECTORS;
 use super::mistake::{Mistake, Origin};
 use super::value::Value;
-use super::{Config, Entry, Layer, Place};
+use super::{Config, ENABLED, Entry, Layer, Place};
 
 const PREFIX: &str = "KAFKA_BATCHER__";
 
@@ -34,8 +35,13 @@ fn path(name: &str) -> Option<Vec<(usize, String)>> {
 
 fn place(config: &mut Config, path: &[(usize, String)], origin: &Origin) -> Result<(Place, String), String> {
     match path {
-        [(_, key)] => Ok((Place::Application, key.clone())),
-        [(_, table), (_, key)] if table == SPOOL => Ok((Place::Spool, key.clone())),
+        [(_, key)] => Ok(match Place::of_table(key) {
+            Some(place @ (Place::Ssl | Place::Sasl)) => (place, ENABLED.to_owned()),
+            _ => (Place::Application, key.clone()),
+        }),
+        [(_, table), (_, key)] if Place::of_table(table).is_some() => {
+            Ok((Place::of_table(table).unwrap_or(Place::Application), key.clone()))
+        }
         [(_, table), (n, digits), (_, key)] if table == COLLECTORS => {
             let known = config.collectors.len();
             if digits.parse::<usize>().is_err() {
@@ -49,7 +55,7 @@ fn place(config: &mut Config, path: &[(usize, String)], origin: &Origin) -> Resu
             Ok((Place::Collector(*n), key.clone()))
         }
         _ => Err(format!(
-            "this names no setting; write {PREFIX}KEY, {PREFIX}SPOOL__KEY or {PREFIX}COLLECTORS__0__KEY"
+            "this names no setting; write {PREFIX}KEY, {PREFIX}SPOOL__KEY (or SSL, SASL) or {PREFIX}COLLECTORS__0__KEY"
         )),
     }
 }

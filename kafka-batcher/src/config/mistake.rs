@@ -73,7 +73,11 @@ impl Mistake {
     }
 
     pub(crate) fn in_spool(self) -> Self {
-        Mistake { table: "spool", ..self }
+        self.in_table("spool")
+    }
+
+    pub(crate) fn in_table(self, table: &'static str) -> Self {
+        Mistake { table, ..self }
     }
 
     pub(super) fn at(self, origin: Origin) -> Self {
@@ -118,6 +122,19 @@ impl fmt::Display for BadConfigError {
                 all.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
             }
         }
+    }
+}
+
+/// What is wrong with the table `[sasl]`, alone: the Elixir library's SASLConfigError.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SaslConfigError(pub Vec<Mistake>);
+
+impl std::error::Error for SaslConfigError {}
+
+impl fmt::Display for SaslConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<_> = self.0.iter().map(Mistake::to_string).collect();
+        f.write_str(&all.join("; "))
     }
 }
 

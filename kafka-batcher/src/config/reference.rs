@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::table::{ALIASES, CollectorSettings, SettingRow, Settings, SpoolConfig};
+use super::table::{ALIASES, CollectorSettings, SaslConfig, SettingRow, Settings, SpoolConfig, SslConfig};
 
 /// The text of CONFIGURATION.md.
 pub fn reference() -> String {
@@ -24,6 +24,12 @@ pub fn reference() -> String {
             "In the table `[spool]`; in code `Builder::spool(dir)` and its neighbours.",
             SpoolConfig::rows(),
         ),
+        (
+            "TLS",
+            "In the table `[ssl]`, or just `ssl = true` at the top of the file; in code `Builder::ssl`.",
+            SslConfig::rows(),
+        ),
+        ("SASL", "In the table `[sasl]`; in code `Builder::sasl`.", SaslConfig::rows()),
     ];
     for (title, how, rows) in sections {
         let _ = write!(
@@ -49,14 +55,14 @@ const HEAD: &str = "# Configuration
 
 Generated from the table in `kafka-batcher/src/config/table.rs`; a test compares.
 
-A file is TOML: settings of the whole batcher and defaults of all collectors at the top, then the tables `[spool]` and
-`[[collectors]]`, one for each topic, with its `topic_name` and whatever differs. Times are milliseconds or a text such as
+A file is TOML: settings of the whole batcher and defaults of all collectors at the top, then the tables `[spool]`, `[ssl]`,
+`[sasl]` and `[[collectors]]`, one for each topic, with its `topic_name` and whatever differs. Times are milliseconds or a text such as
 `\"250ms\"`, `\"20s\"`, `\"5min\"`, `\"1h\"`, `\"7d\"`; sizes are bytes or `\"64KiB\"`, `\"10MiB\"`, `\"1GB\"`; what is unset by default
 can be unset again with `\"off\"`.
 
 Later ones win: built-in < top of the file < collector < environment < command line. What counts is whether a value was given, not
-what it is. The environment is `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` and `KAFKA_BATCHER__COLLECTORS__0__KEY` (two
-underscores); a key at the top goes for every collector there, too.
+what it is. The environment is `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` (and `SSL`, `SASL`) and
+`KAFKA_BATCHER__COLLECTORS__0__KEY` (two underscores); a key at the top goes for every collector there, too.
 
 `kafka-batcher config check FILE` tells every mistake at once, with its place; `config show FILE` the values in effect and where
 each comes from; `config init` writes a file to begin with. In code: `Config::from_file`, `KafkaBatcher::from_config`.
@@ -81,6 +87,10 @@ pub fn commented_file() -> String {
     CollectorSettings::rows().iter().for_each(|row| setting(&mut out, row));
     out += "# ---- where events are kept while Kafka does not take them\n\n[spool]\n\n";
     SpoolConfig::rows().iter().for_each(|row| setting(&mut out, row));
+    out += "# ---- a secured cluster: take the # and the space away from the table's name and from what is set in it\n\n# [ssl]\n\n";
+    SslConfig::rows().iter().for_each(|row| optional(&mut out, row));
+    out += "# [sasl]\n\n";
+    SaslConfig::rows().iter().for_each(|row| optional(&mut out, row));
     out += "# ---- one table for each topic; whatever stands above may be said again here for that topic alone\n\n\
             [[collectors]]\ntopic_name = \"events\"\n";
     out
@@ -92,6 +102,13 @@ fn setting(out: &mut String, row: &SettingRow) {
         (Some(default), name) => writeln!(out, "#{name} = {default}\n"),
         (None, name) => writeln!(out, "#{name} =\n"),
     };
+}
+
+/// Of a table that is not there unless somebody wants it.
+fn optional(out: &mut String, row: &SettingRow) {
+    comment(out, &row.text);
+    let default = row.default.as_ref().map(|default| format!(" {default}"));
+    let _ = writeln!(out, "# {} ={}\n", row.name, default.unwrap_or_default());
 }
 
 /// Lines of at most 100 characters.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::document::{COLLECTORS, SPOOL};
+use super::document::{COLLECTORS, SASL, SPOOL, SSL};
 use super::mistake::{BadConfigError, CollectorMissingError, Mistake, Origin, suggestion};
-use super::table::{ALIASES, CollectorSettings, Settings, SpoolConfig, Table};
-use super::value::Value;
+use super::table::{ALIASES, CollectorSettings, SaslConfig, Settings, SpoolConfig, SslConfig, Table};
+use super::value::{Value, Written};
 use super::{Config, Entry, Layer, Place};
 
 /// Names its collector; each has one of its own.
@@ -23,6 +23,10 @@ pub struct Resolved {
     pub settings: Settings,
     /// Of the spool.
     pub spool: SpoolConfig,
+    /// Of TLS.
+    pub ssl: SslConfig,
+    /// Of SASL.
+    pub sasl: SaslConfig,
     /// What a collector starts from that nobody configured.
     pub defaults: CollectorSettings,
     /// Of the configured collectors, by topic.
@@ -31,6 +35,8 @@ pub struct Resolved {
     pub warnings: Vec<Mistake>,
     origins: Origins,
     spool_origins: Origins,
+    ssl_origins: Origins,
+    sasl_origins: Origins,
     default_origins: Origins,
     collector_origins: BTreeMap<String, Origins>,
 }
@@ -61,6 +67,14 @@ impl Resolved {
         show(&mut out, self.defaults.written(), &self.default_origins);
         let _ = writeln!(out, "\n[{SPOOL}]");
         show(&mut out, self.spool.written(), &self.spool_origins);
+        if self.ssl.is_on() {
+            let _ = writeln!(out, "\n[{SSL}]");
+            show(&mut out, self.ssl.written(), &self.ssl_origins);
+        }
+        if self.sasl.is_on() {
+            let _ = writeln!(out, "\n[{SASL}]");
+            show(&mut out, self.sasl.written(), &self.sasl_origins);
+        }
         for (topic, settings) in &self.collectors {
             out.push('\n');
             collector(&mut out, topic, settings);
@@ -69,12 +83,13 @@ impl Resolved {
     }
 }
 
-fn show(out: &mut String, values: Vec<(&'static str, Option<String>)>, origins: &Origins) {
+fn show(out: &mut String, values: Vec<(&'static str, Written)>, origins: &Origins) {
     let lines = values.into_iter().map(|(name, value)| {
         let origin = origins.get(name).cloned().unwrap_or_default();
         let line = match value {
-            Some(value) => format!("{name} = {value}"),
-            None => format!("# {name}: unset"),
+            Written::Toml(value) => format!("{name} = {value}"),
+            Written::Unset => format!("# {name}: unset"),
+            Written::Hidden => format!("# {name}: set, not shown"),
         };
         (line, origin)
     });
@@ -95,10 +110,13 @@ fn own_name<T: Table>(key: &str) -> Option<&'static str> {
 /// Every name that may stand in this place.
 fn known(place: Place) -> BTreeSet<&'static str> {
     let mut names: BTreeSet<&'static str> = match place {
-        Place::Application => {
-            [Settings::NAMES, CollectorSettings::NAMES, &[SPOOL, COLLECTORS]].concat().into_iter().collect()
-        }
+        Place::Application => [Settings::NAMES, CollectorSettings::NAMES, &[SPOOL, SSL, SASL, COLLECTORS]]
+            .concat()
+            .into_iter()
+            .collect(),
         Place::Spool => SpoolConfig::NAMES.iter().copied().collect(),
+        Place::Ssl => SslConfig::NAMES.iter().copied().collect(),
+        Place::Sasl => SaslConfig::NAMES.iter().copied().collect(),
         Place::Collector(_) => [CollectorSettings::NAMES, &[TOPIC_NAME]].concat().into_iter().collect(),
     };
     let aliases: Vec<_> = ALIASES.iter().filter(|(_, name)| names.contains(name)).collect();
@@ -113,10 +131,20 @@ pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
     let mut resolved = Resolved::default();
     merge(&mut resolved.settings, &mut resolved.origins, config, &[Place::Application], &mut found);
     merge(&mut resolved.spool, &mut resolved.spool_origins, config, &[Place::Spool], &mut found);
+    merge(&mut resolved.ssl, &mut resolved.ssl_origins, config, &[Place::Ssl], &mut found);
+    merge(&mut resolved.sasl, &mut resolved.sasl_origins, config, &[Place::Sasl], &mut found);
     merge(&mut resolved.defaults, &mut resolved.default_origins, config, &[Place::Application], &mut found);
     let whole = resolved.settings.check().into_iter().map(|m| placed(m, &[&resolved.origins]));
     let spool = resolved.spool.check(false).into_iter().map(|m| placed(m, &[&resolved.spool_origins]));
-    let told: Vec<_> = whole.chain(spool).filter(|m| !found.iter().any(|known| same_key(known, m))).collect();
+    let ssl = resolved.ssl.check().into_iter().map(|m| placed_in_table(m, &resolved.ssl_origins));
+    let sasl = resolved.sasl.check(&resolved.ssl).err().map_or_else(Vec::new, |error| error.0);
+    let sasl = sasl.into_iter().map(|m| placed_in_table(m, &resolved.sasl_origins));
+    let told: Vec<_> = whole
+        .chain(spool)
+        .chain(ssl)
+        .chain(sasl)
+        .filter(|m| !found.iter().any(|known| same_key(known, m)))
+        .collect();
     found.extend(told);
     let mut topics: BTreeMap<String, Origin> = BTreeMap::new();
     for (n, begun) in config.collectors.iter().enumerate() {
@@ -202,6 +230,17 @@ fn same_key(known: &Mistake, mistake: &Mistake) -> bool {
     known.key == mistake.key && known.table == mistake.table
 }
 
+/// What nobody said, and ought to have, is told where the table begins.
+fn placed_in_table(mistake: Mistake, origins: &Origins) -> Mistake {
+    match placed(mistake, &[origins]) {
+        nowhere @ Mistake { origin: Origin::BuiltIn, .. } => {
+            let begun = origins.values().min_by_key(|origin| order(origin)).cloned();
+            nowhere.at(begun.unwrap_or_default())
+        }
+        placed => placed,
+    }
+}
+
 fn placed(mistake: Mistake, origins: &[&Origins]) -> Mistake {
     let said = |key: &str| origins.iter().find_map(|origins| origins.get(key)).cloned();
     match (said(&mistake.key), mistake.against.and_then(|other| Some((other, said(other)?)))) {
@@ -229,6 +268,8 @@ fn unknown(entry: &Entry) -> Option<Mistake> {
             () if own_name::<Settings>(key).is_some() => {
                 "it is application-wide: write it above the first table".to_owned()
             }
+            () if own_name::<SslConfig>(key).is_some() => format!("it belongs into the table [{SSL}]"),
+            () if own_name::<SaslConfig>(key).is_some() => format!("it belongs into the table [{SASL}]"),
             () if key == TOPIC_NAME => format!("it belongs into a table [[{COLLECTORS}]]"),
             () if own_name::<CollectorSettings>(key).is_some() => {
                 format!("it belongs into a table [[{COLLECTORS}]], or above the first table for all of them")
@@ -241,7 +282,7 @@ fn unknown(entry: &Entry) -> Option<Mistake> {
         None => format!("not a setting{}", suggestion(key, known)),
     };
     let mistake = Mistake::of(key, message).at(entry.origin.clone());
-    Some(if entry.place == Place::Spool { mistake.in_spool() } else { mistake })
+    Some(mistake.in_table(entry.place.table()))
 }
 
 /// A setting and another name of it in one place.
@@ -281,7 +322,7 @@ fn merge<T: Table>(
                     Some(Ok(())) => drop(origins.insert(name, entry.origin.clone())),
                     Some(Err(message)) => {
                         let mistake = Mistake::of(entry.key.as_str(), message).at(entry.origin.clone());
-                        mistakes.push(if *place == Place::Spool { mistake.in_spool() } else { mistake });
+                        mistakes.push(mistake.in_table(place.table()));
                     }
                     None => {}
                 }

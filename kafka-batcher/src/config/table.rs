@@ -10,6 +10,8 @@ use kafka_batcher_core::partitioner::Strategy;
 use kafka_batcher_core::{OnExpiredTimestamp, OnFull, SpoolMode};
 
 use super::value::{Setting, Value, Written};
+use crate::client::SaslMechanism;
+use crate::secret::Secret;
 
 /// One row of the reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,16 +68,16 @@ macro_rules! settings {
                 let texts = [$([$($doc.trim()),+].join(" ")),*];
                 let units = [$($unit),*];
                 let rows = defaults.into_iter().zip(texts).zip(units);
-                rows.map(|(((name, default), text), unit)| SettingRow { name, default, unit, text }).collect()
-            }
-
-            /// All of them, as a file would have them; `None`: unset.
-            pub(super) fn written(&self) -> Vec<(&'static str, Option<String>)> {
                 let toml = |written| match written {
                     Written::Toml(text) => Some(text),
-                    Written::Unset => None,
+                    Written::Unset | Written::Hidden => None,
                 };
-                vec![$((stringify!($name), toml(self.$name.written())),)*]
+                rows.map(|(((name, default), text), unit)| SettingRow { name, default: toml(default), unit, text }).collect()
+            }
+
+            /// All of them, as a file would have them.
+            pub(super) fn written(&self) -> Vec<(&'static str, Written)> {
+                vec![$((stringify!($name), self.$name.written()),)*]
             }
         }
     };
@@ -183,6 +185,60 @@ settings! {
     }
 }
 
+settings! {
+    /// TLS to the brokers.
+    SslConfig {
+        /// Whether TLS is spoken. Unset: true exactly when the table `[ssl]` is there or anything else of it is set. `ssl = true` at the top of the file says the same: with the machine's own root certificates.
+        enabled: Option<bool> = None, "";
+        /// A PEM file with the certificates of the authorities to trust, in place of the machine's own. Read again at each new connection, as are the two below.
+        ca_file: Option<PathBuf> = None, "";
+        /// A PEM file with the client's certificate and those between it and its authority, in this order, for brokers that want one (`ssl.client.auth`).
+        certificate_file: Option<PathBuf> = None, "";
+        /// A PEM file with the private key of that certificate, not encrypted.
+        key_file: Option<PathBuf> = None, "";
+        /// The name that the brokers' certificates must be for, in place of the host in each broker's address. It holds for all brokers.
+        server_name: Option<String> = None, "";
+    }
+}
+
+settings! {
+    /// Who this client is to the brokers.
+    SaslConfig {
+        /// Whether SASL is spoken. Unset: true exactly when the table `[sasl]` is there or anything else of it is set.
+        enabled: Option<bool> = None, "";
+        /// How: plain, scram_sha_256, scram_sha_512, oauthbearer, or Kafka's names for them. Required.
+        mechanism: Option<SaslMechanism> = None, "";
+        /// The user's name, for all but oauthbearer.
+        login: Option<String> = None, "";
+        /// The user's password. Never shown; better kept elsewhere: see the next two.
+        password: Option<Secret> = None, "";
+        /// A file that holds the password, alone; one line end behind it does not count. Read again at each attempt to log in, so that a new one is used without a restart.
+        password_file: Option<PathBuf> = None, "";
+        /// The environment variable that holds the password.
+        password_env: Option<String> = None, "";
+        /// Send the password (plain) or the token (oauthbearer) over connections without TLS, where everybody on the way reads it. False: refused. SCRAM sends neither, and needs no consent.
+        allow_without_tls: bool = false, "";
+        /// For oauthbearer: a file that holds the token, alone, and that something else keeps fresh. Read again at each login.
+        token_file: Option<PathBuf> = None, "";
+        /// For oauthbearer: the name under which a token provider of your own was registered (`Builder::register_token_provider`).
+        token_provider: Option<String> = None, "";
+        /// For oauthbearer: the https:// address that gives tokens (OAuth 2.0, client credentials). Its certificate may be signed by the machine's own authorities or by those of `ssl.ca_file`. A token is used until four fifths of its life are over.
+        token_endpoint_url: Option<String> = None, "";
+        /// Who this client is to the token endpoint.
+        client_id: Option<String> = None, "";
+        /// Its secret there. Never shown; better kept elsewhere: see the next two.
+        client_secret: Option<Secret> = None, "";
+        /// A file that holds it, read again for each token.
+        client_secret_file: Option<PathBuf> = None, "";
+        /// The environment variable that holds it.
+        client_secret_env: Option<String> = None, "";
+        /// What the token is to be good for, where the token endpoint wants to know.
+        scope: Option<String> = None, "";
+        /// For oauthbearer: what the broker wants to know besides the token, each as `name=value` (KIP-342).
+        extensions: Vec<String> = Vec::new(), "";
+    }
+}
+
 /// The built-in producer's name.
 pub(crate) const NATIVE: &str = "native";
 /// The built-in notifier's name.
@@ -194,4 +250,8 @@ pub(super) const ALIASES: &[(&str, &str)] = &[
     ("reconnect_timeout", "retry_backoff_max"),
     ("recheck_kafka_availability_interval", "retry_backoff_max"),
     ("after", "spool_after"),
+    ("cacertfile", "ca_file"),
+    ("certfile", "certificate_file"),
+    ("keyfile", "key_file"),
+    ("username", "login"),
 ];

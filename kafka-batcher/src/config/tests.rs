@@ -1,5 +1,7 @@
 //! The merge, the mistakes and their places, through [`Config`] alone.
 
+mod security;
+
 use std::time::Duration;
 
 use kafka_batcher_core::SpoolMode;
@@ -64,7 +66,13 @@ fn the_file_to_begin_with_names_each_setting_with_a_value_that_can_be_read() {
     assert_eq!(resolved.settings, settings());
     assert_eq!(resolved.spool, SpoolConfig::default());
     assert_eq!(resolved.collectors["events"], CollectorSettings::default());
-    let rows = [Settings::rows(), CollectorSettings::rows(), SpoolConfig::rows()];
+    let rows = [
+        Settings::rows(),
+        CollectorSettings::rows(),
+        SpoolConfig::rows(),
+        SslConfig::rows(),
+        SaslConfig::rows(),
+    ];
     for row in rows.iter().flatten() {
         assert!(uncommented.contains(&format!("{} =", row.name)), "{}", row.name);
     }

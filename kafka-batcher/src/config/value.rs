@@ -6,6 +6,9 @@ use std::time::Duration;
 use kafka_batcher_core::partitioner::Strategy;
 use kafka_batcher_core::{OnExpiredTimestamp, OnFull, SpoolMode};
 
+use crate::client::SaslMechanism;
+use crate::secret::Secret;
+
 use super::units::{duration, duration_text, size, size_text};
 
 /// A value, not yet of a setting's type. The environment gives [`Value::Text`] for everything.
@@ -103,6 +106,8 @@ pub(super) enum Written {
     Toml(String),
     /// There is none.
     Unset,
+    /// There is one, and it is not shown.
+    Hidden,
 }
 
 impl Written {
@@ -240,6 +245,31 @@ impl Setting for Vec<String> {
     }
 }
 
+impl Setting for Secret {
+    fn read(value: &Value) -> Result<Self, String> {
+        match String::read(value)? {
+            empty if empty.is_empty() => Err("it is empty".to_owned()),
+            text => Ok(text.into()),
+        }
+    }
+
+    fn written(&self) -> Written {
+        Written::Hidden
+    }
+}
+
+impl Setting for SaslMechanism {
+    fn read(value: &Value) -> Result<Self, String> {
+        // What is no mechanism may be a secret in the wrong place, and is not repeated.
+        let text = value.text("the name of a mechanism")?;
+        text.parse().map_err(|()| format!("this is none of {}", SaslMechanism::names()))
+    }
+
+    fn written(&self) -> Written {
+        Written::quoted(&self.to_string())
+    }
+}
+
 /// A setting that may be off; the word for that, wherever a value is wanted.
 const OFF: &str = "off";
 
@@ -259,7 +289,7 @@ macro_rules! or_off {
         }
     )* };
 }
-or_off! { Duration u64 bool String }
+or_off! { Duration u64 bool String Secret SaslMechanism }
 
 impl Setting for Option<PathBuf> {
     fn read(value: &Value) -> Result<Self, String> {
