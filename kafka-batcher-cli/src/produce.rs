@@ -26,6 +26,7 @@ use kafka_batcher::{BuildError, Builder, Collector, KafkaBatcher, Report};
 use tokio::sync::oneshot;
 
 pub(crate) use args::{Acks, Args, SpoolWhen, SummaryForm};
+pub(crate) use plan::in_words;
 
 use crate::console::{Console, Shared, Unit, Volume};
 use crate::exit::{self, UsageError};

@@ -6,6 +6,7 @@ mod dead_letters;
 mod events;
 mod export;
 mod replay;
+mod target;
 
 use std::io::{Write, stdout};
 use std::path::PathBuf;

@@ -74,8 +74,13 @@ impl<'a> Plan<'a> {
 
     /// The command that sends what is left in the spool.
     pub(super) fn replay_command(&self) -> Option<String> {
-        let brokers = self.resolved.settings.endpoints.join(",");
-        self.spool_dir().map(|dir| format!("kafka-batcher spool replay {} -b {brokers}", dir.display()))
+        let file = self.args.config.as_ref().map(|path| format!(" --config {}", path.display()));
+        let brokers = match (&file, self.args.brokers.as_slice()) {
+            (Some(_), []) => String::new(),
+            _ => format!(" -b {}", self.resolved.settings.endpoints.join(",")),
+        };
+        let file = file.unwrap_or_default();
+        self.spool_dir().map(|dir| format!("kafka-batcher spool replay {}{file}{brokers}", dir.display()))
     }
 
     /// Whether there is a spool.
@@ -157,7 +162,7 @@ fn topic(args: &Args, config: &Config) -> Result<String, UsageError> {
 }
 
 /// As the library tells them, but for what has an option of its own.
-fn in_words(BadConfigError(mistakes): BadConfigError) -> String {
+pub(crate) fn in_words(BadConfigError(mistakes): BadConfigError) -> String {
     let nobody_said = |mistake: &Mistake| mistake.key == "endpoints" && mistake.origin == Origin::BuiltIn;
     if mistakes.iter().any(nobody_said) {
         return "no brokers: give -b HOST:PORT (--brokers), or a configuration with endpoints (--config FILE)".to_owned();

@@ -7,6 +7,7 @@ use kafka_batcher::storage::disk::{Resent, Spool};
 use kafka_batcher::storage::{DiskSettings, DiskStorage};
 
 use super::replay::{self, Sending};
+use super::target::Target;
 use super::{events, open, written};
 use crate::exit::{self, UsageError};
 use crate::units::{self, counted};
@@ -22,19 +23,11 @@ pub(super) struct Args {
 
     /// Send them again, once what they were refused for is mended: behind what waits in the spool, as they were. What is
     /// refused again stays a dead letter. Nobody else may be using the directory
-    #[arg(long, requires = "brokers")]
+    #[arg(long)]
     resend: bool,
 
-    /// Addresses to find the cluster by, separated by commas or given several times; any one is enough [port: 9092]
-    #[arg(
-        short = 'b',
-        long = "brokers",
-        visible_alias = "bootstrap-server",
-        value_name = "HOST:PORT",
-        value_delimiter = ',',
-        requires = "resend"
-    )]
-    brokers: Vec<String>,
+    #[command(flatten)]
+    target: Target,
 
     /// End when nothing was acknowledged for so long; what is left stays in the spool
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration, requires = "resend")]
@@ -47,7 +40,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
-    if args.resend { replay::on_a_runtime(resend(args)) } else { list(args) }
+    match args.resend {
+        true => replay::on_a_runtime(resend(args)),
+        false if args.target.is_given() => {
+            Err(UsageError("--brokers and --config say where to send: give --resend, too".to_owned()).into())
+        }
+        false => list(args),
+    }
 }
 
 fn list(args: &Args) -> anyhow::Result<u8> {
@@ -71,6 +70,8 @@ fn with_letters(spool: &Spool, only: Option<&str>) -> anyhow::Result<Vec<String>
 }
 
 async fn resend(args: &Args) -> anyhow::Result<u8> {
+    // What is wrong with it is told before anything is changed.
+    let builder = args.target.builder()?;
     let topics = with_letters(&open(&args.dir)?, args.topic.as_deref())?;
     if topics.is_empty() {
         eprintln!("there are no dead letters");
@@ -102,7 +103,7 @@ async fn resend(args: &Args) -> anyhow::Result<u8> {
             all = false;
         }
     }
-    let sending = Sending { brokers: &args.brokers, timeout: args.timeout, force: args.force };
-    let code = replay::send(storage, topics, &sending).await?;
+    let sending = Sending { builder, timeout: args.timeout, force: args.force };
+    let code = replay::send(storage, topics, sending).await?;
     Ok(if all { code } else { exit::NOT_ALL })
 }

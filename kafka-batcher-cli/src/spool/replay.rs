@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use kafka_batcher::storage::{DiskSettings, DiskStorage};
-use kafka_batcher::{BuildError, KafkaBatcher};
+use kafka_batcher::{BuildError, Builder};
 
+use super::target::Target;
 use super::{events, open};
 use crate::console::{Console, Shared, Unit, Volume};
 use crate::exit::{self, UsageError};
@@ -26,16 +27,8 @@ pub(super) struct Args {
     #[arg(short, long)]
     topic: Option<String>,
 
-    /// Addresses to find the cluster by, separated by commas or given several times; any one is enough [port: 9092]
-    #[arg(
-        short = 'b',
-        long = "brokers",
-        visible_alias = "bootstrap-server",
-        value_name = "HOST:PORT",
-        value_delimiter = ',',
-        required = true
-    )]
-    brokers: Vec<String>,
+    #[command(flatten)]
+    target: Target,
 
     /// End when nothing was acknowledged for so long; what is left stays in the spool
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
@@ -48,18 +41,19 @@ pub(super) struct Args {
 }
 
 /// How what is there is sent.
-pub(super) struct Sending<'a> {
-    pub(super) brokers: &'a [String],
+pub(super) struct Sending {
+    pub(super) builder: Builder,
     pub(super) timeout: Duration,
     pub(super) force: bool,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
+    let builder = args.target.builder()?;
     let topics = events::topics(&open(&args.dir)?, args.topic.as_deref())?;
     let storage =
         DiskStorage::new(DiskSettings::new(&args.dir)).map_err(|error| UsageError(error.to_string()))?;
-    let sending = Sending { brokers: &args.brokers, timeout: args.timeout, force: args.force };
-    on_a_runtime(send(storage, topics, &sending))
+    let sending = Sending { builder, timeout: args.timeout, force: args.force };
+    on_a_runtime(send(storage, topics, sending))
 }
 
 pub(super) fn on_a_runtime(work: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
@@ -71,18 +65,15 @@ pub(super) fn on_a_runtime(work: impl Future<Output = anyhow::Result<u8>>) -> an
 }
 
 /// Delivers what waits of these topics.
-pub(super) async fn send(
-    storage: DiskStorage,
-    topics: Vec<String>,
-    args: &Sending<'_>,
-) -> anyhow::Result<u8> {
+pub(super) async fn send(storage: DiskStorage, topics: Vec<String>, args: Sending) -> anyhow::Result<u8> {
     let usage = |error: BuildError| match error {
         BuildError::BadConfig(_) | BuildError::Spool(_) => UsageError(error.to_string()).into(),
         other => anyhow::Error::from(other),
     };
     let console = Arc::new(Console::new(Volume::Normal, Some(0), Unit::Backlog));
     let mut signals = Signals::listen().context("signals cannot be listened to")?;
-    let batcher = KafkaBatcher::builder(args.brokers.iter().cloned())
+    let batcher = args
+        .builder
         .error_notifier(Shared(console.clone()))
         .storage(storage)
         .replay_to_other_cluster(args.force)
