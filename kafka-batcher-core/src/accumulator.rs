@@ -118,6 +118,8 @@ pub struct Accumulator {
     settings: AccumulatorSettings,
     /// Events in open batches, over all lanes.
     events: u64,
+    /// Events in batches that were sealed.
+    sealed: u64,
     /// From this many open events on, a push must look at the count. Follows from `gate`; see `set_gate`.
     check_at: u64,
     gate: CountGate,
@@ -152,6 +154,7 @@ impl Accumulator {
             check_at: u64::from(settings.batch_size),
             settings,
             events: 0,
+            sealed: 0,
             gate: CountGate::Counting,
             oldest: Time::ZERO,
             last_seal: None,
@@ -178,6 +181,16 @@ impl Accumulator {
     /// Events in open batches.
     pub fn open_events(&self) -> u64 {
         self.events
+    }
+
+    /// Events taken so far: open ones, and those of every batch that was sealed. Never falls.
+    pub fn accepted_events(&self) -> u64 {
+        self.sealed + self.events
+    }
+
+    /// Acceptance of the oldest open event; `None` if none is open.
+    pub fn oldest(&self) -> Option<Time> {
+        (self.events > 0).then_some(self.oldest)
     }
 
     /// Bytes of the open batches, as they would be sent if they were sealed now.

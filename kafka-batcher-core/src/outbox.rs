@@ -154,6 +154,24 @@ impl Outbox {
         tally
     }
 
+    /// How long the oldest event has waited that is neither acknowledged nor given up, and the oldest of those on disk; what an
+    /// earlier process left is as old as its time on disk. `None`: nothing waits, or nobody knows since when. For whoever watches;
+    /// nothing is decided by it.
+    pub fn oldest(&self, now: Time, unix_ms: i64) -> (Option<Duration>, Option<Duration>) {
+        let by_wall = |since: i64| {
+            let age = unix_ms.saturating_sub(since).max(0).unsigned_abs();
+            (since > 0).then(|| Duration::from_millis(age))
+        };
+        let age = |entry: &Entry| entry.opened.map(|opened| now.since(opened)).or(by_wall(entry.accepted_by));
+        let stretches = [Some(self.spool.gap), self.spool.passed];
+        let stretches = stretches.into_iter().flatten().filter(|stretch| stretch.events > 0);
+        let stretches = stretches.filter_map(|stretch| by_wall(stretch.since)).max();
+        let entries = || self.entries.iter().chain(&self.behind);
+        let saved = entries().filter(|entry| entry.place != Place::Memory).filter_map(age).max();
+        let on_disk = saved.max(stretches);
+        (entries().filter_map(age).max().max(on_disk), on_disk)
+    }
+
     /// True if nothing is left to do: nothing in memory, and, until the time for closing is over, nothing on disk.
     pub fn is_empty(&self) -> bool {
         let idle = self.entries.is_empty() && self.behind.is_empty() && self.spool.rejecting.is_none();

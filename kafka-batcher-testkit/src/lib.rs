@@ -7,6 +7,7 @@
 //!   leaders, kills, restarts, freezes; Kafka's own consumer and producer.
 //! - [`LogDump`]: Kafka's DumpLogSegments, parsed; an error when any batch is not `isvalid: true`.
 //! - [`Kcat`]: a C client (librdkafka), where it is installed.
+//! - [`Scrape`]: Prometheus' text format, read; whether its accounts add up and its counters only rise.
 //! - [`Tally`]: lost, duplicated, reordered, unexpected: per partition, exact.
 //!
 //! It shares no code with the crates under test, so that one bug cannot hide in both. Nothing here downloads anything:
@@ -22,6 +23,7 @@ mod error;
 mod harness;
 mod kcat;
 mod log_dump;
+mod scrape;
 mod tally;
 mod topics;
 
@@ -32,5 +34,6 @@ pub use error::Error;
 pub use harness::{Outcome, Suite};
 pub use kcat::{Kcat, KcatMessage};
 pub use log_dump::{Batch, LogDump};
+pub use scrape::Scrape;
 pub use tally::{Discrepancy, Tally};
 pub use topics::{NodeAddress, PartitionState, TopicState};

@@ -13,12 +13,13 @@ use kafka_batcher_core::{BufferPool, OutboxSettings, Share, SpoolMode, SpoolSett
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use crate::builder::{Builder, Choices, CollectorBuilder};
 use crate::clock::Clock;
 use crate::collector::Collector;
 use crate::config::{CollectorMissingError, CollectorSettings, Config, Settings};
-use crate::connection_manager::{ConnectionManager, Health, TopicHealth};
+use crate::connection_manager::{ConnectionManager, Health, SpoolHealth, TopicHealth};
 use crate::dispatcher::{Command, Dispatcher, Parts};
 use crate::error::BuildError;
 use crate::identity::Identity;
@@ -29,6 +30,7 @@ use crate::producer::{BoxFuture, MissingTopic, Producer};
 use crate::registry::Registry;
 use crate::storage::TempStorage;
 use crate::supervisor::supervise;
+use crate::telemetry::{Sink, Telemetry, TextFormat, Whole};
 use crate::topic::Topic;
 
 /// Accumulates events per partition and delivers them in batches. Cheap to clone; all clones are the same batcher.
@@ -73,6 +75,7 @@ struct Inner {
     identity: Arc<Identity>,
     seed: AtomicU64,
     closed: AtomicBool,
+    metrics: Sink,
     state: Mutex<State>,
     /// Topics to wake when memory runs out.
     topics: Topics,
@@ -87,10 +90,15 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// resends. One that is still being opened (a recovery may take long) goes on by itself, or ends with the process.
 const CLOSING_STORAGE: Duration = Duration::from_secs(10);
 
+/// How long a scrape waits for the accounts of now.
+const PUBLISHING: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 struct State {
     topics: BTreeMap<String, Running>,
     tasks: Vec<JoinHandle<()>>,
+    /// What is recorded, if anything is.
+    telemetry: Option<Telemetry>,
     /// The storage is being closed, or has been; whoever shuts down waits for the same.
     storage_closing: Option<Shared<BoxFuture<'static, ()>>>,
     /// The last word, once shut down.
@@ -129,8 +137,13 @@ impl KafkaBatcher {
         Builder::from_config(&Config::from_file(path)?.with_environment())?.start().await
     }
 
-    pub(crate) fn launch(choices: Choices, runtime: Handle, stop: Option<oneshot::Sender<()>>) -> Self {
-        let Choices { settings, defaults, registry, producer, storage, mut spool, notifier, seed } = choices;
+    pub(crate) fn launch(
+        choices: Choices,
+        runtime: Handle,
+        stop: Option<oneshot::Sender<()>>,
+    ) -> Result<Self, BuildError> {
+        let Choices { settings, defaults, registry, producer, storage, mut spool, notifier, metrics, seed } =
+            choices;
         if storage.as_ref().is_some_and(|storage| !storage.keeps()) {
             // With write-ahead every event would be lost before it is sent.
             (spool.keeps, spool.mode) = (false, SpoolMode::OnFailure);
@@ -156,7 +169,13 @@ impl KafkaBatcher {
             metadata_max_age: settings.metadata_max_age,
             doubts: Notify::new(),
         });
+        let whole = Whole { pool: pool.clone(), producer: producer.clone(), storage: storage.clone() };
+        let telemetry = match defaults.telemetry {
+            true => Some(Telemetry::register(metrics.clone(), clock, watched.clone(), Some(whole))?),
+            false => None,
+        };
         let connecting = runtime.spawn(manager.clone().run_for_ever(seed, settings.max_restart, clock));
+        tracing::info!(endpoints = settings.endpoints.join(","), "started");
         let inner = Inner {
             // Of any collector at least one batch fits: two fit into the whole (`CollectorSettings::check`).
             lanes: Share::new(settings.partition_cap(&defaults).max(pool.limit() / 2)),
@@ -175,10 +194,11 @@ impl KafkaBatcher {
             identity: Arc::new(Identity::default()),
             seed: AtomicU64::new(seed),
             closed: AtomicBool::new(false),
-            state: Mutex::new(State { tasks: vec![connecting], ..State::default() }),
+            metrics,
+            state: Mutex::new(State { tasks: vec![connecting], telemetry, ..State::default() }),
             topics,
         };
-        KafkaBatcher { inner: Arc::new(inner) }
+        Ok(KafkaBatcher { inner: Arc::new(inner) })
     }
 
     /// A collector for a topic; may be called at any time, once for each topic.
@@ -242,15 +262,27 @@ impl KafkaBatcher {
         if inner.closed.load(Ordering::SeqCst) {
             return Err(BuildError::Closed);
         }
-        let topic = Arc::new(make(inner.pool.clone(), inner.lanes.clone(), inner.clock));
+        let mut topic = make(inner.pool.clone(), inner.lanes.clone(), inner.clock);
         if state.topics.contains_key(&*topic.name) {
             return Err(BuildError::DuplicateCollector(topic.name.to_string()));
         }
+        if topic.settings.telemetry {
+            let telemetry = match state.telemetry.take() {
+                Some(telemetry) => telemetry,
+                // Off for all but this one.
+                None => Telemetry::register(inner.metrics.clone(), inner.clock, inner.health.clone(), None)?,
+            };
+            topic.telemetry = Some(state.telemetry.insert(telemetry).topic(topic.name.clone()));
+        }
+        let topic = Arc::new(topic);
         let (commands, inbox) = mpsc::unbounded_channel();
         let (found, info) = watch::channel(None);
         let refresh = Arc::new(Notify::new());
         let seed = self.next_seed();
         inner.manager.set_topic(&topic.name, |health| *health = TopicHealth::Connecting);
+        if inner.storage.is_some() {
+            inner.manager.set_spool(&topic.name, SpoolHealth::Opening);
+        }
         let missing = match topic.settings.allow_topic_auto_creation {
             true => MissingTopic::Create,
             false => MissingTopic::Refuse,
@@ -292,8 +324,11 @@ impl KafkaBatcher {
             seed,
         });
         lock(&inner.topics).push(Arc::downgrade(&topic));
-        state.tasks.push(inner.runtime.spawn(watcher));
-        state.tasks.push(inner.runtime.spawn(dispatcher.run()));
+        // Whatever its tasks say is said of this topic.
+        let span = tracing::info_span!("collector", topic = &*topic.name);
+        span.in_scope(|| tracing::info!("collecting"));
+        state.tasks.push(inner.runtime.spawn(watcher.instrument(span.clone())));
+        state.tasks.push(inner.runtime.spawn(dispatcher.run().instrument(span)));
         let running = Running { topic: topic.clone(), commands };
         let collector = self.collector_of(&running);
         state.topics.insert(topic.name.to_string(), running);
@@ -353,6 +388,29 @@ impl KafkaBatcher {
         sum
     }
 
+    /// The metrics as text, all accounts of now: the content of the registry, which is [`Builder::metrics_registry`]'s if one was given. For a server of your own: answer
+    /// with [`TextFormat::content_type`], in the format that [`TextFormat::from_accept`] finds. After a shutdown it says the last
+    /// values. With `telemetry = false` it says nothing.
+    ///
+    /// A topic whose task is busy with user code for longer than a second is shown as it last was.
+    pub async fn metrics_text(&self, format: TextFormat) -> String {
+        let asked = self.ask(Command::Publish);
+        let deadline = tokio::time::Instant::now() + PUBLISHING;
+        for (topic, answer) in asked {
+            let published = tokio::time::timeout_at(deadline, answer).await;
+            if let (Ok(Err(_)), Some(telemetry)) = (published, &topic.telemetry) {
+                // The dispatcher has ended; its last word is kept.
+                telemetry.still_refusing(topic.refused());
+            }
+        }
+        format.encode(&self.inner.metrics.registry.gather())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> bool {
+        lock(&self.inner.state).telemetry.is_some()
+    }
+
     fn ask<T>(
         &self,
         command: impl Fn(oneshot::Sender<T>) -> Command,
@@ -403,7 +461,9 @@ impl KafkaBatcher {
             );
         }
         self.close_storage().await;
-        lock(&inner.state).report = Some(sum.clone());
+        if lock(&inner.state).report.replace(sum.clone()).is_none() {
+            tracing::info!("shut down: {sum}");
+        }
         sum
     }
 

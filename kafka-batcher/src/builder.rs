@@ -15,8 +15,8 @@ use crate::batcher::KafkaBatcher;
 use crate::client::{ClientSettings, TokenProvider};
 use crate::collector::Collector;
 use crate::config::{
-    BadConfigError, CollectorSettings, Config, LOG, Mistake, NATIVE, Resolved, SaslConfig, Settings,
-    SpoolConfig, SslConfig,
+    BadConfigError, CollectorSettings, Config, LOG, MetricsConfig, Mistake, NATIVE, Resolved, SaslConfig,
+    Settings, SpoolConfig, SslConfig,
 };
 use crate::error::BuildError;
 use crate::error_notifier::{ErrorNotifier, LogNotifier};
@@ -24,6 +24,7 @@ use crate::producer::Producer;
 use crate::producer::native::NativeProducer;
 use crate::registry::{Chosen, Registry};
 use crate::storage::{DiskSettings, DiskStorage, TempStorage};
+use crate::telemetry::Sink;
 use crate::topic::Topic;
 
 impl Settings {
@@ -58,6 +59,7 @@ pub(crate) struct Choices {
     pub(crate) storage: Option<Arc<dyn TempStorage>>,
     pub(crate) spool: SpoolSettings,
     pub(crate) notifier: Arc<dyn ErrorNotifier>,
+    pub(crate) metrics: Sink,
     pub(crate) seed: u64,
 }
 
@@ -75,6 +77,8 @@ pub struct Builder {
     producer: Option<Arc<dyn Producer>>,
     storage: Option<Arc<dyn TempStorage>>,
     notifier: Option<Arc<dyn ErrorNotifier>>,
+    metrics: MetricsConfig,
+    metrics_registry: Option<prometheus::Registry>,
 }
 
 impl Builder {
@@ -120,6 +124,33 @@ impl Builder {
     /// Tells this notifier of trouble instead of the one that the settings name (the log).
     pub fn error_notifier(mut self, notifier: impl ErrorNotifier) -> Self {
         self.notifier = Some(Arc::new(notifier));
+        self
+    }
+
+    /// Changes how metrics are called and grouped.
+    pub fn metrics(mut self, change: impl FnOnce(&mut MetricsConfig)) -> Self {
+        change(&mut self.metrics);
+        self
+    }
+
+    /// Puts the metrics into this registry of the program's, beside its own: whoever serves it serves them. The registry of the crate
+    /// [`prometheus`](crate::prometheus), in the version that this crate gives on.
+    ///
+    /// What was counted is then as it was at most a second ago while something goes on (all of one instant, so that it adds up), and
+    /// exact when nothing does; [`KafkaBatcher::metrics_text`] gives the registry's content with the accounts of now. The metrics leave the registry when the batcher is dropped. Two batchers of one
+    /// process need registries, or prefixes, of their own.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use kafka_batcher::{KafkaBatcher, prometheus};
+    ///
+    /// let registry = prometheus::Registry::new();
+    /// let batcher = KafkaBatcher::builder(["127.0.0.1:9092"]).metrics_registry(registry.clone()).start().await?;
+    /// let families = registry.gather();
+    /// # Ok(()) }
+    /// ```
+    pub fn metrics_registry(mut self, registry: prometheus::Registry) -> Self {
+        self.metrics_registry = Some(registry);
         self
     }
 
@@ -300,7 +331,7 @@ impl Builder {
     pub async fn start(mut self) -> Result<KafkaBatcher, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let collectors = std::mem::take(&mut self.collectors);
-        KafkaBatcher::launch(self.check(&runtime, &collectors)?, runtime, None).with_collectors(collectors)
+        KafkaBatcher::launch(self.check(&runtime, &collectors)?, runtime, None)?.with_collectors(collectors)
     }
 
     /// Starts the batcher on a runtime and a thread of its own, for programs that are not asynchronous.
@@ -319,7 +350,7 @@ impl Builder {
             let _ = runtime.block_on(stopped);
         };
         std::thread::Builder::new().name("kafka-batcher".to_owned()).spawn(run).map_err(failed)?;
-        KafkaBatcher::launch(choices, handle, Some(stop)).with_collectors(collectors)
+        KafkaBatcher::launch(choices, handle, Some(stop))?.with_collectors(collectors)
     }
 
     fn check(
@@ -327,12 +358,24 @@ impl Builder {
         runtime: &Handle,
         collectors: &BTreeMap<String, CollectorSettings>,
     ) -> Result<Choices, BuildError> {
-        let Builder { settings, defaults, spool, ssl, sasl, registry, producer, storage, notifier, .. } =
-            self;
+        let Builder {
+            settings,
+            defaults,
+            spool,
+            ssl,
+            sasl,
+            metrics,
+            registry,
+            producer,
+            storage,
+            notifier,
+            ..
+        } = self;
         let mut mistakes = settings.check();
         mistakes.extend(spool.check(storage.is_some()));
         mistakes.extend(ssl.check());
         mistakes.extend(sasl.check(&ssl).err().into_iter().flat_map(|error| error.0));
+        mistakes.extend(metrics.check());
         let producer = match (producer, settings.producer.as_str()) {
             (None, NATIVE) => None,
             (None, name) => registry.producers.find("producer", name, &mut mistakes),
@@ -396,6 +439,11 @@ impl Builder {
             producer,
             storage,
             notifier,
+            metrics: Sink {
+                config: metrics,
+                shared: self.metrics_registry.is_some(),
+                registry: self.metrics_registry.unwrap_or_default(),
+            },
             seed: random_seed(),
         })
     }
@@ -409,7 +457,7 @@ fn random_seed() -> u64 {
 
 impl From<Resolved> for Builder {
     fn from(resolved: Resolved) -> Self {
-        let Resolved { settings, spool, ssl, sasl, defaults, collectors, .. } = resolved;
+        let Resolved { settings, spool, ssl, sasl, metrics, defaults, collectors, .. } = resolved;
         Builder {
             settings,
             defaults,
@@ -421,6 +469,8 @@ impl From<Resolved> for Builder {
             producer: None,
             storage: None,
             notifier: None,
+            metrics,
+            metrics_registry: None,
         }
     }
 }

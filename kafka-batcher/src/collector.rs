@@ -15,6 +15,7 @@ use crate::clock::later;
 use crate::dispatcher::Command;
 use crate::error::AddError;
 use crate::receipt::Receipt;
+use crate::telemetry::TopicTelemetry;
 use crate::topic::{Chosen, NotAdded, Topic};
 
 /// Accepts events of one topic. Cheap to clone; clones feed the same batches.
@@ -181,7 +182,9 @@ impl Collector {
             let mut spare = take(&self.topic.pool, &share, size, least);
             if spare.is_none() {
                 let deadline = *deadline.get_or_insert_with(|| later(Instant::now(), self.max_block));
+                let waiting = Waiting::begin(&self.topic);
                 let chunk = tokio::time::timeout_at(deadline.into(), self.chunk(&share, least)).await;
+                drop(waiting);
                 spare = Some(chunk.ok().flatten().ok_or_else(|| self.full(self.max_block))?);
             }
             match self.topic.push(chosen, record, &mut spare, want_receipt) {
@@ -207,7 +210,9 @@ impl Collector {
                     spare = take(&self.topic.pool, &share, size, least);
                     if spare.is_none() {
                         let deadline = *deadline.get_or_insert_with(|| later(Instant::now(), self.max_block));
+                        let waiting = Waiting::begin(&self.topic);
                         let chunk = block_on_until(self.chunk(&share, least), deadline);
+                        drop(waiting);
                         spare = Some(chunk.flatten().ok_or_else(|| self.full(self.max_block))?);
                     }
                 }
@@ -227,6 +232,23 @@ impl Collector {
     fn full(&self, waited: Duration) -> AddError {
         let pool = &self.topic.pool;
         self.topic.refuse(AddError::Full { used: pool.used(), limit: pool.limit(), waited })
+    }
+}
+
+/// A wait for memory, recorded however it ends: the caller may give up.
+struct Waiting<'a>(Option<(&'a TopicTelemetry, Instant)>);
+
+impl<'a> Waiting<'a> {
+    fn begin(topic: &'a Topic) -> Self {
+        Waiting(topic.telemetry.as_deref().map(|telemetry| (telemetry, Instant::now())))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some((telemetry, began)) = self.0 {
+            telemetry.waited_for_memory(began.elapsed());
+        }
     }
 }
 

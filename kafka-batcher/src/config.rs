@@ -30,6 +30,7 @@
 //! # Ok::<(), kafka_batcher::config::BadConfigError>(())
 //! ```
 
+mod buckets;
 mod check;
 mod document;
 mod environment;
@@ -46,10 +47,11 @@ use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
 
+pub use buckets::ProducerBuckets;
 pub use mistake::{BadConfigError, CollectorMissingError, Mistake, Origin, SaslConfigError};
 pub use reference::{commented_file, reference};
 pub use resolved::Resolved;
-pub use table::{CollectorSettings, SaslConfig, SettingRow, Settings, SpoolConfig, SslConfig};
+pub use table::{CollectorSettings, MetricsConfig, SaslConfig, SettingRow, Settings, SpoolConfig, SslConfig};
 pub(crate) use table::{LOG, NATIVE};
 pub use value::Value;
 
@@ -61,6 +63,7 @@ enum Place {
     Spool,
     Ssl,
     Sasl,
+    Metrics,
     /// So many-th of the collectors.
     Collector(usize),
 }
@@ -70,8 +73,12 @@ const ENABLED: &str = "enabled";
 
 impl Place {
     /// The tables with a name of their own.
-    const TABLES: [(&str, Place); 3] =
-        [(document::SPOOL, Place::Spool), (document::SSL, Place::Ssl), (document::SASL, Place::Sasl)];
+    const TABLES: [(&str, Place); 4] = [
+        (document::SPOOL, Place::Spool),
+        (document::SSL, Place::Ssl),
+        (document::SASL, Place::Sasl),
+        (document::METRICS, Place::Metrics),
+    ];
 
     fn of_table(name: &str) -> Option<Place> {
         Place::TABLES.iter().find(|(table, _)| *table == name).map(|(_, place)| *place)

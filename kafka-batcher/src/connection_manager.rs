@@ -24,6 +24,8 @@ pub struct Health {
     pub cluster: ClusterHealth,
     /// Each topic that has a collector.
     pub topics: BTreeMap<String, TopicHealth>,
+    /// The spool, as each topic finds it; empty where there is none.
+    pub spools: BTreeMap<String, SpoolHealth>,
 }
 
 impl Health {
@@ -31,6 +33,53 @@ impl Health {
     pub fn is_ready(&self) -> bool {
         matches!(self.cluster, ClusterHealth::Connected(_))
             && self.topics.values().all(|topic| matches!(topic, TopicHealth::Ready { .. }))
+    }
+
+    /// True if a collector has failed: only a new process helps.
+    pub fn has_failed(&self) -> bool {
+        self.topics.values().any(|topic| matches!(topic, TopicHealth::Failed { .. }))
+    }
+
+    /// Why events of this topic would only pile up in memory; `None`: they go to Kafka, or to the spool.
+    pub fn blocked(&self, topic: &str) -> Option<String> {
+        let unsafe_because = match (&self.cluster, self.topics.get(topic)) {
+            (_, Some(TopicHealth::Failed { message })) => return Some(message.clone()),
+            (ClusterHealth::Unreachable { message }, _) => message.clone(),
+            (ClusterHealth::Connecting, _) => "the cluster has not answered yet".to_owned(),
+            (_, Some(TopicHealth::Ready { .. } | TopicHealth::Troubled { .. })) => return None,
+            (_, Some(TopicHealth::Unavailable { message })) => message.clone(),
+            (_, Some(TopicHealth::Connecting)) => "the topic is not known yet".to_owned(),
+            (_, None) => "it has no collector".to_owned(),
+        };
+        match self.spools.get(topic) {
+            Some(SpoolHealth::Works) => None,
+            Some(SpoolHealth::Opening) => Some(format!("{unsafe_because}; the spool is not open yet")),
+            Some(SpoolHealth::Troubled { message }) => {
+                Some(format!("{unsafe_because}; the spool: {message}"))
+            }
+            None => Some(unsafe_because),
+        }
+    }
+}
+
+/// Whether the spool takes what a topic gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpoolHealth {
+    /// What an earlier process left is being read.
+    Opening,
+    /// It does.
+    Works,
+    /// It is full, fails, or does not answer; it is tried again all the time.
+    Troubled {
+        /// Its words.
+        message: String,
+    },
+}
+
+impl SpoolHealth {
+    pub(crate) fn works(&self) -> bool {
+        *self == SpoolHealth::Works
     }
 }
 
@@ -77,6 +126,23 @@ pub enum TopicHealth {
         /// Why.
         message: String,
     },
+}
+
+impl TopicHealth {
+    /// The words for them, in metrics and answers.
+    pub(crate) const WORDS: [&'static str; 5] = ["connecting", "ready", "troubled", "unavailable", "failed"];
+
+    /// One word for it: `connecting`, `ready`, `troubled`, `unavailable` or `failed`.
+    pub fn word(&self) -> &'static str {
+        let [connecting, ready, troubled, unavailable, failed] = Self::WORDS;
+        match self {
+            TopicHealth::Connecting => connecting,
+            TopicHealth::Ready { .. } => ready,
+            TopicHealth::Troubled { .. } => troubled,
+            TopicHealth::Unavailable { .. } => unavailable,
+            TopicHealth::Failed { .. } => failed,
+        }
+    }
 }
 
 /// So often a topic that is being created may be found missing or without a leader: some three seconds by the default
@@ -264,6 +330,15 @@ impl ConnectionManager {
             let before = entry.clone();
             change(entry);
             *entry != before
+        });
+    }
+
+    /// Says how a topic finds the spool.
+    pub(crate) fn set_spool(&self, topic: &str, new: SpoolHealth) {
+        self.health.send_if_modified(|health| {
+            let changed = health.spools.get(topic) != Some(&new);
+            health.spools.insert(topic.to_owned(), new);
+            changed
         });
     }
 

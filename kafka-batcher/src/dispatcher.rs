@@ -5,6 +5,7 @@
 //! at one time), how many requests to a broker are under way, and when to look again (one timer).
 
 mod failing;
+mod measuring;
 mod outcomes;
 mod sending;
 mod spooling;
@@ -28,6 +29,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 #[cfg(test)]
 pub(crate) use self::failing::tests::panic_if_planted;
+use self::measuring::{Attempt, Meter};
 use self::outcomes::{Loss, Losses, lost};
 use self::spooling::{PendingRead, Stored};
 use self::unassigned::{Gone, Step, Stuck, Unassigned};
@@ -56,6 +58,8 @@ pub(crate) enum Command {
     Flush(oneshot::Sender<()>),
     /// Answer with the accounts as they are now.
     Report(oneshot::Sender<Report>),
+    /// Publish the accounts as they are now, and say when that is done.
+    Publish(oneshot::Sender<()>),
     /// The collector cannot go on, for this reason.
     Fail(String),
     /// The topic is closed: deliver what is left until then, give up on the rest, answer with the accounts.
@@ -64,7 +68,7 @@ pub(crate) enum Command {
 
 /// What a request led to.
 enum Done {
-    Produced { node: i32, sent: Vec<(i32, u64)>, answers: Vec<ProduceAnswer> },
+    Produced { node: i32, sent: Vec<(i32, u64)>, answers: Vec<ProduceAnswer>, attempt: Option<Attempt> },
     Described { partition: i32, state: ProducerState, leader: Option<Leader> },
     Identified { partition: i32, answer: Result<ProducerIdentity, String> },
     Retention { partition: i32, retention: Option<Duration> },
@@ -180,8 +184,6 @@ pub(crate) struct Dispatcher {
     spool_troubled: BTreeMap<i32, bool>,
     /// Calls of the storage that are under way, by partition and ticket, and when they should be answered.
     calls: BTreeMap<(i32, u64), Time>,
-    /// Of the dead letters, those that were never an outbox's.
-    lane_dead_lettered: u64,
     /// Of the dead letters, those that the storage had to drop.
     dropped_letters: u64,
     requests: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -209,6 +211,10 @@ pub(crate) struct Dispatcher {
     recreated_told: Option<TopicId>,
     /// Of the pool's shortages, those that were met.
     shortages: u64,
+    /// What is recorded of all this, if anything is.
+    meter: Option<Meter>,
+    /// Events in the batches that were taken from the topic's queue.
+    taken: u64,
     /// What was counted outside of outboxes: batches, reasons, latency, events lost in the unassigned lane.
     own: Report,
 }
@@ -216,6 +222,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     pub(crate) fn new(parts: Parts) -> Self {
         Dispatcher {
+            meter: parts.topic.telemetry.clone().map(Meter::new),
             parts,
             lanes: Vec::new(),
             inbox: VecDeque::new(),
@@ -235,7 +242,6 @@ impl Dispatcher {
             retention: None,
             spool_troubled: BTreeMap::new(),
             calls: BTreeMap::new(),
-            lane_dead_lettered: 0,
             dropped_letters: 0,
             requests: FuturesUnordered::new(),
             storing: FuturesUnordered::new(),
@@ -251,6 +257,7 @@ impl Dispatcher {
             foreign_told: false,
             recreated_told: None,
             shortages: 0,
+            taken: 0,
             own: Report::default(),
         }
     }
@@ -295,15 +302,20 @@ impl Dispatcher {
             if let Some(reason) = self.failed.take() {
                 return Ended::Failed(reason);
             }
-            let next = self.next_timer();
+            let publication = self.publish_when_due();
+            let work = self.next_timer();
+            let next = work.into_iter().chain(publication).min();
             if let Some(next) = next {
                 timer.as_mut().reset(topic.clock.instant(next));
             }
+            let mut changed = true;
             tokio::select! {
                 Some(done) = self.requests.next(), if !self.requests.is_empty() => self.on_done(done),
                 Some(done) = self.storing.next(), if !self.storing.is_empty() => self.on_done(done),
                 () = topic.wake.notified() => {}
-                () = &mut timer, if next.is_some() => {}
+                () = &mut timer, if next.is_some() => {
+                    changed = work.is_some_and(|at| at <= topic.clock.now());
+                }
                 Some(command) = self.parts.commands.recv() => self.on_command(command),
                 changed = self.parts.info.changed() => match changed {
                     Ok(()) => self.learn_partitions(),
@@ -317,6 +329,7 @@ impl Dispatcher {
                     Err(_) => metadata_changes = false,
                 },
             }
+            self.note_change(changed);
             // What else has been answered meanwhile goes into the same round.
             while let Some(Some(done)) = self.requests.next().now_or_never() {
                 self.on_done(done);
@@ -365,6 +378,8 @@ impl Dispatcher {
         topic.take_queue(&mut self.inbox);
         while let Some(sealed) = self.inbox.pop_front() {
             self.own.sealed(&sealed);
+            self.measure_sealed(&sealed);
+            self.taken += u64::from(sealed.batch.count());
             if sealed.partition != UNASSIGNED {
                 self.enqueue(sealed.partition, sealed.batch, sealed.opened);
             } else if topic.slots.count() == 0 {
@@ -542,6 +557,11 @@ impl Dispatcher {
                     self.reports.push(done);
                 }
             }
+            Command::Publish(done) => {
+                self.collect();
+                self.publish();
+                let _ = done.send(());
+            }
             Command::Fail(reason) => self.failed = Some(reason),
             Command::Close { deadline, done } => {
                 self.collect();
@@ -566,7 +586,10 @@ impl Dispatcher {
     fn on_done(&mut self, done: Done) {
         let now = self.parts.topic.clock.now();
         match done {
-            Done::Produced { node, sent, answers } => {
+            Done::Produced { node, sent, answers, attempt } => {
+                if let Some(attempt) = &attempt {
+                    self.measure_answers(node, &sent, &answers, attempt);
+                }
                 if let Some(n) = self.under_way.get_mut(&node) {
                     *n = n.saturating_sub(1);
                 }
@@ -577,6 +600,9 @@ impl Dispatcher {
                 for (partition, ticket) in sent {
                     // A producer that answers for fewer batches than it was given leaves the others in doubt.
                     let answer = answers.next().unwrap_or_else(|| lost("the producer gave no answer"));
+                    if let Some(error) = measuring::error_of(Some(&answer.result)) {
+                        tracing::debug!(partition, node, error, "a batch was not acknowledged");
+                    }
                     if let Some(lane) = self.lane_mut(partition) {
                         lane.outbox.on_produced(ticket, answer, now);
                         lane.dirty = true;
@@ -700,7 +726,8 @@ impl Dispatcher {
         self.finished = true;
         self.settle_barriers();
         self.leave_unassigned();
-        let report = self.final_report();
+        self.publish();
+        let report = self.report();
         self.parts.topic.keep_final_report(report.clone());
         for done in self.closing.take().map(|closing| closing.done).unwrap_or_default() {
             // Who asked may have gone.
@@ -712,23 +739,13 @@ impl Dispatcher {
     pub(super) fn report(&self) -> Report {
         let topic = &self.parts.topic;
         let mut report = self.own.clone();
-        // Counted once for both sides: callers go on meanwhile.
-        let mut waiting = topic.queued_events() + topic.open_events();
-        waiting += self.unassigned.events_in_memory();
-        let lane = &self.unassigned;
-        let on_disk = lane.disk.events;
-        report.accepted = self.own.lost + self.own.in_doubt + self.lane_dead_lettered;
-        report.accepted += waiting + on_disk - lane.recovered;
-        // What was found and is gone was taken out of what is left of it.
-        report.accepted -= self.own.recovered;
-        report.recovered += lane.recovered;
-        report.spooled += on_disk;
-        report.in_memory += waiting;
-        for lane in &self.lanes {
-            let tally = lane.outbox.tally();
-            report.accepted += tally.accepted;
-            report.add_tally(&tally);
-        }
+        // Counted where callers are answered, and once: they go on meanwhile. What was not taken from them yet waits; of what was
+        // taken, whoever has it says what became of it.
+        report.accepted = topic.accepted();
+        report.in_memory += report.accepted.saturating_sub(self.taken) + self.unassigned.events_in_memory();
+        report.recovered += self.unassigned.recovered;
+        report.spooled += self.unassigned.disk.events;
+        self.lanes.iter().for_each(|lane| report.add_tally(&lane.outbox.tally()));
         // What is not kept any more is no dead letter.
         let dropped = self.dropped_letters.min(report.dead_lettered);
         report.dead_lettered -= dropped;
@@ -736,11 +753,6 @@ impl Dispatcher {
         report.refused = topic.refused();
         report.replay_bytes = self.replay_bytes() as u64;
         report
-    }
-
-    /// The last word: nobody adds any more, so what callers were told was accepted can be held against what is known.
-    fn final_report(&self) -> Report {
-        Report { accepted: self.parts.topic.accepted(), ..self.report() }
     }
 }
 
@@ -754,6 +766,7 @@ impl Drop for Dispatcher {
         self.abandon(self.parts.topic.clock.now());
         self.leave_unassigned();
         self.tell_losses(true);
-        self.parts.topic.keep_final_report(self.final_report());
+        self.publish();
+        self.parts.topic.keep_final_report(self.report());
     }
 }

@@ -97,6 +97,9 @@ pub enum BuildError {
     /// The spool's directory cannot be used: another process has it, a newer version wrote it, or the disk fails.
     #[error("the spool cannot be used: {0}")]
     Spool(#[source] StorageError),
+    /// The registry refuses the metrics: another batcher of this process has registered its own there under the same prefix.
+    #[error("the metrics cannot be registered: {0}; give each batcher a registry or a prefix of its own")]
+    Metrics(String),
     /// The thread of `start_blocking` could not be started.
     #[error("the batcher's own thread could not be started: {0}")]
     Thread(String),

@@ -38,6 +38,7 @@
 //!
 //! - [`KafkaBatcher`], [`Builder`]: start and shut down; [`Config`]: a file, the environment; [`Settings`],
 //!   [`CollectorSettings`], [`SpoolConfig`], [`SslConfig`], [`SaslConfig`]: every setting, its unit and default; [`Health`], [`Report`]: how it is and what became of every event;
+//! - metrics: [`KafkaBatcher::metrics_text`], or a registry of your own ([`Builder::metrics_registry`]); [`MetricsConfig`];
 //! - [`Collector`], [`TypedCollector`], [`Record`], [`Receipt`]: events in, outcomes out;
 //! - the seams that may be filled: [`Producer`], [`TempStorage`], [`ErrorNotifier`], [`Partitioner`](partitioner),
 //!   [`BatchFlusher`](flusher).
@@ -64,6 +65,7 @@ mod secret;
 mod slots;
 pub mod storage;
 mod supervisor;
+mod telemetry;
 mod topic;
 mod typed;
 
@@ -72,10 +74,10 @@ pub use builder::{Builder, CollectorBuilder};
 pub use client::{SaslMechanism, Token, TokenProvider};
 pub use collector::Collector;
 pub use config::{
-    BadConfigError, CollectorMissingError, CollectorSettings, Config, SaslConfig, SaslConfigError, Settings,
-    SpoolConfig, SslConfig,
+    BadConfigError, CollectorMissingError, CollectorSettings, Config, MetricsConfig, SaslConfig,
+    SaslConfigError, Settings, SpoolConfig, SslConfig,
 };
-pub use connection_manager::{ClusterHealth, Health, TopicHealth};
+pub use connection_manager::{ClusterHealth, Health, SpoolHealth, TopicHealth};
 pub use error::{AddError, BuildError, ReceiptError};
 pub use error_notifier::{ErrorNotifier, LogNotifier, Notification, NotificationKind};
 pub use kafka_batcher_core::flusher::BatchFlusher;
@@ -86,9 +88,12 @@ pub use kafka_batcher_core::{
 };
 pub use metrics::{Latency, Report};
 pub use producer::Producer;
+/// The crate whose registry metrics go into; part of this crate's interface.
+pub use prometheus;
 pub use receipt::{Delivery, Receipt};
 pub use secret::Secret;
 pub use storage::{Discard, DiskSettings, DiskStorage, MemoryStorage, TempStorage};
+pub use telemetry::TextFormat;
 pub use typed::TypedCollector;
 
 /// The README's examples, compiled as tests.

@@ -91,8 +91,30 @@ pub trait Producer: Send + Sync + 'static {
         None
     }
 
+    /// What is known of each broker that this producer ever talked to, for the metrics. Cheap: read at every scrape.
+    fn brokers(&self) -> Vec<BrokerState> {
+        Vec::new()
+    }
+
     /// Closes every connection. What is in flight is answered as lost.
     fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// How a producer stands with one broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerState {
+    /// The broker's node id.
+    pub node: i32,
+    /// There is a connection now.
+    pub connected: bool,
+    /// Requests that are not answered.
+    pub in_flight: usize,
+    /// Connections made so far.
+    pub connections: u64,
+    /// Attempts to connect that failed so far.
+    pub failures: u64,
+    /// For how long the broker asked to be sent nothing so far (KIP-219).
+    pub throttled: Duration,
 }
 
 /// A Produce request for one leader.

@@ -9,6 +9,7 @@ pub mod disk;
 mod memory;
 
 use std::fmt;
+use std::time::Duration;
 
 pub use kafka_batcher_core::{
     Backlog, ClusterId, DeadLetter, Numbers, Origin, ReadBack as Read, Renumbered, StorageError, Stored,
@@ -47,6 +48,22 @@ pub struct DroppedLetters {
     /// Of those that were there before.
     pub earlier: u64,
 }
+
+/// The room of a storage, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StorageUsage {
+    /// What it takes.
+    pub bytes: u64,
+    /// What it may take.
+    pub max_bytes: u64,
+    /// What is free on its medium, where that is known.
+    pub free_bytes: Option<u64>,
+    /// What it leaves of that to others.
+    pub min_free_bytes: u64,
+}
+
+/// Is told how long the medium took to make something durable.
+pub type FsyncObserver = Box<dyn Fn(Duration) + Send + Sync>;
 
 /// Keeps batches in order until Kafka takes them.
 ///
@@ -189,6 +206,16 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
         through: u64,
         batches: Vec<(i32, RecordBatch)>,
     ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>>;
+
+    /// How much room it takes and has, for the metrics. Cheap: read at every scrape. `None`: it does not say.
+    fn usage(&self) -> Option<StorageUsage> {
+        None
+    }
+
+    /// To be told, from now on, how long each group of batches took to become durable. A storage without a disk ignores it.
+    fn observe_fsyncs(&self, told: FsyncObserver) {
+        drop(told);
+    }
 
     /// Makes durable what was only hinted at, and lets go of the medium. Called once, and nothing afterwards.
     /// Not waited for longer than ten seconds.

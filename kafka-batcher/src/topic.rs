@@ -27,6 +27,7 @@ use crate::metrics::Report;
 use crate::panics;
 use crate::receipt::Receipt;
 use crate::slots::{Slot, Slots};
+use crate::telemetry::TopicTelemetry;
 
 /// The header that keeps an event's placement while its topic is unknown. Stripped when it is placed.
 pub(crate) const PLACEMENT_HEADER: &str = "__kafka_batcher.placement";
@@ -59,8 +60,8 @@ pub(crate) struct Topic {
     /// The storage is full, and callers are not to wait for memory then.
     refusing: watch::Sender<bool>,
     refused: AtomicU64,
-    /// Events in batches that were sealed so far.
-    sealed_events: AtomicU64,
+    /// What is recorded of it, if anything is.
+    pub(crate) telemetry: Option<Arc<TopicTelemetry>>,
     /// Events whose outcome is final; only the dispatcher writes.
     settled_events: AtomicU64,
     /// The dispatcher's last word.
@@ -135,7 +136,7 @@ impl Topic {
             failed: OnceLock::new(),
             refusing: watch::Sender::new(false),
             refused: AtomicU64::new(0),
-            sealed_events: AtomicU64::new(0),
+            telemetry: None,
             settled_events: AtomicU64::new(0),
             final_report: Mutex::new(Report::default()),
         }
@@ -298,7 +299,6 @@ impl Topic {
             if sealed.partition != UNASSIGNED {
                 partitions.push(sealed.partition);
             }
-            self.sealed_events.fetch_add(u64::from(sealed.batch.count()), Ordering::Relaxed);
             queue.push_back(sealed);
         }
         partitions
@@ -592,20 +592,30 @@ impl Topic {
         into.append(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Events in open batches.
-    pub(crate) fn open_events(&self) -> u64 {
+    /// Events accepted so far. Each accumulator counts its own under its lock, what is open and what it sealed together: so no
+    /// event is missed or counted twice because it is sealed just now, and the count never falls.
+    pub(crate) fn accepted(&self) -> u64 {
         let mut events = 0;
         let mut count = |lock: &Mutex<Accumulator>| {
-            events += lock.lock().unwrap_or_else(PoisonError::into_inner).open_events();
+            events += lock.lock().unwrap_or_else(PoisonError::into_inner).accepted_events();
         };
         count(&self.lane);
         self.slots.each(count);
         events
     }
 
-    /// Events accepted so far.
-    pub(crate) fn accepted(&self) -> u64 {
-        self.open_events() + self.sealed_events.load(Ordering::Relaxed)
+    /// Acceptance of the oldest event that the dispatcher has not taken yet.
+    pub(crate) fn oldest(&self) -> Option<Time> {
+        // Before the queue: what is sealed meanwhile is found there.
+        let mut open = None;
+        let mut look = |lock: &Mutex<Accumulator>| {
+            let oldest = lock.lock().unwrap_or_else(PoisonError::into_inner).oldest();
+            open = [open, oldest].into_iter().flatten().min();
+        };
+        look(&self.lane);
+        self.slots.each(look);
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.iter().map(|sealed| sealed.opened).chain(open).min()
     }
 
     /// So many more events have got their final outcome.
@@ -631,12 +641,6 @@ impl Topic {
             report.refused = self.refused();
         }
         report
-    }
-
-    /// Events in batches that the dispatcher has not taken yet.
-    pub(crate) fn queued_events(&self) -> u64 {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.iter().map(|sealed| u64::from(sealed.batch.count())).sum()
     }
 
     /// Where an event of the lane goes, now that the topic is known.

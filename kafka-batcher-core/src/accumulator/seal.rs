@@ -104,7 +104,9 @@ impl Accumulator {
     pub(super) fn seal_lane(&mut self, index: usize, reason: FlushReason, now: &mut Now<'_>) {
         self.remember_seal(now);
         if let Some(lane) = self.lanes.get_mut(index) {
-            self.events -= self.outbound.seal(lane, reason);
+            let events = self.outbound.seal(lane, reason);
+            self.events -= events;
+            self.sealed += events;
         }
         self.lanes.closed(index);
         // The oldest event may have left, and the count may be below the limit again.
@@ -150,7 +152,7 @@ impl Accumulator {
             }
         }
         self.lanes.give_back(open);
-        self.events = 0;
+        self.sealed += std::mem::take(&mut self.events);
         self.set_gate(CountGate::Counting);
     }
 

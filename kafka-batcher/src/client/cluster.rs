@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use kafka_batcher_core::wire::MetadataAnswer;
 use kafka_batcher_core::{Backoff, BackoffSettings, Leader, TopicId};
@@ -204,6 +205,15 @@ impl Cluster {
         }
     }
 
+    /// A broker asked to be sent nothing for so long.
+    pub(super) fn throttled(&self, role: Role, by: Duration) {
+        if let Role::Node { node, .. } = role
+            && let Some(node) = self.node(node)
+        {
+            node.throttled(by);
+        }
+    }
+
     /// A connection is over. One that was in use is a sign that a leader may have gone.
     pub(super) fn connection_closed(&self, role: Role, idle: bool) {
         if let Role::Node { node, generation } = role {
@@ -217,7 +227,7 @@ impl Cluster {
         }
     }
 
-    pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
+    pub(crate) fn nodes(&self) -> Vec<Arc<Node>> {
         self.read().nodes.values().cloned().collect()
     }
 }

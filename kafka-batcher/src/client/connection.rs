@@ -243,6 +243,9 @@ impl Connection {
                 let what = format!("the broker asks for a silence of {asked:?}");
                 tracing::warn!("{}; it gets {most:?} (request_timeout)", self.describe(&what));
             }
+            if let Some(cluster) = self.about.cluster.upgrade() {
+                cluster.throttled(self.about.role, asked.min(most));
+            }
             let until = Instant::now() + asked.min(most);
             let mut state = self.lock();
             state.muted_until = state.muted_until.max(Some(until));

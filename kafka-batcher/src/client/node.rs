@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kafka_batcher_core::Backoff;
 use tokio::time::Instant;
 
 use super::Endpoint;
 use super::connection::Connection;
+use crate::producer::BrokerState;
 
 pub(crate) struct Node {
     pub(super) id: i32,
@@ -23,6 +25,10 @@ struct State {
     connection: Option<Arc<Connection>>,
     backoff: Backoff,
     failure: Option<Failure>,
+    /// Connections made, attempts failed, silence asked for: all so far.
+    connections: u64,
+    failures: u64,
+    throttled: Duration,
 }
 
 /// A failed attempt.
@@ -39,7 +45,15 @@ impl Node {
             id,
             generation: AtomicU64::new(1),
             connecting: tokio::sync::Mutex::new(()),
-            state: Mutex::new(State { endpoint, connection: None, backoff, failure: None }),
+            state: Mutex::new(State {
+                endpoint,
+                connection: None,
+                backoff,
+                failure: None,
+                connections: 0,
+                failures: 0,
+                throttled: Duration::ZERO,
+            }),
         }
     }
 
@@ -81,13 +95,32 @@ impl Node {
         let mut state = self.lock();
         state.backoff.reset();
         state.failure = None;
+        state.connections += 1;
         state.connection = Some(connection);
     }
 
     pub(super) fn failed(&self, message: Arc<str>, now: Instant) {
         let mut state = self.lock();
+        state.failures += 1;
         let until = now + state.backoff.next_delay();
         state.failure = Some(Failure { until, message });
+    }
+
+    pub(super) fn throttled(&self, by: Duration) {
+        self.lock().throttled += by;
+    }
+
+    /// How it is with this broker, for the metrics.
+    pub(crate) fn state(&self) -> BrokerState {
+        let state = self.lock();
+        let State { connection, connections, failures, throttled, .. } = &*state;
+        let (connection, connections, failures) = (connection.clone(), *connections, *failures);
+        let throttled = *throttled;
+        // Not under the lock: a connection has its own.
+        drop(state);
+        let connection = connection.filter(|connection| connection.is_open());
+        let (connected, in_flight) = (connection.is_some(), connection.map_or(0, |open| open.in_flight()));
+        BrokerState { node: self.id, connected, in_flight, connections, failures, throttled }
     }
 
     /// Connection number `generation` is over.

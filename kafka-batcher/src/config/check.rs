@@ -4,7 +4,7 @@ use kafka_batcher_core::partitioner::Strategy;
 use kafka_batcher_core::{AccumulatorSettings, HEADER_LEN, MAX_CHUNK, SpoolMode, SpoolSettings};
 
 use super::mistake::{Mistake, SaslConfigError};
-use super::table::{CollectorSettings, SaslConfig, Settings, SpoolConfig, SslConfig};
+use super::table::{CollectorSettings, MetricsConfig, SaslConfig, Settings, SpoolConfig, SslConfig};
 use super::units::duration_text;
 
 impl Settings {
@@ -141,6 +141,26 @@ impl CollectorSettings {
             max_wait_time: self.max_wait_time,
             min_delay: self.min_delay,
         }
+    }
+}
+
+impl MetricsConfig {
+    /// Every mistake in them, all at once.
+    pub(crate) fn check(&self) -> Vec<Mistake> {
+        let mut found = Vec::new();
+        let mistake = |key: &str, message: String| Mistake::of(key, message).in_table("metrics");
+        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if !self.prefix.starts_with(|c: char| c.is_ascii_alphabetic()) || !self.prefix.chars().all(legal) {
+            let prefix = &self.prefix;
+            let message = format!(
+                "{prefix:?} cannot begin a metric's name: a letter, then letters, digits and '_'; the default is kafka_batcher"
+            );
+            found.push(mistake("prefix", message));
+        }
+        if let Some(message) = self.producer_buckets.mistake() {
+            found.push(mistake("producer_buckets", message));
+        }
+        found
     }
 }
 

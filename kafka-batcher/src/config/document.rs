@@ -18,6 +18,9 @@ pub(super) const SSL: &str = "ssl";
 /// The table of SASL.
 pub(super) const SASL: &str = "sasl";
 
+/// The table of the metrics.
+pub(super) const METRICS: &str = "metrics";
+
 /// What a file says.
 #[derive(Default)]
 pub(super) struct Document {
@@ -56,6 +59,7 @@ pub(super) fn read(text: &str, name: &str) -> Document {
         let at = source.at(key.span().start);
         match (key.get_ref().as_ref(), value.get_ref()) {
             (SPOOL, DeValue::Table(table)) => document.table(table, Place::Spool, &source),
+            (METRICS, DeValue::Table(table)) => document.table(table, Place::Metrics, &source),
             (COLLECTORS, DeValue::Array(tables)) => {
                 for table in tables {
                     let at = source.at(table.span().start);
@@ -70,6 +74,9 @@ pub(super) fn read(text: &str, name: &str) -> Document {
                 }
             }
             (SPOOL, _) => document.wrong(SPOOL, at, "this is a table: [spool], and then dir = \"...\""),
+            (METRICS, _) => {
+                document.wrong(METRICS, at, "this is a table: [metrics], and then prefix = \"...\"");
+            }
             (name @ (SSL | SASL), value) => {
                 let place = if name == SSL { Place::Ssl } else { Place::Sasl };
                 match value {
@@ -137,6 +144,11 @@ fn plain(value: &DeValue<'_>) -> Value {
         DeValue::String(text) => Value::Text(text.to_string()),
         DeValue::Array(values) => Value::List(values.iter().map(|value| plain(value.get_ref())).collect()),
         DeValue::Datetime(_) => Value::Other("a date"),
-        DeValue::Table(_) => Value::Other("a table"),
+        DeValue::Table(table) => {
+            let pair = |(key, value): (&toml::Spanned<_>, &toml::Spanned<_>)| {
+                (AsRef::<str>::as_ref(key.get_ref()).to_owned(), plain(value.get_ref()))
+            };
+            Value::Table(table.iter().map(pair).collect())
+        }
     }
 }

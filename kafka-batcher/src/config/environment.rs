@@ -1,4 +1,4 @@
-//! The environment as entries: `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` (and `SSL`, `SASL`),
+//! The environment as entries: `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` (and `SSL`, `SASL`, `METRICS`),
 //! `KAFKA_BATCHER__COLLECTORS__<n>__KEY`.
 //! An unknown name behind the prefix is a mistake: whoever wrote it meant something.
 
@@ -55,7 +55,7 @@ fn place(config: &mut Config, path: &[(usize, String)], origin: &Origin) -> Resu
             Ok((Place::Collector(*n), key.clone()))
         }
         _ => Err(format!(
-            "this names no setting; write {PREFIX}KEY, {PREFIX}SPOOL__KEY (or SSL, SASL) or {PREFIX}COLLECTORS__0__KEY"
+            "this names no setting; write {PREFIX}KEY, {PREFIX}SPOOL__KEY (or SSL, SASL, METRICS) or {PREFIX}COLLECTORS__0__KEY"
         )),
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::table::{ALIASES, CollectorSettings, SaslConfig, SettingRow, Settings, SpoolConfig, SslConfig};
+use super::table::{
+    ALIASES, CollectorSettings, MetricsConfig, SaslConfig, SettingRow, Settings, SpoolConfig, SslConfig,
+};
 
 /// The text of CONFIGURATION.md.
 pub fn reference() -> String {
@@ -30,6 +32,11 @@ pub fn reference() -> String {
             SslConfig::rows(),
         ),
         ("SASL", "In the table `[sasl]`; in code `Builder::sasl`.", SaslConfig::rows()),
+        (
+            "Metrics",
+            "In the table `[metrics]`; in code `Builder::metrics`. Whether there are any is a collector's `telemetry`.",
+            MetricsConfig::rows(),
+        ),
     ];
     for (title, how, rows) in sections {
         let _ = write!(
@@ -56,12 +63,12 @@ const HEAD: &str = "# Configuration
 Generated from the table in `kafka-batcher/src/config/table.rs`; a test compares.
 
 A file is TOML: settings of the whole batcher and defaults of all collectors at the top, then the tables `[spool]`, `[ssl]`,
-`[sasl]` and `[[collectors]]`, one for each topic, with its `topic_name` and whatever differs. Times are milliseconds or a text such as
+`[sasl]`, `[metrics]` and `[[collectors]]`, one for each topic, with its `topic_name` and whatever differs. Times are milliseconds or a text such as
 `\"250ms\"`, `\"20s\"`, `\"5min\"`, `\"1h\"`, `\"7d\"`; sizes are bytes or `\"64KiB\"`, `\"10MiB\"`, `\"1GB\"`; what is unset by default
 can be unset again with `\"off\"`.
 
 Later ones win: built-in < top of the file < collector < environment < command line. What counts is whether a value was given, not
-what it is. The environment is `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` (and `SSL`, `SASL`) and
+what it is. The environment is `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` (and `SSL`, `SASL`, `METRICS`) and
 `KAFKA_BATCHER__COLLECTORS__0__KEY` (two underscores); a key at the top goes for every collector there, too.
 
 `kafka-batcher config check FILE` tells every mistake at once, with its place; `config show FILE` the values in effect and where
@@ -91,6 +98,8 @@ pub fn commented_file() -> String {
     SslConfig::rows().iter().for_each(|row| optional(&mut out, row));
     out += "# [sasl]\n\n";
     SaslConfig::rows().iter().for_each(|row| optional(&mut out, row));
+    out += "# ---- how metrics are called and grouped\n\n[metrics]\n\n";
+    MetricsConfig::rows().iter().for_each(|row| setting(&mut out, row));
     out += "# ---- one table for each topic; whatever stands above may be said again here for that topic alone\n\n\
             [[collectors]]\ntopic_name = \"events\"\n";
     out

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::document::{COLLECTORS, SASL, SPOOL, SSL};
+use super::document::{COLLECTORS, METRICS, SASL, SPOOL, SSL};
 use super::mistake::{BadConfigError, CollectorMissingError, Mistake, Origin, suggestion};
-use super::table::{ALIASES, CollectorSettings, SaslConfig, Settings, SpoolConfig, SslConfig, Table};
+use super::table::{
+    ALIASES, CollectorSettings, MetricsConfig, SaslConfig, Settings, SpoolConfig, SslConfig, Table,
+};
 use super::value::{Value, Written};
 use super::{Config, Entry, Layer, Place};
 
@@ -27,6 +29,8 @@ pub struct Resolved {
     pub ssl: SslConfig,
     /// Of SASL.
     pub sasl: SaslConfig,
+    /// Of the metrics.
+    pub metrics: MetricsConfig,
     /// What a collector starts from that nobody configured.
     pub defaults: CollectorSettings,
     /// Of the configured collectors, by topic.
@@ -37,6 +41,7 @@ pub struct Resolved {
     spool_origins: Origins,
     ssl_origins: Origins,
     sasl_origins: Origins,
+    metrics_origins: Origins,
     default_origins: Origins,
     collector_origins: BTreeMap<String, Origins>,
 }
@@ -75,6 +80,8 @@ impl Resolved {
             let _ = writeln!(out, "\n[{SASL}]");
             show(&mut out, self.sasl.written(), &self.sasl_origins);
         }
+        let _ = writeln!(out, "\n[{METRICS}]");
+        show(&mut out, self.metrics.written(), &self.metrics_origins);
         for (topic, settings) in &self.collectors {
             out.push('\n');
             collector(&mut out, topic, settings);
@@ -110,13 +117,16 @@ fn own_name<T: Table>(key: &str) -> Option<&'static str> {
 /// Every name that may stand in this place.
 fn known(place: Place) -> BTreeSet<&'static str> {
     let mut names: BTreeSet<&'static str> = match place {
-        Place::Application => [Settings::NAMES, CollectorSettings::NAMES, &[SPOOL, SSL, SASL, COLLECTORS]]
-            .concat()
-            .into_iter()
-            .collect(),
+        Place::Application => {
+            [Settings::NAMES, CollectorSettings::NAMES, &[SPOOL, SSL, SASL, METRICS, COLLECTORS]]
+                .concat()
+                .into_iter()
+                .collect()
+        }
         Place::Spool => SpoolConfig::NAMES.iter().copied().collect(),
         Place::Ssl => SslConfig::NAMES.iter().copied().collect(),
         Place::Sasl => SaslConfig::NAMES.iter().copied().collect(),
+        Place::Metrics => MetricsConfig::NAMES.iter().copied().collect(),
         Place::Collector(_) => [CollectorSettings::NAMES, &[TOPIC_NAME]].concat().into_iter().collect(),
     };
     let aliases: Vec<_> = ALIASES.iter().filter(|(_, name)| names.contains(name)).collect();
@@ -133,16 +143,19 @@ pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
     merge(&mut resolved.spool, &mut resolved.spool_origins, config, &[Place::Spool], &mut found);
     merge(&mut resolved.ssl, &mut resolved.ssl_origins, config, &[Place::Ssl], &mut found);
     merge(&mut resolved.sasl, &mut resolved.sasl_origins, config, &[Place::Sasl], &mut found);
+    merge(&mut resolved.metrics, &mut resolved.metrics_origins, config, &[Place::Metrics], &mut found);
     merge(&mut resolved.defaults, &mut resolved.default_origins, config, &[Place::Application], &mut found);
     let whole = resolved.settings.check().into_iter().map(|m| placed(m, &[&resolved.origins]));
     let spool = resolved.spool.check(false).into_iter().map(|m| placed(m, &[&resolved.spool_origins]));
     let ssl = resolved.ssl.check().into_iter().map(|m| placed_in_table(m, &resolved.ssl_origins));
     let sasl = resolved.sasl.check(&resolved.ssl).err().map_or_else(Vec::new, |error| error.0);
     let sasl = sasl.into_iter().map(|m| placed_in_table(m, &resolved.sasl_origins));
+    let metrics = resolved.metrics.check().into_iter().map(|m| placed(m, &[&resolved.metrics_origins]));
     let told: Vec<_> = whole
         .chain(spool)
         .chain(ssl)
         .chain(sasl)
+        .chain(metrics)
         .filter(|m| !found.iter().any(|known| same_key(known, m)))
         .collect();
     found.extend(told);
@@ -265,6 +278,9 @@ fn unknown(entry: &Entry) -> Option<Mistake> {
     let elsewhere = || {
         Some(match () {
             () if own_name::<SpoolConfig>(key).is_some() => format!("it belongs into the table [{SPOOL}]"),
+            () if own_name::<MetricsConfig>(key).is_some() => {
+                format!("it belongs into the table [{METRICS}]")
+            }
             () if own_name::<Settings>(key).is_some() => {
                 "it is application-wide: write it above the first table".to_owned()
             }

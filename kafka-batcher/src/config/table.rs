@@ -3,12 +3,14 @@
 //! A setting is declared once, in the `settings!` blocks below. Its field, its default, its documentation, its row in the
 //! reference (CONFIGURATION.md), how a file sets it and how it is written there all come from this one line.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kafka_batcher_core::partitioner::Strategy;
 use kafka_batcher_core::{OnExpiredTimestamp, OnFull, SpoolMode};
 
+use super::buckets::ProducerBuckets;
 use super::value::{Setting, Value, Written};
 use crate::client::SaslMechanism;
 use crate::secret::Secret;
@@ -148,8 +150,24 @@ settings! {
         delivery_timeout: Option<Duration> = None, "ms";
         /// What becomes of an event whose time, assigned by this library, the broker refuses as too old: hold (its partition waits, and the operator is told), restamp_time (it gets the time of now), dead_letter.
         on_expired_timestamp: OnExpiredTimestamp = OnExpiredTimestamp::Hold, "";
+        /// Record and show metrics. False at the top: none are, of nothing, but for a collector that says true. False in a collector: nothing of it.
+        telemetry: bool = true, "";
         /// Let the broker create the topic when it is missing (if the broker allows it, too).
         allow_topic_auto_creation: bool = false, "";
+    }
+}
+
+settings! {
+    /// How metrics are called and grouped.
+    MetricsConfig {
+        /// What every metric's name begins with. `prom_ex_kafka` gives the three that the Elixir library has their names there.
+        prefix: String = "kafka_batcher".to_owned(), "";
+        /// The buckets of the three producer histograms: `sub_second`, `prom_ex` (the Elixir library's: 1 to 100 s, 1 to 100 events, 1 to 100 kB), or a table with lists of your own: `{ duration = [0.01, 0.1, 1], messages_count = [10, 100], byte_size = [1000, 100000] }`, each may be left out.
+        producer_buckets: ProducerBuckets = ProducerBuckets::default(), "s, events, bytes";
+        /// Short names of topics, for the label `topic_alias` of these three and for nothing else: a table, or a text `topic=alias,topic=alias`.
+        kafka_topic_aliases: BTreeMap<String, String> = BTreeMap::new(), "";
+        /// So many partitions of each topic, from 0 on, have a label value of their own in these three; all others share `partition="other"`. That bounds their series: 40 for each with the default buckets.
+        max_partitions: u32 = 100, "partitions";
     }
 }
 

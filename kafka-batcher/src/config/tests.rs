@@ -382,3 +382,61 @@ fn a_contradiction_is_told_where_somebody_said_something() {
     config.set_option("memory", "1MiB", "--memory");
     begin_as(&mistakes(&config), &["--memory: max_batch_bytesize: memory of 1048576 bytes does not hold"]);
 }
+
+#[test]
+fn the_table_of_the_metrics_is_read_with_aliases_and_buckets_of_ones_own() {
+    let text = "endpoints = [\"k:1\"]\ntelemetry = false\n[metrics]\nprefix = \"mine\"\nmax_partitions = 7\n\
+                producer_buckets = { duration = [0.5, 1, 2.5], byte_size = [1000] }\n\
+                [metrics.kafka_topic_aliases]\n\"events.of.long-name\" = \"events\"\n\
+                [[collectors]]\ntopic_name = \"a\"\ntelemetry = true\n[[collectors]]\ntopic_name = \"b\"\n";
+    let resolved = file(text).resolve().unwrap();
+    let metrics = &resolved.metrics;
+    assert_eq!((metrics.prefix.as_str(), metrics.max_partitions), ("mine", 7));
+    assert_eq!(metrics.kafka_topic_aliases["events.of.long-name"], "events");
+    assert_eq!(metrics.producer_buckets.duration, [0.5, 1.0, 2.5]);
+    assert_eq!(metrics.producer_buckets.byte_size, [1000.0]);
+    assert_eq!(metrics.producer_buckets.messages_count, ProducerBuckets::default().messages_count);
+    assert!(
+        !resolved.defaults.telemetry
+            && resolved.collectors["a"].telemetry
+            && !resolved.collectors["b"].telemetry
+    );
+    // What is shown is read back the same.
+    let again = file(&resolved.show(None).unwrap()).resolve().unwrap();
+    assert_eq!(again.metrics, resolved.metrics);
+    let variables = [
+        ("KAFKA_BATCHER__METRICS__KAFKA_TOPIC_ALIASES", "flights = f, quakes=q"),
+        ("KAFKA_BATCHER__METRICS__PRODUCER_BUCKETS", "prom_ex"),
+    ];
+    let metrics = with(file(text), &variables).resolve().unwrap().metrics;
+    assert_eq!(metrics.kafka_topic_aliases.len(), 2);
+    assert_eq!(metrics.kafka_topic_aliases["flights"], "f");
+    assert_eq!(metrics.producer_buckets, ProducerBuckets::prom_ex());
+}
+
+#[test]
+fn what_cannot_be_a_metric_is_told_with_its_place() {
+    let text = "endpoints = [\"k:1\"]\nprefix = \"x\"\n[metrics]\nprefix = \"9-lives\"\nproducer_buckets = { duration = [2, 1] }\n\
+                kafka_topic_aliases = [\"a\"]\nmax_partitions = \"few\"\npartition = 1\n";
+    begin_as(
+        &mistakes(&file(text)),
+        &[
+            "k.toml:2:1: prefix: not a setting here; it belongs into the table [metrics]",
+            "k.toml:4:1: metrics.prefix: \"9-lives\" cannot begin a metric's name",
+            "k.toml:5:1: metrics.producer_buckets: duration must be numbers above 0, each larger than the one before",
+            "k.toml:6:1: metrics.kafka_topic_aliases: expected a table of texts, found a list",
+            "k.toml:7:1: metrics.max_partitions: \"few\" is no whole number",
+            "k.toml:8:1: metrics.partition: not a setting",
+        ],
+    );
+    begin_as(
+        &mistakes(&file("endpoints = [\"k:1\"]\nmetrics = 1\n")),
+        &["k.toml:2:1: metrics: this is a table: [metrics]"],
+    );
+    let words =
+        with(file("endpoints = [\"k:1\"]\n"), &[("KAFKA_BATCHER__METRICS__PRODUCER_BUCKETS", "fast")]);
+    begin_as(
+        &mistakes(&words),
+        &["KAFKA_BATCHER__METRICS__PRODUCER_BUCKETS: metrics.producer_buckets: expected sub_second, prom_ex"],
+    );
+}

@@ -1,5 +1,6 @@
 //! A value as a file, the environment or a program gives it, and how each type of setting reads it and is written.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub enum Value {
     Text(String),
     /// Several, as for `endpoints`.
     List(Vec<Value>),
+    /// Names and their values, as for `kafka_topic_aliases`.
+    Table(Vec<(String, Value)>),
     /// What no setting takes; named by its type.
     Other(&'static str),
 }
@@ -35,6 +38,7 @@ impl Value {
             Value::Integer(_) => "a number",
             Value::Text(_) => "a text",
             Value::List(_) => "a list",
+            Value::Table(_) => "a table",
             Value::Other(kind) => kind,
         }
     }
@@ -111,7 +115,7 @@ pub(super) enum Written {
 }
 
 impl Written {
-    fn quoted(text: &str) -> Written {
+    pub(super) fn quoted(text: &str) -> Written {
         Written::Toml(quoted(text))
     }
 }
@@ -267,6 +271,34 @@ impl Setting for SaslMechanism {
 
     fn written(&self) -> Written {
         Written::quoted(&self.to_string())
+    }
+}
+
+impl Setting for BTreeMap<String, String> {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Table(pairs) => {
+                pairs.iter().map(|(name, value)| Ok((name.clone(), String::read(value)?))).collect()
+            }
+            Value::Text(text) => {
+                let pair = |part: &str| match part.split_once('=') {
+                    Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+                    None => Err(format!("{part:?} has no '='; write name=value,name=value")),
+                };
+                text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(pair).collect()
+            }
+            other => Err(other.no("a table of texts")),
+        }
+    }
+
+    fn written(&self) -> Written {
+        match self.is_empty() {
+            true => Written::Unset,
+            false => {
+                let pairs = self.iter().map(|(name, value)| format!("{} = {}", quoted(name), quoted(value)));
+                Written::Toml(format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", ")))
+            }
+        }
     }
 }
 

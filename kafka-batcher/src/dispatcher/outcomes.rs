@@ -9,7 +9,7 @@ use kafka_batcher_core::{
 };
 
 use super::{Dispatcher, LOSSES_TOLD_EVERY};
-use crate::connection_manager::TopicHealth;
+use crate::connection_manager::{SpoolHealth, TopicHealth};
 use crate::error_notifier::NotificationKind;
 use crate::storage::DroppedLetters;
 
@@ -61,6 +61,7 @@ impl Dispatcher {
                     self.own.bytes += batch.encoded_len() as u64;
                     if let Some(opened) = opened {
                         self.own.latency.record(now.since(opened), u64::from(batch.count()));
+                        self.measure_latency(now.since(opened));
                     }
                 }
                 OutboxEvent::Failed { batch, error, durable } => {
@@ -189,6 +190,8 @@ impl Dispatcher {
         let first = self.spool_troubled.is_empty();
         self.spool_troubled.insert(partition, full);
         self.refuse_if_full();
+        let health = SpoolHealth::Troubled { message: message.to_owned() };
+        self.parts.manager.set_spool(&self.parts.topic.name, health);
         if first {
             let message = match slow {
                 true => format!("the spool: {message}; what needs it waits in memory until it does"),
@@ -202,6 +205,7 @@ impl Dispatcher {
         let troubled = self.spool_troubled.remove(&partition).is_some();
         self.refuse_if_full();
         if troubled && self.spool_troubled.is_empty() {
+            self.parts.manager.set_spool(&self.parts.topic.name, SpoolHealth::Works);
             self.tell(NotificationKind::Recovered, None, "the spool works again".to_owned());
         }
     }

@@ -155,10 +155,11 @@ impl Dispatcher {
     fn produce(&mut self, node: i32, acks: i16, sent: Vec<(i32, u64)>, batches: Vec<PartitionBatch>) {
         *self.under_way.entry(node).or_default() += 1;
         let producer = self.parts.producer.clone();
+        let attempt = self.measure_attempt(&batches);
         let request = ProduceRequest { acks, timeout: self.parts.request_timeout, batches };
         self.spawn(async move {
             let answers = producer.produce(request).await;
-            Done::Produced { node, sent, answers }
+            Done::Produced { node, sent, answers, attempt }
         });
     }
 }

@@ -13,7 +13,7 @@ use futures_util::{FutureExt, StreamExt};
 use kafka_batcher_core::{Action, ClusterId, ReadBack, StorageError, Time, TopicPartition};
 
 use super::{Closing, Dispatcher, Done, End, Lane};
-use crate::connection_manager::ClusterHealth;
+use crate::connection_manager::{ClusterHealth, SpoolHealth};
 use crate::error_notifier::NotificationKind;
 use crate::panics;
 use crate::storage::{Recovered, TempStorage, UNASSIGNED};
@@ -221,6 +221,8 @@ impl Dispatcher {
         let recovered = match result {
             Ok(recovered) => recovered,
             Err(error) => {
+                let health = SpoolHealth::Troubled { message: error.to_string() };
+                self.parts.manager.set_spool(&self.parts.topic.name, health);
                 if self.spool_troubled.insert(UNASSIGNED, false).is_none() {
                     let message =
                         format!("the spool cannot be opened, nothing is delivered before it can: {error}");
@@ -263,6 +265,7 @@ impl Dispatcher {
             }
         }
         self.opened = true;
+        self.parts.manager.set_spool(&self.parts.topic.name, SpoolHealth::Works);
         if self.end == End::NotYet {
             return self.learn_partitions();
         }

@@ -125,6 +125,18 @@ impl Unassigned {
         !self.letters.is_empty()
     }
 
+    /// Acceptance of the oldest event of it in memory.
+    pub(super) fn oldest_in_memory(&self) -> Option<Time> {
+        self.memory.front().map(|sealed| sealed.opened)
+    }
+
+    /// How long the oldest of it on disk has waited, where that is known.
+    pub(super) fn oldest_on_disk(&self, unix_ms: i64) -> Option<Duration> {
+        let known = self.disk.events > 0 && self.disk.oldest_ms > 0;
+        let age = unix_ms.saturating_sub(self.disk.oldest_ms).max(0).unsigned_abs();
+        known.then(|| Duration::from_millis(age))
+    }
+
     pub(super) fn events_in_memory(&self) -> u64 {
         let letters = self.letters.iter().map(|letter| &letter.batch);
         let batches = self.memory.iter().map(|sealed| &sealed.batch).chain(letters);

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::panics;
 use crate::producer::{
-    BoxFuture, ClusterInfo, MissingTopic, ProduceRequest, Producer, ProducerError, TopicInfo,
+    BoxFuture, BrokerState, ClusterInfo, MissingTopic, ProduceRequest, Producer, ProducerError, TopicInfo,
 };
 
 /// See the module's documentation.
@@ -113,6 +113,10 @@ impl Producer for Contained {
 
     fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
         self.now(None, |inner| inner.leader(topic, partition))
+    }
+
+    fn brokers(&self) -> Vec<BrokerState> {
+        self.now(Vec::new(), |inner| inner.brokers())
     }
 
     fn metadata_version(&self) -> watch::Receiver<u64> {

@@ -17,7 +17,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use self::route::{Plan, Routed, Sending};
-use super::{BoxFuture, ClusterInfo, MissingTopic, ProduceRequest, Producer, ProducerError, TopicInfo};
+use super::{
+    BoxFuture, BrokerState, ClusterInfo, MissingTopic, ProduceRequest, Producer, ProducerError, TopicInfo,
+};
 pub use crate::client::{ClientSettings, ClientSettingsError, Endpoint, EndpointError};
 
 use crate::client::{Client, Piece, backoff_of, keep_fresh, lost, not_sent};
@@ -147,6 +149,10 @@ impl Producer for NativeProducer {
     fn in_flight(&self, node: i32) -> Option<usize> {
         let node = self.client.cluster.node(node)?;
         Some(node.connection().map_or(0, |connection| connection.in_flight()))
+    }
+
+    fn brokers(&self) -> Vec<BrokerState> {
+        self.client.cluster.nodes().iter().map(|node| node.state()).collect()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

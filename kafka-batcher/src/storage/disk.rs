@@ -161,7 +161,7 @@ use self::threads::{Ended, closed, contained, serve, spawn};
 use self::topic::{State, Topic};
 use self::work::Work;
 use self::writer::{Job, Owned, Writer};
-use super::{DroppedLetters, Read, Recovered, TempStorage};
+use super::{DroppedLetters, FsyncObserver, Read, Recovered, StorageUsage, TempStorage};
 use crate::producer::BoxFuture;
 
 /// The headers of a dead letter that tell why it is one. They stand behind the event's own.
@@ -584,6 +584,14 @@ impl TempStorage for DiskStorage {
         batches: Vec<(i32, RecordBatch)>,
     ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>> {
         Box::pin(self.write(topic, Work::Regroup { through, batches }))
+    }
+
+    fn usage(&self) -> Option<StorageUsage> {
+        Some(self.place.usage())
+    }
+
+    fn observe_fsyncs(&self, told: FsyncObserver) {
+        self.place.observe_fsyncs(told);
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

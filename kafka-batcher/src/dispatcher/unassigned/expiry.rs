@@ -225,9 +225,7 @@ impl Dispatcher {
     }
 
     pub(super) fn lane_dead_letter(&mut self, batch: &RecordBatch, error: DeliveryError, durable: bool) {
-        let events = u64::from(batch.count());
-        self.own.dead_lettered += events;
-        self.lane_dead_lettered += events;
+        self.own.dead_lettered += u64::from(batch.count());
         self.dead_lettered(batch, error, None, durable);
     }
 }

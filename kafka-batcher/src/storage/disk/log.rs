@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kafka_batcher_core::{Numbers, RecordBatch, StorageError};
 
@@ -43,6 +44,8 @@ pub(super) struct Written {
     /// Its durable bytes by now, and how many were added.
     pub(super) length: u64,
     pub(super) added: u64,
+    /// How long the fsync took.
+    pub(super) synced_in: Duration,
     /// From where on it accounts for positions, the position of the control batch, the next to be given.
     pub(super) from: u64,
     pub(super) control: u64,
@@ -195,8 +198,14 @@ impl Log {
             pieces.extend(batch.body().map(IoSlice::new));
         }
         pieces.push(IoSlice::new(&group.closing));
+        let mut synced_in = Duration::ZERO;
         let written = match active.file.append(&mut pieces) {
-            Ok(()) => active.file.sync().map_err(|error| ("fsync", error)),
+            Ok(()) => {
+                let began = Instant::now();
+                let synced = active.file.sync().map_err(|error| ("fsync", error));
+                synced_in = began.elapsed();
+                synced
+            }
             Err(error) => Err(("write to", error)),
         };
         let written = written.and_then(|()| match active.file.has_name() {
@@ -219,6 +228,7 @@ impl Log {
             path: active.path.clone(),
             length: active.length,
             added,
+            synced_in,
             from: group.control.from,
             control: group.control.position,
             next: self.next,

@@ -4,7 +4,8 @@ use std::io::{self, IoSlice, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use kafka_batcher_core::StorageError;
 use rustix::fs::{FlockOperation, OFlags};
@@ -14,6 +15,7 @@ use super::fs::{Fs, failed, make_dir, read_all, remove_if_there, replace};
 use super::recovery::DAMAGED;
 use super::settings::DiskSettings;
 use super::topic::segment_base;
+use crate::storage::{FsyncObserver, StorageUsage};
 
 /// Where the directories of the topics lie: a topic may be named as any file of ours.
 pub(super) const TOPICS: &str = "topics";
@@ -37,8 +39,19 @@ pub(super) struct SpoolDir {
     pub(super) segment_bytes: u64,
     /// The reserve is on the disk, as far as is known; otherwise it is made when there is room.
     reserved: AtomicBool,
+    /// Who is told how long the disk takes.
+    fsyncs: Fsyncs,
     /// Held until this is dropped or let go.
     lock: Mutex<Option<std::fs::File>>,
+}
+
+#[derive(Default)]
+struct Fsyncs(OnceLock<FsyncObserver>);
+
+impl std::fmt::Debug for Fsyncs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fsyncs").field("observed", &self.0.get().is_some()).finish()
+    }
 }
 
 impl SpoolDir {
@@ -63,7 +76,8 @@ impl SpoolDir {
         let used = AtomicU64::new(0);
         let (files, lock) = (Files::default(), Mutex::new(lock));
         let reserved = AtomicBool::new(false);
-        let place = SpoolDir { fs, settings, files, used, min_free, segment_bytes, reserved, lock };
+        let fsyncs = Fsyncs::default();
+        let place = SpoolDir { fs, settings, files, used, min_free, segment_bytes, reserved, fsyncs, lock };
         let used = place.count(&topics).map_err(|error| failed("list", &topics, &error))?;
         place.used.store(used, Ordering::Relaxed);
         place.keep_reserve();
@@ -122,6 +136,27 @@ impl SpoolDir {
     #[cfg(test)]
     pub(super) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn usage(&self) -> StorageUsage {
+        StorageUsage {
+            bytes: self.used.load(Ordering::Relaxed),
+            max_bytes: self.settings.max_bytes,
+            free_bytes: self.fs.space(&self.settings.dir).ok().map(|(free, _)| free),
+            min_free_bytes: self.min_free,
+        }
+    }
+
+    /// The first who asks is told.
+    pub(super) fn observe_fsyncs(&self, told: FsyncObserver) {
+        let _ = self.fsyncs.0.set(told);
+    }
+
+    /// A group was made durable.
+    pub(super) fn synced(&self, took: Duration) {
+        if let Some(told) = self.fsyncs.0.get() {
+            told(took);
+        }
     }
 
     /// Bytes were added to a log.

@@ -373,6 +373,7 @@ pub(super) fn write_draft(
 pub(super) fn write_whole(place: &SpoolDir, owned: &mut Owned, draft: &Draft) -> Result<Vec<u64>, Unwritten> {
     let written = owned.log.write(draft)?;
     place.added(written.added);
+    place.synced(written.synced_in);
     let positions = written.members.iter().map(|(_, member)| member.place.position).collect();
     take_in(&owned.topic, written);
     Ok(positions)
