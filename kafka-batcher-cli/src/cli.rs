@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::console::LogFormat;
 use crate::{bench, broker, config, demo, produce, spool};
 
 /// Styles of the help: bold headings, as cargo's.
@@ -32,6 +33,11 @@ Exit codes:
   3  everything is safe, and some of it is still in the spool
   130, 143  stopped at once by the second SIGINT or SIGTERM; the first one flushes and reports")]
 pub(crate) struct Cli {
+    /// The form of everything on stderr: text for people, or a line of JSON each. RUST_LOG (or KAFKA_BATCHER_LOG) says how much of the
+    /// library's own log is among it, e.g. info, or kafka_batcher=debug [default: none]
+    #[arg(long, global = true, value_enum, value_name = "FORM", default_value_t = LogFormat::Text, display_order = 900)]
+    pub(crate) log_format: LogFormat,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -1,11 +1,11 @@
 //! What people read while a command works: all of it on stderr, so that stdout stays machine-readable.
 //!
 //! On a terminal there is a bar; elsewhere a line every few seconds; with `--quiet` only errors. A closed stderr is
-//! nobody's problem: what cannot be written is dropped.
+//! nobody's problem: what cannot be written is dropped. With `--log-format json` each line is an event of the log.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -13,6 +13,29 @@ use kafka_batcher::{ErrorNotifier, Notification, NotificationKind};
 
 /// How often progress is told where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// The form of what is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Where in the log it stands that the commands said something.
+pub(crate) const TARGET: &str = "console";
+
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+/// In which form everything is said from now on; the first word holds.
+pub(crate) fn say_as(format: LogFormat) {
+    FORMAT.get_or_init(|| format);
+}
+
+fn is_json() -> bool {
+    FORMAT.get() == Some(&LogFormat::Json)
+}
 
 /// Whether anything but errors is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +54,7 @@ pub(crate) struct Console {
 impl Console {
     /// `total`: the length of what is to be done, in bytes or events, where it is known.
     pub(crate) fn new(volume: Volume, total: Option<u64>, unit: Unit) -> Console {
-        let on_terminal = volume == Volume::Normal && stderr().is_terminal();
+        let on_terminal = volume == Volume::Normal && !is_json() && stderr().is_terminal();
         let bar = on_terminal.then(|| {
             // Drawn on demand, at most 10 times a second; nothing ticks.
             let target = ProgressDrawTarget::stderr_with_hz(10);
@@ -43,12 +66,19 @@ impl Console {
 
     /// An error: shown whatever the volume.
     pub(crate) fn error(&self, message: impl Display) {
-        self.line(format_args!("error: {message}"));
+        match is_json() {
+            true => tracing::error!(target: TARGET, "{message}"),
+            false => self.line(format_args!("error: {message}")),
+        }
     }
 
     /// Something that is not as it should be, and may pass.
     pub(crate) fn warn(&self, message: impl Display) {
-        self.say(format_args!("warning: {message}"));
+        match (is_json(), self.volume) {
+            (true, Volume::Normal) => tracing::warn!(target: TARGET, "{message}"),
+            (true, Volume::Quiet) => {}
+            (false, _) => self.say(format_args!("warning: {message}")),
+        }
     }
 
     /// A message.
@@ -96,6 +126,9 @@ impl Console {
     }
 
     fn line(&self, message: impl Display) {
+        if is_json() {
+            return tracing::info!(target: TARGET, "{message}");
+        }
         let print = || {
             // Whoever closed stderr does not want to hear it.
             let _ = writeln!(stderr(), "{message}");

@@ -2,7 +2,7 @@
 //!
 //! - `cli`: the command line; `exit`: the exit codes, the same everywhere;
 //! - `produce`: lines to a topic; `spool`: what lies in a spool; `config`: looks at a file; `demo`: sees it work; `broker`: the embedded broker as a process; `bench`: figures;
-//! - `lines`, `json`: reading; `console`, `signals`, `units`, `usage`: what all of them share.
+//! - `http`: metrics and health; `lines`, `json`: reading; `console`, `signals`, `units`, `usage`: what all of them share.
 //!
 //! What goes to stdout is for machines, and each line of it says its type; what goes to stderr is for people.
 
@@ -15,6 +15,7 @@ mod config;
 mod console;
 mod demo;
 mod exit;
+mod http;
 mod json;
 mod lines;
 mod produce;
@@ -28,13 +29,11 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
-use crate::console::{Console, Unit, Volume};
+use crate::console::{Console, LogFormat, Unit, Volume};
 
 fn main() {
     let cli = Cli::parse();
-    // What matters to the user is said by the commands themselves; this is for finding out why.
-    let filter = EnvFilter::try_from_env("KAFKA_BATCHER_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log(cli.log_format);
 
     let ended = match cli.command {
         Command::Produce(args) => produce::run(&args),
@@ -50,4 +49,20 @@ fn main() {
     });
     // Not a return: a thread may be waiting in a read that never ends.
     std::process::exit(i32::from(code));
+}
+
+/// What matters to the user is said by the commands themselves; the log is for finding out why. Where it is for programs, what is
+/// said goes there too.
+fn log(format: LogFormat) {
+    let asked = ["KAFKA_BATCHER_LOG", "RUST_LOG"].into_iter().find_map(|name| std::env::var(name).ok());
+    let asked = asked.unwrap_or_else(|| "off".to_owned());
+    console::say_as(format);
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_env_filter(EnvFilter::new(asked)).init(),
+        LogFormat::Json => {
+            let filter = EnvFilter::new(format!("{asked},{}=info", console::TARGET));
+            log.json().flatten_event(true).with_env_filter(filter).init();
+        }
+    }
 }

@@ -30,6 +30,7 @@ pub(crate) use plan::in_words;
 
 use crate::console::{Console, Shared, Unit, Volume};
 use crate::exit::{self, UsageError};
+use crate::http;
 use crate::produce::feed::{Ended, Feeder};
 use crate::produce::gate::{Counts, Gate};
 use crate::produce::plan::{NO_LIMIT, Plan};
@@ -116,7 +117,17 @@ async fn produce(args: &Args) -> anyhow::Result<u8> {
     let mut signals = Signals::listen().context("signals cannot be listened to")?;
     // Reads what is there: before anything runs that would wait for it.
     say_what_stays(&plan, &console);
+    let metrics = match &args.metrics_addr {
+        Some(address) => Some(http::bind(address).await?),
+        None => None,
+    };
     let (batcher, collector) = start(&plan, &console).await?;
+    if let Some(listener) = metrics {
+        if let Ok(address) = listener.local_addr() {
+            console.say(format_args!("metrics, /health and /ready: http://{address}/metrics"));
+        }
+        http::serve(listener, batcher.clone());
+    }
 
     let gate = Arc::new(Gate::default());
     let mut run =

@@ -323,6 +323,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", help_heading = "Delivery")]
     pub(crate) client_id: Option<String>,
 
+    /// Serve metrics (/metrics), /health and /ready over HTTP at this address, e.g. 127.0.0.1:9464, until the process ends
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Output")]
+    pub(crate) metrics_addr: Option<String>,
+
     /// The form of the summary: text goes to stderr, JSON is the last line on stdout
     #[arg(long, value_enum, default_value_t = SummaryForm::Text, help_heading = "Output")]
     pub(crate) summary: SummaryForm,
