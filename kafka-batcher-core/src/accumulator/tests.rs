@@ -590,3 +590,22 @@ fn the_short_way_writes_the_same_bytes_wherever_a_varint_changes_its_length() {
     assert_eq!(sealed.batch.max_timestamp(), i64::MAX);
     assert!(sealed.batch.to_bytes() == plainly_encoded(&events));
 }
+
+/// Whoever adds up what is open and what was sealed elsewhere, at two moments, would miss what is sealed in between.
+#[test]
+fn what_was_accepted_is_counted_whether_it_is_open_or_sealed_and_the_oldest_is_known() {
+    let mut rig = Rig::topic(AccumulatorSettings { batch_size: 3, ..settings() }, 2);
+    assert_eq!((rig.accumulator.accepted_events(), rig.accumulator.oldest()), (0, None));
+    for n in 0..10u64 {
+        let _ = rig.push((n % 2) as usize, b'a', at(n));
+        let open = rig.accumulator.open_events();
+        assert_eq!(rig.accumulator.accepted_events(), n + 1);
+        assert_eq!(rig.accumulator.oldest(), (open > 0).then(|| at(n + 1 - open)));
+    }
+    // By bytes, one lane alone.
+    let _ = rig.push_sized(0, b'b', 99_000, at(10));
+    let _ = rig.push_sized(0, b'c', 99_000, at(11));
+    assert_eq!(rig.accumulator.accepted_events(), 12);
+    rig.accumulator.seal(FlushReason::Flush, at(12));
+    assert_eq!((rig.accumulator.accepted_events(), rig.accumulator.oldest()), (12, None));
+}

@@ -15,12 +15,12 @@ async fn the_accounts_add_up_in_every_scrape_and_no_counter_falls_while_callers_
     let kafka = kafka(4);
     let registry = prometheus::Registry::new();
     let batcher = builder(&kafka).metrics_registry(registry.clone()).start().await.unwrap();
-    let flights = batcher.collector(TOPIC).settings(|s| s.batch_size = 7).build().unwrap();
+    let flights = batcher.collector(TOPIC).settings(|s| s.batch_size = 50).build().unwrap();
     ready(&batcher, TOPIC).await;
-    let callers = (0..3).map(|caller| {
+    let callers = (0..4).map(|caller| {
         let flights = flights.clone();
         tokio::spawn(async move {
-            for n in 0..5_000u32 {
+            for n in 0..25_000u32 {
                 flights.add_event((format!("{caller}-{n}").as_str(), "value")).await.unwrap();
             }
         })
@@ -36,14 +36,14 @@ async fn the_accounts_add_up_in_every_scrape_and_no_counter_falls_while_callers_
         now.balances(PREFIX, TOPIC);
         now.follows(&gathered);
         gathered = now;
-        scrape.value("kafka_batcher_events_delivered_total", &[]) == 15_000.0
+        scrape.value("kafka_batcher_events_delivered_total", &[]) == 100_000.0
     })
     .await;
     for caller in callers {
         caller.await.unwrap();
     }
     assert!(scrapes.load(Ordering::Relaxed) > 10);
-    assert_eq!(last.value("kafka_batcher_events_accepted_total", &[]), 15_000.0);
+    assert_eq!(last.value("kafka_batcher_events_accepted_total", &[]), 100_000.0);
     assert_eq!(last.value("kafka_batcher_events", &[]), 0.0);
     assert_eq!(last.value("kafka_batcher_oldest_undelivered_age_seconds", &[]), 0.0);
     assert!(last.value("kafka_batcher_batches_sealed_total", &[("reason", "count")]) > 0.0);
