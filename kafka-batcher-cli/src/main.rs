@@ -25,6 +25,8 @@ mod units;
 mod usage;
 mod wire;
 
+use std::io::IsTerminal;
+
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -57,7 +59,9 @@ fn log(format: LogFormat) {
     let asked = ["KAFKA_BATCHER_LOG", "RUST_LOG"].into_iter().find_map(|name| std::env::var(name).ok());
     let asked = asked.unwrap_or_else(|| "off".to_owned());
     console::say_as(format);
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    // Colours are for people who look.
+    let log =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => log.with_env_filter(EnvFilter::new(asked)).init(),
         LogFormat::Json => {

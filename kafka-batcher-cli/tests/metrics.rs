@@ -190,7 +190,7 @@ fn with_log_format_json_every_line_of_stderr_is_an_object() {
     // Without it, RUST_LOG is heard as well.
     let text =
         output(Some(("RUST_LOG", "kafka_batcher=info")), &["produce", "-b", &broker, "--topic", TOPIC]);
-    assert!(text.contains("INFO") && text.contains("started"), "{text}");
+    assert!(text.contains("INFO") && text.contains("started") && !text.contains('\x1b'), "{text}");
 }
 
 /// Whatever happens to an event, and however much is logged: its bytes are nobody's business.
