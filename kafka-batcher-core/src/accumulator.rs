@@ -18,17 +18,20 @@
 //! plus `max_wait_time`.
 //!
 //! What it promises: each accepted event is in exactly one sealed batch; batches of a partition come out in the order
-//! of acceptance; no batch is larger than `max_batch_bytesize`; no event stays longer than `max_wait_time`, provided
+//! of acceptance; no batch is larger than `max_batch_bytesize`, or where batches are compressed than what is estimated to
+//! become as large ([`FillEstimate`]); no event stays longer than `max_wait_time`, provided
 //! that [`handle_timeout`](Accumulator::handle_timeout) is called when [`poll_timeout`](Accumulator::poll_timeout)
 //! says so (more often does no harm). What it refuses: an event that is too large even alone, as a typed error, with
 //! nothing changed.
 
+mod fill;
 mod lane;
 mod seal;
 mod settings;
 
 use std::sync::Arc;
 
+pub use self::fill::FillEstimate;
 use self::lane::Lanes;
 pub use self::seal::{FlushReason, Sealed};
 pub use self::settings::AccumulatorSettings;
@@ -128,6 +131,8 @@ pub struct Accumulator {
     /// When this accumulator last sealed; kept only if there is a `min_delay`.
     last_seal: Option<Time>,
     outbound: seal::Queue,
+    /// How many bytes make a full batch, where that is not `max_batch_bytesize`.
+    fill: Option<Arc<FillEstimate>>,
 }
 
 /// Reads the caller's clock when somebody needs the time, and at most once.
@@ -159,7 +164,21 @@ impl Accumulator {
             oldest: Time::ZERO,
             last_seal: None,
             outbound: seal::Queue::default(),
+            fill: None,
         }
+    }
+
+    /// Its batches are compressed: they are full when the estimate says so. An event is refused by its plain size all the same.
+    #[must_use]
+    pub fn filled_by(mut self, fill: Arc<FillEstimate>) -> Self {
+        self.fill = Some(fill);
+        self
+    }
+
+    /// How many bytes make a full batch; never fewer than `max_batch_bytesize`.
+    fn full_at(&self) -> usize {
+        let least = self.settings.max_batch_bytesize;
+        self.fill.as_ref().map_or(least, |fill| fill.limit().max(least))
     }
 
     /// Adds a lane for one more partition of the topic and returns its index. From the second lane on, the limits
@@ -245,7 +264,7 @@ impl Accumulator {
         clock: &mut dyn FnMut() -> Time,
     ) -> Result<Pushed, PushError> {
         let offer = Offer { lane, record, timestamp, flush_after, want_receipt };
-        let limit = self.settings.max_batch_bytesize;
+        let (largest, limit) = (self.settings.max_batch_bytesize, self.full_at());
         let (index, lanes) = (offer.lane, self.lanes.len());
         let lane = self.lanes.get_mut(index).ok_or(PushError::NoSuchLane { lane: index, lanes })?;
         let measured = Measured::of(offer.record)?;
@@ -254,8 +273,8 @@ impl Accumulator {
         let opens = splits || lane.encoder.is_empty();
         if opens {
             let alone = measured.alone();
-            if alone > limit {
-                return Err(RecordError::TooLarge { size: alone, limit }.into());
+            if alone > largest {
+                return Err(RecordError::TooLarge { size: alone, limit: largest }.into());
             }
             size = alone - HEADER_LEN;
         }
@@ -314,7 +333,8 @@ impl Accumulator {
             }
         }
         // Nothing can ever join it: to wait would only cost time.
-        if self.lanes.get_mut(offer.lane).is_some_and(|lane| lane.is_full(self.settings.max_batch_bytesize)) {
+        let limit = self.full_at();
+        if self.lanes.get_mut(offer.lane).is_some_and(|lane| lane.is_full(limit)) {
             self.seal_lane(offer.lane, FlushReason::Bytes, now);
         }
     }

@@ -22,7 +22,11 @@
 //! A sealed batch is immutable but for its [`Stamp`]; its body is shared, so that a request in flight, a retry and the
 //! outbox hold the same bytes. The CRC covers the stamp, so it is computed after stamping, off every lock, once for as
 //! long as the stamp stays.
+//!
+//! With a codec ([`Compressor`]) the records are one compressed block, and the header tells of the records in it. It is then
+//! compressed before it is stamped, and its pieces, should it ever be split, are compressed again.
 
+pub(crate) mod compression;
 pub(crate) mod decoder;
 pub(crate) mod encoder;
 mod regroup;
@@ -31,6 +35,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+pub use self::compression::{Codec, Compression, CompressionError, Compressor, Fitted, MAX_UNCOMPRESSED};
 pub use self::decoder::{OwnedHeader, OwnedRecord};
 pub use self::regroup::{Place, Regrouped};
 use crate::buffer_pool::Chunk;
@@ -81,12 +86,15 @@ pub struct RecordBatch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fixed {
     attributes: i16,
+    /// How its records are compressed, and its pieces are to be.
+    compression: Compression,
     base_timestamp: i64,
     max_timestamp: i64,
     count: u32,
 }
 
-/// The encoded records, in chunks, with their CRC once somebody has asked for it.
+/// The encoded records, in chunks. Compressed ones fill the first of them; the others are kept, since memory is charged for
+/// what was accepted.
 struct Body {
     chunks: Vec<Chunk>,
     len: usize,
@@ -105,6 +113,11 @@ impl RecordBatch {
     /// Number of events.
     pub fn count(&self) -> u32 {
         self.fixed.count
+    }
+
+    /// How its records are compressed.
+    pub fn codec(&self) -> Codec {
+        self.fixed.compression.codec()
     }
 
     /// Size on the wire, header included, in bytes.
@@ -142,6 +155,27 @@ impl RecordBatch {
     /// Gives it numbers. Who may do so, and when, is decided by the outbox alone.
     pub(crate) fn set_stamp(&mut self, stamp: Stamp) {
         self.stamp = stamp;
+        self.crc = OnceLock::new();
+    }
+
+    /// Puts these compressed records in the place of its plain ones. Its memory is written over; where somebody shares that,
+    /// it gets memory outside of the pool.
+    fn replace_records(&mut self, compressed: &[u8], how: Compression) {
+        if Arc::get_mut(&mut self.body).is_none() {
+            let chunk = Chunk::unpooled(compressed.len());
+            self.body = Arc::new(Body::new(vec![chunk], self.body.given.clone()));
+        }
+        let Some(body) = Arc::get_mut(&mut self.body) else { return };
+        body.len = compressed.len();
+        let mut rest = compressed;
+        for chunk in &mut body.chunks {
+            chunk.clear();
+            let (here, later) = rest.split_at(rest.len().min(chunk.capacity()));
+            chunk.claim(here.len()).copy_from_slice(here);
+            rest = later;
+        }
+        self.fixed.compression = how;
+        self.fixed.attributes |= how.codec().bits();
         self.crc = OnceLock::new();
     }
 
@@ -216,7 +250,7 @@ impl RecordBatch {
         let _ = self.header();
     }
 
-    /// The encoded records, piece by piece, as they follow the header on the wire.
+    /// The encoded records, piece by piece, as they follow the header on the wire. A piece may be empty.
     pub fn body(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.body.chunks.iter().map(Chunk::written)
     }
@@ -233,7 +267,8 @@ impl RecordBatch {
     /// Returns it with the number of bytes it took. Its memory is outside the pool.
     ///
     /// # Errors
-    /// [`DecodeError`] says what is wrong with which record. Compressed batches are not read yet.
+    /// [`DecodeError`] says what is wrong with which record. One that is compressed stays so, and is opened to be checked; more
+    /// than [`MAX_UNCOMPRESSED`] bytes it must not hold.
     pub fn decode(bytes: &[u8]) -> Result<(RecordBatch, usize), DecodeError> {
         decoder::decode(bytes, &mut Chunk::unpooled)
     }
@@ -259,11 +294,15 @@ impl RecordBatch {
         tests::DECODED.set(tests::DECODED.get() + self.fixed.count);
         let mut bytes = Vec::with_capacity(self.body.len);
         self.body().for_each(|piece| bytes.extend_from_slice(piece));
+        let bytes = match self.codec() {
+            Codec::None => bytes,
+            codec => compression::decompress(codec, &bytes, MAX_UNCOMPRESSED)?,
+        };
         decoder::records(&bytes, self.fixed.count, self.fixed.base_timestamp)
     }
 
     /// Two batches out of one: events `..at` and `at..`, each event keeping its sequence number (delivery-rules.md 1.5).
-    /// `chunk` gives memory of at least the size asked for.
+    /// Of a compressed batch they are compressed, too, if they get smaller by it. `chunk` gives memory of at least the size asked for.
     ///
     /// # Errors
     /// If the batch's own bytes cannot be read.
@@ -274,8 +313,9 @@ impl RecordBatch {
     ) -> Result<(RecordBatch, RecordBatch), DecodeError> {
         let records = self.records()?;
         let (left, right) = records.split_at((at as usize).min(records.len()));
-        let left = self.part(left, 0, chunk);
-        let right = self.part(right, at, chunk);
+        let mut compressor = Compressor::new();
+        let left = self.part(left, 0, chunk, &mut compressor);
+        let right = self.part(right, at, chunk, &mut compressor);
         Ok((left, right))
     }
 
@@ -294,16 +334,17 @@ impl RecordBatch {
             return Ok(stretches.iter().map(|_| self.clone()).collect());
         }
         let records = self.records()?;
+        let mut compressor = Compressor::new();
         let part = |stretch: &Range<u32>| {
             let (first, end) = (stretch.start.min(count), stretch.end.min(count));
             let records = records.get(first as usize..end as usize).unwrap_or_default();
-            self.part(records, first, &mut *chunk)
+            self.part(records, first, &mut *chunk, &mut compressor)
         };
         Ok(stretches.iter().map(part).collect())
     }
 
     /// This batch without the events at `indices` (ascending, within the batch), unstamped, or `None` if nothing is
-    /// left; and each of those events as a batch of its own.
+    /// left; and each of those events as a plain batch of its own.
     ///
     /// # Errors
     /// If the batch's own bytes cannot be read.
@@ -335,6 +376,7 @@ impl RecordBatch {
             let mut batch = encoder::encode_all(&rest, chunk);
             batch.set_times_given(given);
             batch.spans = spans;
+            self.compress_as_this(&mut batch, &mut Compressor::new());
             batch
         });
         Ok((rest, cut))
@@ -346,6 +388,7 @@ impl RecordBatch {
         records: &[OwnedRecord],
         first: u32,
         chunk: &mut dyn FnMut(usize) -> Chunk,
+        compressor: &mut Compressor,
     ) -> RecordBatch {
         let end = first + records.len() as u32;
         // Ascending: a batch is cut into pieces without all of the list being looked at for each.
@@ -355,11 +398,20 @@ impl RecordBatch {
         let mut batch = encoder::encode_all(records, chunk);
         batch.set_times_given(given);
         batch.spans = self.spans.slice(first..end);
+        self.compress_as_this(&mut batch, compressor);
         if self.stamp != Stamp::NONE {
             batch.stamp =
                 Stamp { first_sequence: sequence_add(self.stamp.first_sequence, first), ..self.stamp };
         }
         batch
+    }
+
+    /// A piece of this batch is compressed as it is.
+    fn compress_as_this(&self, piece: &mut RecordBatch, compressor: &mut Compressor) {
+        let how = self.fixed.compression;
+        if compressor.compress(piece, how).is_some() {
+            compressor.put_into(piece, how);
+        }
     }
 
     /// The sequence number of its last event; meaningless if unstamped.

@@ -121,6 +121,11 @@ impl Chunk {
         self.bytes.len() - self.len
     }
 
+    /// Forgets what was written.
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+    }
+
     /// The next `n` bytes if they end at `end` at the latest and within the chunk; otherwise claims nothing.
     #[inline]
     pub(crate) fn claim_before(&mut self, n: usize, end: usize) -> Option<&mut [u8]> {

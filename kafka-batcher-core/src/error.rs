@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::batch::Codec;
+
 /// May what failed lie in the log all the same?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persisted {
@@ -62,9 +64,27 @@ pub enum DecodeError {
         /// As the bytes give.
         computed: u32,
     },
-    /// Compressed with a codec that this build does not read.
-    #[error("record batch is compressed with codec {0}, which cannot be read here")]
+    /// Compressed with a codec that nobody knows.
+    #[error(
+        "record batch is compressed with codec {0}; there are 1 (gzip), 2 (snappy), 3 (lz4) and 4 (zstd)"
+    )]
     Codec(i16),
+    /// What is compressed cannot be opened.
+    #[error("the batch's records, compressed with {codec}, cannot be opened: {what}")]
+    BadCompression {
+        /// The codec that its header names.
+        codec: Codec,
+        /// What its decoder says.
+        what: String,
+    },
+    /// What is compressed would become larger than any batch.
+    #[error("the batch's records, compressed with {codec}, hold or claim more than {limit} bytes")]
+    HoldsTooMuch {
+        /// The codec that its header names.
+        codec: Codec,
+        /// The most they may hold, in bytes.
+        limit: usize,
+    },
     /// The record count and the last offset delta contradict each other, or the count is negative.
     #[error("record batch says {count} records and last offset delta {last_offset_delta}")]
     BadCount {

@@ -11,7 +11,7 @@
 //!   headers it gets;
 //! - [`BufferPool`]: the memory bound, in bytes;
 //! - [`Accumulator`]: when a batch is ready;
-//! - [`RecordBatch`]: Kafka's record batch, the memory, wire and disk format in one;
+//! - [`RecordBatch`]: Kafka's record batch, the memory, wire and disk format in one; [`Compressor`]: makes it smaller;
 //! - [`ErrorCode`]: every error of the protocol, classed once;
 //! - [`wire`]: Kafka's requests and answers as bytes;
 //! - [`Backoff`]: how long to wait before trying again;
@@ -42,10 +42,13 @@ mod varint;
 pub mod wire;
 
 pub use accumulator::{
-    Accumulator, AccumulatorSettings, FlushReason, Offer, PushError, Pushed, Ready, Sealed,
+    Accumulator, AccumulatorSettings, FillEstimate, FlushReason, Offer, PushError, Pushed, Ready, Sealed,
 };
 pub use backoff::{Backoff, BackoffSettings, BackoffSettingsError};
-pub use batch::{HEADER_LEN, OwnedHeader, OwnedRecord, Place, RecordBatch, Regrouped, Stamp, sequence_add};
+pub use batch::{
+    Codec, Compression, CompressionError, Compressor, Fitted, HEADER_LEN, MAX_UNCOMPRESSED, OwnedHeader,
+    OwnedRecord, Place, RecordBatch, Regrouped, Stamp, sequence_add,
+};
 pub use buffer_pool::{Acquire, BufferPool, Chunk, MAX_CHUNK, MIN_CHUNK, Share};
 pub use completion::{Completion, Durable, Outcome, Span, Spans};
 pub use delivery::{Leader, ProduceAnswer, ProduceResult, ProducerIdentity, ProducerState, Refusal, TopicId};

@@ -8,7 +8,8 @@ pub struct AccumulatorSettings {
     /// Events that make a batch ready (10 000). More: fewer, larger requests; fewer: less latency where the rate is
     /// high. Counts over the topic where its partitions are collected together.
     pub batch_size: u32,
-    /// The most a batch may be, in encoded bytes, header included (1 000 000). Must not exceed the topic's
+    /// The most a batch may be, in encoded bytes, header included (1 000 000); with [`FillEstimate`](super::FillEstimate) as
+    /// it will be on the wire. Must not exceed the topic's
     /// `max.message.bytes`. An event that does not fit a batch of its own is refused.
     pub max_batch_bytesize: usize,
     /// The longest an event waits for others (5 ms), from its acceptance; what other clients call linger.

@@ -216,6 +216,47 @@ fn the_count_seals_at_the_event_that_reaches_it() {
 }
 
 #[test]
+fn a_batch_that_will_be_compressed_fills_beyond_its_limit_and_a_single_event_does_not() {
+    let settings = AccumulatorSettings {
+        batch_size: u32::MAX,
+        max_batch_bytesize: 10_000,
+        max_wait_time: Duration::from_secs(60),
+        min_delay: Duration::ZERO,
+    };
+    let fill = Arc::new(FillEstimate::new(10_000, 60_000));
+    let mut accumulator = Accumulator::new(settings, 0).filled_by(fill.clone());
+    let sealed = |accumulator: &mut Accumulator| loop {
+        let record = Record::from("a value of some sixty bytes, so that batches are of many events");
+        let mut spare = Some(Chunk::unpooled(64 << 10));
+        let offer = Offer { lane: 0, record: &record, timestamp: 1, flush_after: false, want_receipt: false };
+        let _ = accumulator.push(offer, &mut spare, || Time::ZERO).unwrap();
+        if let Some(sealed) = accumulator.poll_sealed() {
+            break sealed.batch.encoded_len();
+        }
+    };
+    assert!((9_900..=10_000).contains(&sealed(&mut accumulator)));
+    (0..200).for_each(|_| fill.observe(10_000, 2_500));
+    let full = sealed(&mut accumulator);
+    assert!(
+        (fill.limit() - 100..=fill.limit()).contains(&full) && full > 35_000,
+        "{full} of {}",
+        fill.limit()
+    );
+    // What is open when the estimate falls may be filled by the old one; whoever compresses it halves it.
+    fill.observe(10_000, 10_000);
+    let _ = sealed(&mut accumulator);
+    assert!((9_900..=10_000).contains(&sealed(&mut accumulator)));
+    let large = vec![b'x'; 10_000];
+    let record = Record::from(large.as_slice());
+    let offer = Offer { lane: 0, record: &record, timestamp: 1, flush_after: false, want_receipt: false };
+    let refused = accumulator.push(offer, &mut None, || Time::ZERO);
+    assert!(
+        matches!(refused, Err(PushError::Record(RecordError::TooLarge { limit: 10_000, .. }))),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn a_batch_size_of_zero_is_one() {
     let mut rig = Rig::new(AccumulatorSettings { batch_size: 0, ..settings() });
     assert_eq!(rig.push(0, b'a', at(0)), Ready::Sealed);

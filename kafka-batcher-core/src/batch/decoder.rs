@@ -1,6 +1,7 @@
 //! Reads record batches and trusts nothing in them: no length is used before it is checked against what is there, and
-//! no allocation is larger than the input justifies.
+//! no allocation is larger than the input justifies, or, of a compressed batch, than any batch may be.
 
+use super::compression::{Codec, Compression, MAX_UNCOMPRESSED, decompress};
 use super::{Body, CRC_START, Fixed, HEADER_LEN, LOG_OVERHEAD, RecordBatch, Stamp};
 use crate::buffer_pool::Chunk;
 use crate::completion::Spans;
@@ -79,18 +80,28 @@ pub(super) fn decode(
         return Err(DecodeError::BadCrc { found, computed });
     }
     let attributes = i16::from_be_bytes(field(whole, 21));
-    if attributes & 7 != 0 {
-        return Err(DecodeError::Codec(attributes & 7));
-    }
+    let codec = Codec::of_attributes(attributes).ok_or(DecodeError::Codec(attributes & 7))?;
     let last_offset_delta = i32::from_be_bytes(field(whole, 23));
-    let count = i32::from_be_bytes(field(whole, 57));
+    let count_said = i32::from_be_bytes(field(whole, 57));
     let body = whole.get(HEADER_LEN..).unwrap_or_default();
-    let plausible = u32::try_from(count).ok().filter(|&n| {
-        n > 0 && i64::from(n) - 1 == i64::from(last_offset_delta) && n as usize <= body.len() / MIN_RECORD
-    });
-    let count = plausible.ok_or(DecodeError::BadCount { count, last_offset_delta })?;
+    let plausible = |most: usize| {
+        let count = u32::try_from(count_said).ok().filter(|&n| {
+            n > 0 && i64::from(n) - 1 == i64::from(last_offset_delta) && n as usize <= most / MIN_RECORD
+        });
+        count.ok_or(DecodeError::BadCount { count: count_said, last_offset_delta })
+    };
     let base_timestamp = i64::from_be_bytes(field(whole, 27));
-    check_records(body, count, base_timestamp, |_| {})?;
+    let count = if codec == Codec::None {
+        let count = plausible(body.len())?;
+        check_records(body, count, base_timestamp, |_| {})?;
+        count
+    } else {
+        plausible(MAX_UNCOMPRESSED)?;
+        let plain = decompress(codec, body, MAX_UNCOMPRESSED)?;
+        let count = plausible(plain.len())?;
+        check_records(&plain, count, base_timestamp, |_| {})?;
+        count
+    };
     let mut chunks = Vec::new();
     let mut rest = body;
     while !rest.is_empty() {
@@ -105,6 +116,7 @@ pub(super) fn decode(
         body: std::sync::Arc::new(Body::new(chunks, Vec::new())),
         fixed: Fixed {
             attributes,
+            compression: Compression::of(codec),
             base_timestamp,
             max_timestamp: i64::from_be_bytes(field(whole, 35)),
             count,

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use super::{Body, Fixed, HEADER_LEN, OwnedRecord, RecordBatch, Stamp};
+use super::{Body, Compression, Fixed, HEADER_LEN, OwnedRecord, RecordBatch, Stamp};
 use crate::buffer_pool::{Chunk, MAX_CHUNK, MIN_CHUNK};
 use crate::completion::{Completion, Spans};
 use crate::error::RecordError;
@@ -343,6 +343,7 @@ impl Encoder {
         Some(RecordBatch {
             fixed: Fixed {
                 attributes: 0,
+                compression: Compression::NONE,
                 base_timestamp: done.base_timestamp,
                 max_timestamp: done.max_timestamp,
                 count: done.count,
@@ -428,7 +429,13 @@ pub(super) fn encode_all(records: &[OwnedRecord], chunk: &mut dyn FnMut(usize) -
     encoder.given = Vec::new();
     encoder.seal().unwrap_or_else(|| RecordBatch {
         body: Arc::new(Body::new(Vec::new(), Vec::new())),
-        fixed: Fixed { attributes: 0, base_timestamp: 0, max_timestamp: 0, count: 0 },
+        fixed: Fixed {
+            attributes: 0,
+            compression: Compression::NONE,
+            base_timestamp: 0,
+            max_timestamp: 0,
+            count: 0,
+        },
         stamp: Stamp::NONE,
         crc: OnceLock::new(),
         spans: Spans::default(),
