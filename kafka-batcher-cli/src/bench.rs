@@ -21,7 +21,7 @@ use crate::bench::figures::Figures;
 use crate::bench::load::{Load, Pace};
 use crate::console::{Console, Shared, Unit, Volume};
 use crate::exit::{self, UsageError};
-use crate::produce::{Acks, SpoolWhen};
+use crate::produce::{Acks, Packing, SpoolWhen};
 use crate::units;
 use crate::usage::Usage;
 use crate::wire::Connection;
@@ -109,6 +109,10 @@ pub(crate) struct Args {
     /// The most a batch may be, encoded
     #[arg(long, value_name = "SIZE", default_value = "1000000", value_parser = units::size)]
     max_batch_bytesize: usize,
+
+    /// How batches are compressed: none, gzip, snappy, lz4, zstd, or with a level, as zstd:3
+    #[arg(long, value_name = "CODEC[:LEVEL]", default_value = "none")]
+    compression: Packing,
 
     /// The most memory that events may hold
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = units::size)]
@@ -225,6 +229,8 @@ async fn measure(args: &Args, brokers: &[String]) -> anyhow::Result<Figures> {
             settings.batch_size = args.batch_size;
             settings.max_wait_time = args.max_wait_time;
             settings.max_batch_bytesize = args.max_batch_bytesize;
+            settings.compression = args.compression.codec;
+            settings.compression_level = args.compression.level;
         })
         .build()
         .map_err(usage)?;

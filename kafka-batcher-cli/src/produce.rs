@@ -25,7 +25,7 @@ use kafka_batcher::storage::disk::Spool;
 use kafka_batcher::{BuildError, Builder, Collector, KafkaBatcher, Report};
 use tokio::sync::oneshot;
 
-pub(crate) use args::{Acks, Args, SpoolWhen, SummaryForm};
+pub(crate) use args::{Acks, Args, Packing, SpoolWhen, SummaryForm};
 pub(crate) use plan::in_words;
 
 use crate::console::{Console, Shared, Unit, Volume};

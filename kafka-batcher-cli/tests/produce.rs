@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::Write;
 
-use kafka_batcher_broker::{AutoCreate, EmbeddedKafka};
+use kafka_batcher_broker::{AutoCreate, Compression, EmbeddedKafka};
 use support::{command, kafka, pairs, produce, records, run, values};
 
 fn some(text: &str) -> Option<Vec<u8>> {
@@ -316,5 +316,29 @@ fn help_has_examples_and_version_is_the_crates() {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{args:?}");
         assert!(words.iter().all(|word| text.contains(word)), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn batches_are_compressed_as_the_option_says_and_a_codec_or_level_that_is_none_is_told() {
+    let kafka = kafka();
+    let input: String = (0..2000).map(|n| format!("the same words again and again, line {n}\n")).collect();
+    for (option, codec) in [
+        ("none", Compression::None),
+        ("gzip:9", Compression::Gzip),
+        ("snappy", Compression::Snappy),
+        ("lz4", Compression::Lz4),
+        ("zstd:3", Compression::Zstd),
+    ] {
+        let seen = kafka.batches("t", 0).len();
+        produce(&kafka, &["--partition", "0", "--compression", option], input.as_bytes())
+            .ended_with(0)
+            .balances();
+        let batches = kafka.batches("t", 0).split_off(seen);
+        assert!(batches.iter().all(|batch| batch.header.compression() == codec), "{option}: {batches:?}");
+    }
+    for (bad, words) in [("zip", "none, gzip, snappy, lz4, zstd"), ("zstd:23", "22"), ("lz4:1", "no levels")]
+    {
+        produce(&kafka, &["--compression", bad], b"x\n").ended_with(2).says(&["--compression", words]);
     }
 }

@@ -18,6 +18,7 @@ use tracing::Instrument;
 use crate::builder::{Builder, Choices, CollectorBuilder};
 use crate::clock::Clock;
 use crate::collector::Collector;
+use crate::compression::CompressionPool;
 use crate::config::{CollectorMissingError, CollectorSettings, Config, Settings};
 use crate::connection_manager::{ConnectionManager, Health, SpoolHealth, TopicHealth};
 use crate::dispatcher::{Command, Dispatcher, Parts};
@@ -79,6 +80,7 @@ struct Inner {
     state: Mutex<State>,
     /// Topics to wake when memory runs out.
     topics: Topics,
+    compression: Arc<CompressionPool>,
 }
 
 type Topics = Arc<Mutex<Vec<Weak<Topic>>>>;
@@ -197,6 +199,7 @@ impl KafkaBatcher {
             metrics,
             state: Mutex::new(State { tasks: vec![connecting], telemetry, ..State::default() }),
             topics,
+            compression: Arc::new(CompressionPool::new()),
         };
         Ok(KafkaBatcher { inner: Arc::new(inner) })
     }
@@ -317,6 +320,7 @@ impl KafkaBatcher {
                 required_acks: topic.settings.required_acks,
                 spool: inner.storage.as_ref().map(|_| inner.spool),
             },
+            compression: inner.compression.clone(),
             request_timeout: inner.settings.request_timeout,
             info,
             refresh,
@@ -333,6 +337,11 @@ impl KafkaBatcher {
         let collector = self.collector_of(&running);
         state.topics.insert(topic.name.to_string(), running);
         Ok(collector)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn compression(&self) -> &CompressionPool {
+        &self.inner.compression
     }
 
     /// Bytes of memory that events hold now, over all topics: accepted and not delivered yet. The bound is

@@ -4,6 +4,7 @@
 //! is done, what happened is told to it. What it does decide: which batches share a request (all that go to one broker
 //! at one time), how many requests to a broker are under way, and when to look again (one timer).
 
+mod compressing;
 mod failing;
 mod measuring;
 mod outcomes;
@@ -22,17 +23,19 @@ use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_batcher_core::partitioner::{Placement, TopicNotice};
 use kafka_batcher_core::{
-    FailureReason, Leader, Outbox, OutboxSettings, ProduceAnswer, ProducerIdentity, ProducerState,
-    RecordBatch, Sealed, StorageError, Time, TopicId,
+    Codec, Compression, FailureReason, Leader, Outbox, OutboxSettings, ProduceAnswer, ProducerIdentity,
+    ProducerState, RecordBatch, Sealed, StorageError, Time, TopicId,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use self::compressing::{Mark, Stage};
 #[cfg(test)]
 pub(crate) use self::failing::tests::panic_if_planted;
 use self::measuring::{Attempt, Meter};
 use self::outcomes::{Loss, Losses, lost};
 use self::spooling::{PendingRead, Stored};
 use self::unassigned::{Gone, Step, Stuck, Unassigned};
+use crate::compression::CompressionPool;
 use crate::connection_manager::{ConnectionManager, TopicHealth};
 use crate::error_notifier::NotificationKind;
 use crate::identity::Identity;
@@ -68,6 +71,7 @@ pub(crate) enum Command {
 
 /// What a request led to.
 enum Done {
+    Compressed { partition: i32, ordinal: u64 },
     Produced { node: i32, sent: Vec<(i32, u64)>, answers: Vec<ProduceAnswer>, attempt: Option<Attempt> },
     Described { partition: i32, state: ProducerState, leader: Option<Leader> },
     Identified { partition: i32, answer: Result<ProducerIdentity, String> },
@@ -92,6 +96,8 @@ type Groups = HashMap<(i32, i16), (Vec<(i32, u64)>, Vec<PartitionBatch>)>;
 
 /// One partition as the dispatcher sees it.
 struct Lane {
+    /// What is compressed before it goes to the outbox.
+    stage: Stage,
     outbox: Outbox,
     /// The outbox wants to be asked again: something happened to it.
     dirty: bool,
@@ -112,7 +118,7 @@ struct Lane {
 /// Somebody waits until what was accepted before is settled.
 struct Barrier {
     /// For each partition, the first batch that need not be.
-    marks: Vec<u64>,
+    marks: Vec<Mark>,
     /// The unassigned batches among it have not been placed yet.
     unassigned: bool,
     done: oneshot::Sender<()>,
@@ -144,6 +150,7 @@ pub(crate) struct Parts {
     pub(crate) manager: Arc<ConnectionManager>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) outbox: OutboxSettings,
+    pub(crate) compression: Arc<CompressionPool>,
     pub(crate) request_timeout: Duration,
     pub(crate) info: watch::Receiver<Option<TopicInfo>>,
     pub(crate) refresh: Arc<Notify>,
@@ -158,6 +165,11 @@ pub(crate) struct Dispatcher {
     inbox: VecDeque<Sealed>,
     /// Batches of a topic that is not known yet.
     unassigned: Unassigned,
+    /// None once the end has begun.
+    compression: Compression,
+    /// The partitions of batches that are to be compressed, in the order of sealing; and how many are being.
+    to_compress: VecDeque<i32>,
+    compressing: usize,
     /// The storage has said what an earlier process left; before that nothing is sent.
     opened: bool,
     open_again_at: Option<Time>,
@@ -223,6 +235,9 @@ impl Dispatcher {
     pub(crate) fn new(parts: Parts) -> Self {
         Dispatcher {
             meter: parts.topic.telemetry.clone().map(Meter::new),
+            compression: parts.topic.compression,
+            to_compress: VecDeque::new(),
+            compressing: 0,
             parts,
             lanes: Vec::new(),
             inbox: VecDeque::new(),
@@ -359,7 +374,7 @@ impl Dispatcher {
         let now = topic.clock.now();
         let could_go = |partition: i32| {
             let lane = usize::try_from(partition).ok().and_then(|p| self.lanes.get(p));
-            lane.is_some_and(|lane| !lane.outbox.has_unsent())
+            lane.is_some_and(|lane| !lane.has_unsent())
         };
         let shortages = topic.pool.shortages();
         if topic.pool.waiting() > 0 || shortages != self.shortages {
@@ -391,7 +406,11 @@ impl Dispatcher {
     }
 
     fn enqueue(&mut self, partition: i32, batch: RecordBatch, opened: Time) {
+        let compresses = self.compression.codec() != Codec::None;
         if let Some(lane) = usize::try_from(partition).ok().and_then(|p| self.lanes.get_mut(p)) {
+            if compresses {
+                return self.compress(partition, batch, opened);
+            }
             lane.outbox.on_sealed(batch, opened);
             lane.dirty = true;
         } else {
@@ -434,7 +453,7 @@ impl Dispatcher {
         self.collect();
         for barrier in self.barriers.iter_mut().filter(|barrier| barrier.unassigned) {
             barrier.unassigned = false;
-            barrier.marks = self.lanes.iter().map(|lane| lane.outbox.next_ordinal()).collect();
+            barrier.marks = self.lanes.iter().map(Lane::mark).collect();
         }
         // Said only now: who sees that the topic is ready finds its partitions.
         let (partitions, troubled) = (self.lanes.len() as i32, self.troubled);
@@ -488,6 +507,7 @@ impl Dispatcher {
             outbox.on_cluster(kafka_batcher_core::ClusterId(id.as_str().into()));
         }
         Lane {
+            stage: Stage::default(),
             outbox,
             dirty: false,
             crowded: false,
@@ -544,7 +564,7 @@ impl Dispatcher {
             Command::Flush(done) => {
                 self.parts.topic.seal_all(kafka_batcher_core::FlushReason::Flush);
                 self.collect();
-                let marks = self.lanes.iter().map(|lane| lane.outbox.next_ordinal()).collect();
+                let marks = self.lanes.iter().map(Lane::mark).collect();
                 let unassigned = !self.unassigned.memory.is_empty();
                 self.barriers.push(Barrier { marks, unassigned, done });
             }
@@ -610,6 +630,7 @@ impl Dispatcher {
                     self.take_events(partition, now);
                 }
             }
+            Done::Compressed { partition, ordinal } => self.compressed(partition, ordinal),
             Done::Stored(stored) => self.on_stored(stored),
             Done::Regrouped(step) => self.regrouped(step),
             Done::LaneExpired(gone) => self.lane_expired(gone),
@@ -656,7 +677,7 @@ impl Dispatcher {
         // They are of no partition, and were before any mark.
         let letters_settled = !self.unassigned.has_letters();
         let (done, waiting) = std::mem::take(&mut self.barriers).into_iter().partition(|barrier| {
-            let settled = |(mark, lane): (&u64, &Lane)| lane.outbox.settled_below(*mark);
+            let settled = |(mark, lane): (&Mark, &Lane)| lane.settled_below(*mark);
             // What waits unassigned is on disk, or was given up by order, when it is in memory no more.
             (!barrier.unassigned || unassigned_settled)
                 && letters_settled
@@ -671,6 +692,7 @@ impl Dispatcher {
 
     /// The time to deliver is over. With a spool, what is left goes there first.
     pub(super) fn end(&mut self, now: Time) {
+        self.stop_compressing();
         let Some(closing) = &mut self.closing else { return };
         match closing.spilling_until {
             // A spool that is not open yet may be in time.
@@ -693,6 +715,7 @@ impl Dispatcher {
 
     /// Over, now.
     fn abandon(&mut self, now: Time) {
+        self.stop_compressing();
         self.end = End::GivenUp;
         // Nobody knows whether what is being saved will lie on disk.
         let saving = self.unassigned.being_saved();
@@ -719,7 +742,7 @@ impl Dispatcher {
             && self.unassigned.is_safe()
             && (self.end != End::NotYet || self.unassigned.disk.events == 0)
             && (self.end == End::GivenUp || !self.unassigned.is_busy())
-            && self.lanes.iter().all(|lane| lane.given_up || lane.outbox.is_empty())
+            && self.lanes.iter().all(|lane| lane.given_up || lane.stage.is_empty() && lane.outbox.is_empty())
     }
 
     fn finish(mut self) {
@@ -743,6 +766,7 @@ impl Dispatcher {
         // taken, whoever has it says what became of it.
         report.accepted = topic.accepted();
         report.in_memory += report.accepted.saturating_sub(self.taken) + self.unassigned.events_in_memory();
+        report.in_memory += self.lanes.iter().map(|lane| lane.stage.events()).sum::<u64>();
         report.recovered += self.unassigned.recovered;
         report.spooled += self.unassigned.disk.events;
         self.lanes.iter().for_each(|lane| report.add_tally(&lane.outbox.tally()));
@@ -761,6 +785,7 @@ impl Drop for Dispatcher {
     /// does not take is given up, so that nobody waits for ever for an outcome that nobody will bring.
     fn drop(&mut self) {
         self.parts.topic.close();
+        self.stop_compressing();
         self.collect();
         self.spill_at_last();
         self.abandon(self.parts.topic.clock.now());

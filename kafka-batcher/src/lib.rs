@@ -50,6 +50,7 @@ mod builder;
 mod client;
 mod clock;
 mod collector;
+mod compression;
 pub mod config;
 mod connection_manager;
 mod dispatcher;
@@ -83,8 +84,9 @@ pub use error_notifier::{ErrorNotifier, LogNotifier, Notification, NotificationK
 pub use kafka_batcher_core::flusher::BatchFlusher;
 pub use kafka_batcher_core::partitioner::Partitioner;
 pub use kafka_batcher_core::{
-    AddedHeaders, DeliveryError, FailureReason, Header, Interceptor, OnExpiredTimestamp, OnFull, Persisted,
-    Record, RecordBatch, RecordError, SpoolMode, TopicPartition, flusher, partitioner,
+    AddedHeaders, Codec, Compression, CompressionError, DeliveryError, FailureReason, Header, Interceptor,
+    OnExpiredTimestamp, OnFull, Persisted, Record, RecordBatch, RecordError, SpoolMode, TopicPartition,
+    flusher, partitioner,
 };
 pub use metrics::{Latency, Report};
 pub use producer::Producer;

@@ -4,9 +4,9 @@
 //! move, and reading it takes one atomic load and no lock.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use kafka_batcher_core::{Accumulator, AccumulatorSettings, Share};
+use kafka_batcher_core::{Accumulator, AccumulatorSettings, FillEstimate, Share};
 
 /// The first half of them are each as large as one growth (one `kafka-topics --alter --partitions`), the others double.
 const MAX_SEGMENTS: usize = 64;
@@ -29,6 +29,8 @@ struct Segment {
 
 pub(crate) struct Slots {
     limits: AccumulatorSettings,
+    /// Where batches are compressed: when they are full.
+    fill: Option<Arc<FillEstimate>>,
     cap: usize,
     /// 0: not known. Written last, so that who sees a count finds the slots.
     count: AtomicI32,
@@ -38,9 +40,15 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn new(limits: AccumulatorSettings, by_partition: bool, cap: usize) -> Self {
+    pub(crate) fn new(
+        limits: AccumulatorSettings,
+        fill: Option<Arc<FillEstimate>>,
+        by_partition: bool,
+        cap: usize,
+    ) -> Self {
         Slots {
-            whole: (!by_partition).then(|| Mutex::new(Accumulator::new(limits, 0))),
+            whole: (!by_partition).then(|| accumulator(limits, fill.as_ref(), 0)),
+            fill,
             limits,
             cap,
             count: AtomicI32::new(0),
@@ -96,7 +104,7 @@ impl Slots {
             // Half of the segments are for growing by a few; then each doubles what is there, so that they never run out.
             let more = if used < MAX_SEGMENTS / 2 { least } else { least.max(first.min(i32::MAX - first)) };
             let slot = |partition| Slot {
-                accumulator: Mutex::new(Accumulator::new(self.limits, partition)),
+                accumulator: accumulator(self.limits, self.fill.as_ref(), partition),
                 share: Share::new(self.cap),
                 available: AtomicBool::new(true),
             };
@@ -134,13 +142,25 @@ impl Slots {
     }
 }
 
+fn accumulator(
+    limits: AccumulatorSettings,
+    fill: Option<&Arc<FillEstimate>>,
+    partition: i32,
+) -> Mutex<Accumulator> {
+    let accumulator = Accumulator::new(limits, partition);
+    Mutex::new(match fill {
+        Some(fill) => accumulator.filled_by(fill.clone()),
+        None => accumulator,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn partitions_that_come_later_are_found_and_the_old_ones_stay_where_they_were() {
-        let slots = Slots::new(AccumulatorSettings::default(), true, 1 << 20);
+        let slots = Slots::new(AccumulatorSettings::default(), None, true, 1 << 20);
         assert!(slots.get(0).is_none() && slots.count() == 0);
         slots.grow(3);
         let before: *const Slot = slots.get(2).unwrap();
@@ -158,7 +178,7 @@ mod tests {
     fn a_topic_that_grows_by_one_for_ever_gets_every_partition_and_no_more() {
         // The 65th growth did nothing, without a word, and its topic's task asked for it again without pause.
         for by_partition in [true, false] {
-            let slots = Slots::new(AccumulatorSettings::default(), by_partition, 1 << 20);
+            let slots = Slots::new(AccumulatorSettings::default(), None, by_partition, 1 << 20);
             for count in 1..200 {
                 slots.grow(count);
                 assert_eq!(slots.count(), count);
@@ -172,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_topic_collected_as_a_whole_has_one_accumulator_with_a_lane_for_each_partition() {
-        let slots = Slots::new(AccumulatorSettings::default(), false, 1 << 20);
+        let slots = Slots::new(AccumulatorSettings::default(), None, false, 1 << 20);
         slots.grow(3);
         slots.grow(5);
         let mut lanes = 0;

@@ -15,8 +15,8 @@ use kafka_batcher_core::partitioner::{
     Assigner, PartitionError, PartitionInput, Placement, PlacementSource, TopicNotice, TopicView,
 };
 use kafka_batcher_core::{
-    Accumulator, AddedHeaders, BufferPool, Chunk, FlushReason, Header, Interceptor, Offer, PushError, Ready,
-    Record, Sealed, Share, Time,
+    Accumulator, AddedHeaders, BufferPool, Chunk, Codec, Compression, FillEstimate, FlushReason, Header,
+    Interceptor, Offer, PushError, Ready, Record, Sealed, Share, Time,
 };
 use tokio::sync::{Notify, watch};
 
@@ -35,6 +35,9 @@ pub(crate) const PLACEMENT_HEADER: &str = "__kafka_batcher.placement";
 pub(crate) struct Topic {
     pub(crate) name: Arc<str>,
     pub(crate) settings: CollectorSettings,
+    pub(crate) compression: Compression,
+    /// Where there is a codec: what was learned of how much batches shrink. Only the dispatcher tells it.
+    pub(crate) fill: Option<Arc<FillEstimate>>,
     pub(crate) pool: BufferPool,
     pub(crate) clock: Clock,
     pub(crate) assigner: Assigner,
@@ -115,8 +118,16 @@ impl Topic {
         flusher: Option<Arc<dyn BatchFlusher>>,
         interceptor: Option<Arc<dyn Interceptor>>,
     ) -> Self {
+        // Checked before (`CollectorSettings::check`).
+        let compression = settings.codec().unwrap_or(Compression::NONE);
+        // One batch fills while another goes out.
+        let fill = (compression.codec() != Codec::None)
+            .then(|| Arc::new(FillEstimate::new(settings.max_batch_bytesize, partition_cap / 2)));
+        let by_partition = settings.collect_by_partition;
         Topic {
-            slots: Slots::new(settings.accumulator(), settings.collect_by_partition, partition_cap),
+            slots: Slots::new(settings.accumulator(), fill.clone(), by_partition, partition_cap),
+            compression,
+            fill,
             lane: Mutex::new(Accumulator::new(settings.accumulator(), UNASSIGNED)),
             lane_share,
             name,

@@ -3,12 +3,14 @@
 
 mod client_support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use client_support::*;
 use kafka_batcher::producer::native::{ClientSettings, NativeProducer};
 use kafka_batcher::producer::{MissingTopic, Producer, ProducerError};
-use kafka_batcher_core::{ErrorClass, ProduceResult};
+use kafka_batcher_core::{Codec, Compression, Compressor, ErrorClass, ErrorCode, Persisted, ProduceResult};
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -316,4 +318,43 @@ async fn an_answer_that_nobody_asked_for_ends_the_connection_and_nothing_else() 
 async fn an_acknowledgement_without_an_offset_stays_without_one() {
     let result = produce_answered(|header| acked(header, -1)).await;
     assert_eq!(result, ProduceResult::Acked { base_offset: None });
+}
+
+/// Kafka 2.0 would answer 76 to each of them (KIP-110).
+#[tokio::test]
+async fn a_broker_older_than_zstd_is_sent_no_batch_of_it_and_gets_all_others() {
+    let produced = Arc::new(AtomicU64::new(0));
+    let seen = produced.clone();
+    let old: Vec<_> =
+        MODERN.iter().map(|&(key, min, max)| (key, min, if key == 0 { 6 } else { max })).collect();
+    let address = bad_broker(old.leak(), move |header| {
+        (header.request_api_key == 0).then(|| acked(header, seen.fetch_add(1, Ordering::SeqCst) as i64))
+    })
+    .await;
+    let producer = impatient(address);
+    producer.topic("t", MissingTopic::Refuse).await.unwrap();
+    let packed = |codec| {
+        let (mut batch, mut compressor) = (one("the same words ".repeat(50)), Compressor::new());
+        let how = Compression::new(codec, None).unwrap();
+        compressor.compress(&batch, how).unwrap();
+        compressor.put_into(&mut batch, how);
+        batch
+    };
+    assert_eq!(offset(&send(&producer, to("t", 0, packed(Codec::Lz4))).await), 0);
+    match send(&producer, to("t", 0, packed(Codec::Zstd))).await.result {
+        ProduceResult::Refused(refusal) => {
+            assert_eq!(refusal.code, ErrorCode::UNSUPPORTED_COMPRESSION_TYPE);
+            assert_eq!(
+                (refusal.code.class(), refusal.code.persisted()),
+                (ErrorClass::Unavailable, Persisted::No)
+            );
+            says(
+                &refusal.message.unwrap(),
+                &["zstd", "broker 1", "version 6", "Kafka 2.1", "another compression"],
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(offset(&send(&producer, to("t", 0, one("plain"))).await), 1);
+    assert_eq!(produced.load(Ordering::SeqCst), 2);
 }

@@ -6,10 +6,33 @@ use std::time::Duration;
 use clap::ValueEnum;
 use kafka_batcher::SpoolMode;
 use kafka_batcher::partitioner::Strategy;
+use kafka_batcher::{Codec, Compression};
 
 use crate::json::Path;
 use crate::produce::extract::{Extractor, KeySource};
 use crate::units;
+
+/// A codec, and its level if one was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packing {
+    pub(crate) codec: Codec,
+    pub(crate) level: Option<i32>,
+}
+
+impl std::str::FromStr for Packing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (codec, level) = text.split_once(':').map_or((text, None), |(codec, level)| (codec, Some(level)));
+        let codec = codec.parse().map_err(|error| format!("{error}"))?;
+        let number =
+            |level: &str| level.parse().map_err(|_| format!("{level:?} is no level: a whole number"));
+        let level = level.map(number).transpose()?;
+        // Said here, where the option is named, and not of two settings.
+        Compression::new(codec, level).map_err(|error| error.to_string())?;
+        Ok(Packing { codec, level })
+    }
+}
 
 /// What the broker waits for before it acknowledges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,9 +289,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Batches")]
     pub(crate) max_wait_time: Option<String>,
 
-    /// The most a batch may be, encoded; also the longest line that is read [default: 1000000]
+    /// The most a batch may be on the wire; also the longest line that is read [default: 1000000]
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Batches")]
     pub(crate) max_batch_bytesize: Option<String>,
+
+    /// How batches are compressed: none, gzip, snappy, lz4, zstd; gzip (1 to 9) and zstd (-131072 to 22) with a level if you
+    /// like, as zstd:3 [default: none; recommended: zstd]
+    #[arg(long, value_name = "CODEC[:LEVEL]", help_heading = "Batches")]
+    pub(crate) compression: Option<Packing>,
 
     /// The most memory that events may hold; when it is full, reading waits [default: 64MiB]
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Batches")]
@@ -378,6 +406,22 @@ mod tests {
         assert_eq!(separator("a\\x00\\\\b"), Ok(b"a\0\\b".to_vec()));
         for bad in ["", "\\", "\\q", "\\x1", "\\xzz"] {
             assert!(separator(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_codec_may_have_a_level_that_it_has() {
+        let packing = |text: &str| text.parse::<Packing>().map(|p| (p.codec, p.level));
+        assert_eq!(packing("zstd"), Ok((Codec::Zstd, None)));
+        assert_eq!(packing("zstd:-5"), Ok((Codec::Zstd, Some(-5))));
+        assert_eq!(packing("GZIP:9"), Ok((Codec::Gzip, Some(9))));
+        for (bad, word) in [
+            ("zip", "snappy"),
+            ("zstd:23", "-131072 to 22"),
+            ("lz4:1", "has no levels"),
+            ("gzip:fast", "whole"),
+        ] {
+            assert!(packing(bad).unwrap_err().contains(word), "{bad}");
         }
     }
 

@@ -97,6 +97,12 @@ fn options(args: &Args, config: &mut Config) -> Vec<&'static str> {
     if let Some(strategy) = args.partitioner {
         config.set_option("partition_strategy", strategy.name(), "--partitioner");
     }
+    if let Some(packing) = args.compression {
+        config.set_option("compression", packing.codec.name(), "--compression");
+        // A level that the file gives is for the file's codec.
+        let level = packing.level.map_or_else(|| "off".to_owned(), |level| level.to_string());
+        config.set_option("compression_level", level, "--compression");
+    }
     if let Some(acks) = args.acks {
         config.set_option("required_acks", i64::from(acks.0), "--acks");
     }

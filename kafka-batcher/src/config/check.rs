@@ -1,7 +1,10 @@
 //! What cannot be, though each value alone could: limits and contradictions.
 
 use kafka_batcher_core::partitioner::Strategy;
-use kafka_batcher_core::{AccumulatorSettings, HEADER_LEN, MAX_CHUNK, SpoolMode, SpoolSettings};
+use kafka_batcher_core::{
+    AccumulatorSettings, Codec, Compression, CompressionError, HEADER_LEN, MAX_CHUNK, MAX_UNCOMPRESSED,
+    SpoolMode, SpoolSettings,
+};
 
 use super::mistake::{Mistake, SaslConfigError};
 use super::table::{CollectorSettings, MetricsConfig, SaslConfig, Settings, SpoolConfig, SslConfig};
@@ -89,6 +92,24 @@ impl CollectorSettings {
                 format!("memory of {n} bytes does not hold two batches of this size ({needed} bytes)");
             found.push(mistake("max_batch_bytesize", message).against("memory"));
         }
+        match self.codec() {
+            Ok(compression) => {
+                if compression.codec() != Codec::None && self.max_batch_bytesize > MAX_UNCOMPRESSED {
+                    let n = self.max_batch_bytesize;
+                    let message =
+                        format!("{n} bytes are more than a compressed batch may hold, {MAX_UNCOMPRESSED}");
+                    found.push(mistake("max_batch_bytesize", message).against("compression"));
+                }
+            }
+            Err(error) => {
+                let inherited = match error {
+                    CompressionError::NoLevels { .. } => "; where one is inherited, say \"off\"",
+                    _ => "",
+                };
+                found
+                    .push(mistake("compression_level", format!("{error}{inherited}")).against("compression"));
+            }
+        }
         if let Some(timeout) = self.delivery_timeout.filter(|timeout| *timeout < settings.request_timeout) {
             let (timeout, least) = (duration_text(timeout), duration_text(settings.request_timeout));
             let message =
@@ -132,6 +153,14 @@ impl CollectorSettings {
     /// Whether batches are stamped.
     pub fn idempotent(&self) -> bool {
         self.enable_idempotence.unwrap_or(self.required_acks == -1)
+    }
+
+    /// How batches are compressed.
+    ///
+    /// # Errors
+    /// The codec has no such level.
+    pub(crate) fn codec(&self) -> Result<Compression, CompressionError> {
+        Compression::new(self.compression, self.compression_level)
     }
 
     pub(crate) fn accumulator(&self) -> AccumulatorSettings {
@@ -291,6 +320,38 @@ mod tests {
     fn acks_decide_about_idempotence_where_nothing_is_said() {
         let with = |required_acks| CollectorSettings { required_acks, ..CollectorSettings::default() };
         assert!(with(-1).idempotent() && !with(1).idempotent() && !with(0).idempotent());
+    }
+
+    #[test]
+    fn a_level_that_the_codec_does_not_have_and_a_batch_that_could_not_be_read_back_are_mistakes() {
+        let with = |compression, level| CollectorSettings {
+            compression,
+            compression_level: level,
+            ..CollectorSettings::default()
+        };
+        for (codec, level, words) in [
+            (Codec::None, 1, "say \"off\""),
+            (Codec::Snappy, 1, "has no levels"),
+            (Codec::Lz4, 9, "has no levels"),
+            (Codec::Gzip, 0, "it has 1 to 9"),
+            (Codec::Zstd, 23, "it has -131072 to 22"),
+        ] {
+            let found = with(codec, Some(level)).check("t", &settings());
+            assert!(found.len() == 1 && found[0].key == "compression_level", "{codec}: {found:?}");
+            assert!(found[0].message.contains(words), "{}", found[0].message);
+        }
+        for (codec, level) in
+            [(Codec::None, None), (Codec::Lz4, None), (Codec::Zstd, Some(-5)), (Codec::Gzip, Some(9))]
+        {
+            assert!(with(codec, level).check("t", &settings()).is_empty(), "{codec}");
+        }
+        let large = Settings { memory: 1 << 30, max_request_size: 200 << 20, ..settings() };
+        let mut huge = with(Codec::Zstd, None);
+        huge.max_batch_bytesize = 65 << 20;
+        assert_eq!(
+            huge.check("t", &large).into_iter().map(|m| m.key).collect::<Vec<_>>(),
+            ["max_batch_bytesize"]
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kafka_batcher_core::partitioner::Strategy;
-use kafka_batcher_core::{OnExpiredTimestamp, OnFull, SpoolMode};
+use kafka_batcher_core::{Codec, OnExpiredTimestamp, OnFull, SpoolMode};
 
 use super::buckets::ProducerBuckets;
 use super::value::{Setting, Value, Written};
@@ -130,8 +130,12 @@ settings! {
         max_wait_time: Duration = Duration::from_millis(5), "ms";
         /// The shortest time between a seal and one by `batch_size`. Longer than `max_wait_time` it does nothing.
         min_delay: Duration = Duration::ZERO, "ms";
-        /// The most a batch may be, encoded, header included. Must not exceed the topic's `max.message.bytes`. An event that does not fit alone is refused to the caller.
+        /// The most a batch may be, encoded, header included; with `compression`, compressed. Must not exceed the topic's `max.message.bytes`. An event that does not fit alone, uncompressed, is refused to the caller.
         max_batch_bytesize: usize = 1_000_000, "bytes";
+        /// How batches are compressed: none, gzip, snappy, lz4, zstd. `max_batch_bytesize` then means bytes on the wire, by what was learned of how much batches shrink. Recommended: zstd at its default level; a Kafka older than 2.1 does not take it. Costs CPU, on as many threads as there are cores.
+        compression: Codec = Codec::None, "";
+        /// The level of gzip (1 to 9, unset: 6) or zstd (-131072 to 22, unset: 1); the other codecs have none. Higher: smaller batches for more CPU.
+        compression_level: Option<i32> = None, "";
         /// True: a batch is ready partition by partition. False: the limits count over the topic and all its partitions are sealed together.
         collect_by_partition: bool = true, "";
         /// How a partition is chosen for an event that names none: murmur2 (as Java's client, events without a key are sticky), sticky, round_robin, random, phash2 (the Elixir library's, also called md5), crc32, fnv1a.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kafka_batcher_core::partitioner::Strategy;
-use kafka_batcher_core::{OnExpiredTimestamp, OnFull, SpoolMode};
+use kafka_batcher_core::{Codec, OnExpiredTimestamp, OnFull, SpoolMode};
 
 use crate::client::SaslMechanism;
 use crate::secret::Secret;
@@ -178,6 +178,17 @@ impl Setting for i16 {
     }
 }
 
+impl Setting for i32 {
+    fn read(value: &Value) -> Result<Self, String> {
+        let text = value.text("a whole number")?;
+        text.parse().map_err(|_| format!("{text:?} is no whole number"))
+    }
+
+    fn written(&self) -> Written {
+        Written::Toml(self.to_string())
+    }
+}
+
 impl Setting for usize {
     fn read(value: &Value) -> Result<Self, String> {
         size(&value.text("a size: bytes, or a text such as \"10MiB\"")?)
@@ -321,7 +332,7 @@ macro_rules! or_off {
         }
     )* };
 }
-or_off! { Duration u64 bool String Secret SaslMechanism }
+or_off! { Duration u64 i32 bool String Secret SaslMechanism }
 
 impl Setting for Option<PathBuf> {
     fn read(value: &Value) -> Result<Self, String> {
@@ -333,6 +344,16 @@ impl Setting for Option<PathBuf> {
 
     fn written(&self) -> Written {
         self.as_ref().map_or(Written::Unset, |path| Written::quoted(&path.to_string_lossy()))
+    }
+}
+
+impl Setting for Codec {
+    fn read(value: &Value) -> Result<Self, String> {
+        value.word(&Codec::ALL)
+    }
+
+    fn written(&self) -> Written {
+        Written::quoted(self.name())
     }
 }
 

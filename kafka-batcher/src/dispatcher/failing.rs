@@ -62,6 +62,7 @@ impl Dispatcher {
 
     async fn spill_what_is_left(&mut self, until: Time) {
         let topic = self.parts.topic.clone();
+        self.stop_compressing();
         self.collect();
         if self.parts.storage.is_none() {
             return;

@@ -130,7 +130,9 @@ impl Dispatcher {
             (oldest, spooled) = (oldest.max(all), spooled.max(on_disk));
         }
         spooled = spooled.max(self.unassigned.oldest_on_disk(unix_ms));
-        let waiting = [topic.oldest(), self.unassigned.oldest_in_memory()].into_iter().flatten().min();
+        let staged = self.lanes.iter().filter_map(|lane| lane.stage.oldest()).min();
+        let waiting =
+            [topic.oldest(), self.unassigned.oldest_in_memory(), staged].into_iter().flatten().min();
         oldest = oldest.max(spooled).max(waiting.map(|since| now.since(since)));
         let ago = |age: Duration| {
             let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);

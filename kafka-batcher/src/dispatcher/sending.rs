@@ -18,7 +18,7 @@ impl Dispatcher {
         }
         self.tell_slow_calls(now);
         self.ask_all(now, unix_ms);
-        for lane in self.lanes.iter_mut().filter(|lane| lane.held && !lane.outbox.has_unsent()) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.held && !lane.has_unsent()) {
             lane.held = false;
             self.parts.topic.look_again();
         }

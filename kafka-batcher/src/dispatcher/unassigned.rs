@@ -383,6 +383,7 @@ impl Dispatcher {
         let step_bytes = self.unassigned.step_bytes();
         let recovered_below = self.unassigned.recovered_below;
         let claims = self.unassigned.claims.clone();
+        let (pool, how) = (self.parts.compression.clone(), self.how());
         let step = async move {
             let ReadBack { batches, next, damage } = storage.read(&lane, from, step_bytes).await?;
             let mut step = Step {
@@ -414,7 +415,11 @@ impl Dispatcher {
                     .map_err(|error| StorageError::Failed(error.to_string()))?;
                 for (partition, batch) in regrouped.assigned {
                     topic.notice(TopicNotice::Sealed(partition));
-                    step.placed.push((partition, 0, batch, found));
+                    let batches = match &how {
+                        Some(how) => pool.clone().compress(batch, how.clone()).await,
+                        None => vec![batch],
+                    };
+                    step.placed.extend(batches.into_iter().map(|batch| (partition, 0, batch, found)));
                 }
                 for (batch, reason) in regrouped.refused {
                     let error = DeliveryError {

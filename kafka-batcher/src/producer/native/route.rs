@@ -6,12 +6,15 @@
 
 use std::sync::Arc;
 
-use kafka_batcher_core::wire::{REQUEST_OVERHEAD, item_overhead};
-use kafka_batcher_core::{ErrorCode, ProduceAnswer, ProduceResult, Refusal};
+use kafka_batcher_core::wire::{Api, REQUEST_OVERHEAD, item_overhead};
+use kafka_batcher_core::{Codec, ErrorCode, ProduceAnswer, ProduceResult, Refusal};
 
 use super::{Sent, send_later};
 use crate::client::{Client, Connection, Node, Piece, PieceItem, not_sent};
 use crate::producer::{PartitionBatch, ProduceRequest};
+
+/// The version of Produce from which on brokers take zstd.
+const ZSTD_PRODUCE: i16 = 7;
 
 pub(super) enum Plan {
     /// One wire request, its answers in the order of the batches.
@@ -93,7 +96,10 @@ impl Planner<'_> {
                         leader.connection
                     ),
                 }),
-                _ => Ok(leader),
+                _ => match self.takes_no_zstd(&batch, leader.node) {
+                    Some(refused) => Err(refused),
+                    None => Ok(leader),
+                },
             },
         };
         match result {
@@ -112,6 +118,24 @@ impl Planner<'_> {
                 0
             }
         }
+    }
+
+    /// zstd needs Produce 7 (KIP-110, Kafka 2.1): to an older broker such a batch is not sent. What it speaks is known while
+    /// the connection is open.
+    fn takes_no_zstd(&self, batch: &PartitionBatch, node: i32) -> Option<ProduceResult> {
+        if batch.batch.codec() != Codec::Zstd {
+            return None;
+        }
+        let newest = self.client.cluster.node(node)?.connection()?.version(Api::Produce)?;
+        (newest < ZSTD_PRODUCE).then(|| {
+            ProduceResult::Refused(Refusal {
+                message: Some(format!(
+                    "the batch is compressed with zstd, which broker {node} does not know: it speaks Produce up to version \
+                     {newest}, and zstd needs {ZSTD_PRODUCE} (Kafka 2.1, KIP-110); upgrade it, or choose another compression"
+                )),
+                ..Refusal::code(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE)
+            })
+        })
     }
 
     fn plan(mut self, size: usize) -> Plan {
@@ -213,6 +237,12 @@ pub(super) fn send(connection: &Arc<Connection>, mut piece: Piece) -> Sending {
             return Sending::Answered(not_sent(&piece, "the connection to the leader changed just now"));
         }
         piece.items.iter_mut().for_each(|item| item.leader.connection = number);
+    }
+    // Next time the connection is open when the way is looked for, and the answer will be clearer.
+    if connection.version(Api::Produce).is_some_and(|newest| newest < ZSTD_PRODUCE)
+        && piece.items.iter().any(|item| item.batch.batch.codec() == Codec::Zstd)
+    {
+        return Sending::Answered(not_sent(&piece, "the broker knows no zstd"));
     }
     let piece = Arc::new(piece);
     let answer = connection.produce(piece.clone());

@@ -1,0 +1,203 @@
+//! `CompressionPool`: where sealed batches are compressed, off every lock and every task of ours.
+//!
+//! The dispatcher gives a batch away as a [`Job`], and can take it back at any moment, compressed or not: at the end, nothing that
+//! could be saved waits for a codec. As many run at once as there are cores, first come first served over all topics; a topic
+//! asks for no more than that, so that one with a long queue leaves room for others.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kafka_batcher_core::{BufferPool, Compression, Compressor, DecodeError, Fitted, RecordBatch, Share};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// Bounded parallelism, and codecs' contexts that are used again.
+pub(crate) struct CompressionPool {
+    permits: Arc<Semaphore>,
+    size: usize,
+    /// At most as many as there are permits.
+    idle: Mutex<Vec<Compressor>>,
+}
+
+/// A batch that is being compressed.
+pub(crate) struct Job {
+    state: Mutex<State>,
+}
+
+enum State {
+    /// Not compressed yet, or as it came out.
+    Whole(RecordBatch),
+    /// It was too large, and came out in parts.
+    Parts(Vec<RecordBatch>),
+    /// It was taken back.
+    Taken,
+}
+
+/// How a topic's batches are compressed.
+#[derive(Clone)]
+pub(crate) struct How {
+    pub(crate) compression: Compression,
+    /// The most that a batch may take on the wire, in bytes.
+    pub(crate) limit: usize,
+    /// Gives memory for the parts of one that takes more.
+    pub(crate) memory: BufferPool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl CompressionPool {
+    /// One for each core.
+    pub(crate) fn new() -> Self {
+        let size = std::thread::available_parallelism().map_or(1, usize::from);
+        CompressionPool { permits: Arc::new(Semaphore::new(size)), size, idle: Mutex::default() }
+    }
+
+    /// Nothing is compressed while somebody has this.
+    #[cfg(test)]
+    pub(crate) async fn hold(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = u32::try_from(self.size).unwrap_or(u32::MAX);
+        self.permits.clone().acquire_many_owned(all).await.expect("it is never closed")
+    }
+
+    /// How many batches are compressed at once.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Compresses a batch that nobody will want back before.
+    pub(crate) async fn compress(self: Arc<Self>, batch: RecordBatch, how: How) -> Vec<RecordBatch> {
+        let job = Job::new(batch);
+        self.run(job.clone(), how).await;
+        job.take()
+    }
+
+    /// Compresses the job's batch, unless it is taken back before. It stays as it is if there is no runtime any more.
+    pub(crate) async fn run(self: Arc<Self>, job: Arc<Job>, how: How) {
+        // It is never closed.
+        let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
+        let pool = self;
+        let work = runtime.spawn_blocking(move || {
+            let mut compressor = lock(&pool.idle).pop().unwrap_or_default();
+            job.work(&mut compressor, &how, Compressor::fit);
+            lock(&pool.idle).push(compressor);
+            drop(permit);
+        });
+        // A runtime that ends runs it no more.
+        let _ = work.await;
+    }
+}
+
+/// [`Compressor::fit`], but for tests.
+type Fit = fn(
+    &mut Compressor,
+    &RecordBatch,
+    Compression,
+    usize,
+    &mut dyn FnMut(usize) -> kafka_batcher_core::Chunk,
+) -> Result<Fitted, DecodeError>;
+
+impl Job {
+    pub(crate) fn new(batch: RecordBatch) -> Arc<Self> {
+        Arc::new(Job { state: Mutex::new(State::Whole(batch)) })
+    }
+
+    /// The batch, as far as it has come; several if it was too large.
+    pub(crate) fn take(&self) -> Vec<RecordBatch> {
+        match std::mem::replace(&mut *lock(&self.state), State::Taken) {
+            State::Whole(batch) => vec![batch],
+            State::Parts(parts) => parts,
+            State::Taken => Vec::new(),
+        }
+    }
+
+    fn work(&self, compressor: &mut Compressor, how: &How, fit: Fit) {
+        let plain = match &*lock(&self.state) {
+            State::Whole(batch) => batch.clone(),
+            _ => return,
+        };
+        let share = Share::new(usize::MAX);
+        let mut chunk = |size| how.memory.acquire_reserve(&share, size);
+        let fitted = catch_unwind(AssertUnwindSafe(|| {
+            fit(compressor, &plain, how.compression, how.limit, &mut chunk)
+        }));
+        // Before it is written over nobody else may hold it.
+        drop(plain);
+        let mut state = lock(&self.state);
+        let State::Whole(batch) = &mut *state else { return };
+        match fitted {
+            Ok(Ok(Fitted::Plain)) => {}
+            Ok(Ok(Fitted::Smaller)) => compressor.put_into(batch, how.compression),
+            Ok(Ok(Fitted::Parts(parts))) => *state = State::Parts(parts),
+            Ok(Err(error)) => tracing::error!(%error, "a batch of ours cannot be read; it is sent as it is"),
+            Err(panic) => {
+                // Its contexts may be in any state.
+                *compressor = Compressor::new();
+                let said = crate::panics::message(panic.as_ref());
+                let codec = how.compression.codec();
+                tracing::error!(%codec, said, "compressing a batch panicked; it is sent uncompressed");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_batcher_core::{Accumulator, AccumulatorSettings, Codec, FlushReason, Offer, Record, Time};
+
+    use super::*;
+
+    fn how() -> How {
+        let compression = Compression::new(Codec::Zstd, None).unwrap();
+        How { compression, limit: 1_000_000, memory: BufferPool::new(1 << 20) }
+    }
+
+    fn batch() -> RecordBatch {
+        let mut accumulator = Accumulator::new(AccumulatorSettings::default(), 0);
+        let mut spare = Some(kafka_batcher_core::Chunk::unpooled(64 << 10));
+        for _ in 0..100 {
+            let record = Record::from("the same words again and again");
+            let offer =
+                Offer { lane: 0, record: &record, timestamp: 1, flush_after: false, want_receipt: false };
+            let _ = accumulator.push(offer, &mut spare, || Time::ZERO).unwrap();
+        }
+        accumulator.seal(FlushReason::Flush, Time::ZERO);
+        accumulator.poll_sealed().unwrap().batch
+    }
+
+    #[test]
+    fn a_codec_that_panics_costs_the_batch_its_compression_and_nobody_else_anything() {
+        let (job, how, mut compressor) = (Job::new(batch()), how(), Compressor::new());
+        job.work(&mut compressor, &how, |_, _, _, _, _| panic!("planted"));
+        assert_eq!(
+            job.take().iter().map(|b| (b.codec(), b.count())).collect::<Vec<_>>(),
+            [(Codec::None, 100)]
+        );
+        let next = Job::new(batch());
+        next.work(&mut compressor, &how, Compressor::fit);
+        assert_eq!(next.take()[0].codec(), Codec::Zstd);
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_back_is_plain_and_stays_so() {
+        let (job, pool) = (Job::new(batch()), Arc::new(CompressionPool::new()));
+        let taken = job.take();
+        pool.clone().run(job.clone(), how()).await;
+        assert_eq!((taken[0].codec(), taken[0].records().unwrap().len()), (Codec::None, 100));
+        assert!(job.take().is_empty());
+        // And one that is not comes out compressed, of contexts that are kept.
+        let other = Job::new(batch());
+        pool.clone().run(other.clone(), how()).await;
+        assert_eq!((other.take()[0].codec(), lock(&pool.idle).len()), (Codec::Zstd, 1));
+    }
+
+    #[test]
+    fn without_a_runtime_a_batch_stays_as_it_is() {
+        let (job, pool) = (Job::new(batch()), Arc::new(CompressionPool::new()));
+        let run = Box::pin(pool.run(job.clone(), how()));
+        assert!(futures_util::FutureExt::now_or_never(run).is_some());
+        assert_eq!(job.take()[0].codec(), Codec::None);
+    }
+}

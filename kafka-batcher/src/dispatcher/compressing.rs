@@ -1,0 +1,172 @@
+//! The stage between sealing and the outbox where batches are compressed, if they are.
+//!
+//! Several at once, but handed to their outbox in the order in which they were sealed; for the outbox a compressed batch is a
+//! batch. What is in here counts as in memory. Once the time to deliver is over nothing is compressed any more, and what is in
+//! here goes on as it is. Without a codec a batch never comes here.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use kafka_batcher_core::{Codec, Compression, RecordBatch, Time};
+
+use super::{Dispatcher, Done, Lane};
+use crate::compression::{How, Job};
+
+/// What of one partition is being compressed, or waits for it; oldest first.
+#[derive(Default)]
+pub(super) struct Stage {
+    jobs: VecDeque<Staged>,
+    /// How many of `jobs`, from the front, have been begun.
+    begun: usize,
+    /// How many batches have gone from here to the outbox.
+    handed: u64,
+}
+
+struct Staged {
+    job: Arc<Job>,
+    opened: Time,
+    events: u32,
+    /// Its size before.
+    plain: usize,
+    done: bool,
+}
+
+/// Which batches somebody waits for: all before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// So many have gone from the stage to the outbox.
+    Stage(u64),
+    /// The outbox has given it this ordinal.
+    Outbox(u64),
+}
+
+impl Stage {
+    pub(super) fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    pub(super) fn events(&self) -> u64 {
+        self.jobs.iter().map(|staged| u64::from(staged.events)).sum()
+    }
+
+    /// Acceptance of the oldest event.
+    pub(super) fn oldest(&self) -> Option<Time> {
+        self.jobs.front().map(|staged| staged.opened)
+    }
+
+    fn ordinal_behind(&self) -> u64 {
+        self.handed + self.jobs.len() as u64
+    }
+}
+
+impl Lane {
+    /// True if a batch waits, to be sent or to be saved: one that came in now would only wait behind it.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.stage.is_empty() || self.outbox.has_unsent()
+    }
+
+    /// Stands for everything that was sealed so far.
+    pub(super) fn mark(&self) -> Mark {
+        match self.stage.is_empty() {
+            true => Mark::Outbox(self.outbox.next_ordinal()),
+            false => Mark::Stage(self.stage.ordinal_behind()),
+        }
+    }
+
+    pub(super) fn settled_below(&self, mark: Mark) -> bool {
+        match mark {
+            Mark::Stage(_) => false,
+            Mark::Outbox(ordinal) => self.outbox.settled_below(ordinal),
+        }
+    }
+}
+
+impl Dispatcher {
+    /// How batches are compressed; `None`: they are not, or not any more.
+    pub(super) fn how(&self) -> Option<How> {
+        let topic = &self.parts.topic;
+        (self.compression.codec() != Codec::None).then(|| How {
+            compression: self.compression,
+            limit: topic.settings.max_batch_bytesize,
+            memory: topic.pool.clone(),
+        })
+    }
+
+    /// A sealed batch on its way to its outbox.
+    pub(super) fn compress(&mut self, partition: i32, batch: RecordBatch, opened: Time) {
+        let Some(lane) = self.lane_mut(partition) else { return };
+        let (events, plain) = (batch.count(), batch.encoded_len());
+        lane.stage.jobs.push_back(Staged { job: Job::new(batch), opened, events, plain, done: false });
+        self.to_compress.push_back(partition);
+        self.begin_compressing();
+    }
+
+    /// Begins as many as may run at once; they are of all partitions, in the order of sealing.
+    fn begin_compressing(&mut self) {
+        let Some(how) = self.how() else { return };
+        while self.compressing < self.parts.compression.size() {
+            let Some(partition) = self.to_compress.pop_front() else { return };
+            let Some(lane) = self.lane_mut(partition) else { continue };
+            let stage = &mut lane.stage;
+            let Some(staged) = stage.jobs.get(stage.begun) else { continue };
+            let (job, ordinal) = (staged.job.clone(), stage.handed + stage.begun as u64);
+            stage.begun += 1;
+            self.compressing += 1;
+            let (pool, how) = (self.parts.compression.clone(), how.clone());
+            self.spawn(async move {
+                pool.run(job, how).await;
+                Done::Compressed { partition, ordinal }
+            });
+        }
+    }
+
+    pub(super) fn compressed(&mut self, partition: i32, ordinal: u64) {
+        self.compressing = self.compressing.saturating_sub(1);
+        self.begin_compressing();
+        let Some(lane) = self.lane_mut(partition) else { return };
+        // It may have been taken back meanwhile.
+        let at = ordinal.checked_sub(lane.stage.handed).and_then(|at| usize::try_from(at).ok());
+        if let Some(staged) = at.and_then(|at| lane.stage.jobs.get_mut(at)) {
+            staged.done = true;
+        }
+        while self.hand_over(partition, |staged| staged.done) {}
+    }
+
+    /// The partition's oldest batch goes to the outbox, if it is one of these.
+    fn hand_over(&mut self, partition: i32, which: impl Fn(&Staged) -> bool) -> bool {
+        let Some(lane) = self.lane_mut(partition) else { return false };
+        if !lane.stage.jobs.front().is_some_and(which) {
+            return false;
+        }
+        let Some(staged) = lane.stage.jobs.pop_front() else { return false };
+        lane.stage.begun = lane.stage.begun.saturating_sub(1);
+        lane.stage.handed += 1;
+        lane.dirty = true;
+        let batches = staged.job.take();
+        let wire = batches.iter().map(RecordBatch::encoded_len).sum();
+        for batch in batches {
+            lane.outbox.on_sealed(batch, staged.opened);
+        }
+        let (gone, here) = (Mark::Stage(lane.stage.handed), Mark::Outbox(lane.outbox.next_ordinal()));
+        for barrier in &mut self.barriers {
+            let mark = usize::try_from(partition).ok().and_then(|p| barrier.marks.get_mut(p));
+            mark.into_iter().filter(|mark| **mark == gone).for_each(|mark| *mark = here);
+        }
+        if let (true, Some(fill)) = (staged.done, &self.parts.topic.fill) {
+            fill.observe(staged.plain, wire);
+        }
+        true
+    }
+
+    /// From now on batches go as they are, those first that wait here.
+    pub(super) fn stop_compressing(&mut self) {
+        self.compression = Compression::NONE;
+        self.to_compress.clear();
+        for partition in 0..self.lanes.len() as i32 {
+            while self.hand_over(partition, |_| true) {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
