@@ -219,7 +219,11 @@ impl RealKafka {
         Ok(self.node_dir(node)?.join("data").join(format!("{topic}-{partition}")))
     }
 
-    fn segments(&self, node: u8, topic: &str, partition: i32) -> Result<Vec<PathBuf>, Error> {
+    /// The log segments of a partition on a node's disk, oldest first.
+    ///
+    /// # Errors
+    /// No such folder; [`Error::NotOurs`].
+    pub fn segments(&self, node: u8, topic: &str, partition: i32) -> Result<Vec<PathBuf>, Error> {
         let dir = self.partition_dir(node, topic, partition)?;
         let failed = || Error::io(format!("cannot list {}", dir.display()));
         let mut files = Vec::new();
