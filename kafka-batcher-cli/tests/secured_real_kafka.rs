@@ -90,7 +90,7 @@ fn replayed(kafka: &RealKafka) -> Result<(), Error> {
     assert!(code == 2 && said.contains("sasl.password: missing"), "{said}");
 
     let produce = ["produce", "--config", &path, "--spool", &spool];
-    let hasty = ["--spool-after", "20ms", "--shutdown-timeout", "1s"];
+    let hasty = ["--spool-after", "20ms", "--shutdown-timeout", "15s"];
     let (code, said) = run(&[&produce[..], &hasty].concat(), Some(PLANTED), "a\nb\nc\n");
     assert_eq!(code, 3, "{said}");
     for words in ["does not let \"alice\" in", &format!("kafka-batcher spool replay {spool} --config {path}")]

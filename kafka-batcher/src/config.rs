@@ -239,8 +239,12 @@ impl Config {
 
 /// The table and the key in it.
 fn place(key: &str) -> (Place, &str) {
-    let named = key.split_once('.').and_then(|(table, key)| Some((Place::of_table(table)?, key)));
-    named.unwrap_or((Place::Application, key))
+    let (table, name) = key.split_once('.').unwrap_or((key, ENABLED));
+    match Place::of_table(table) {
+        Some(Place::Spool) if name == ENABLED => (Place::Application, key),
+        Some(place) => (place, name),
+        None => (Place::Application, key),
+    }
 }
 
 /// Why there is no configuration of a collector.

@@ -246,7 +246,7 @@ impl Connector {
         versions: &ApiVersions,
         wire: &mut Wire,
     ) -> Result<Lifetime, Problem> {
-        let mut exchange = sasl.begin(versions, &self.client_id).await.map_err(Problem::Sasl)?;
+        let mut exchange = sasl.begin(versions, &self.client_id, None).await.map_err(Problem::Sasl)?;
         loop {
             let answer = wire.ask(exchange.request()).await.map_err(|problem| match problem {
                 Problem::HandshakeClosed { .. } => Problem::Sasl(exchange.closed()),

@@ -13,11 +13,11 @@
 //! meantime. Only what the socket does not take at once, or what must wait for a throttle's end (KIP-219), gets a task.
 //! So a request costs one `writev`, one `read`, and one wake-up of who waits for the answer.
 //!
-//! A broker may believe a login for a limited time only (KIP-368). Before it is over the client logs in again over the same
-//! connection: what was sent before is answered first, and nothing else is sent until it is done.
+//! What happens when a broker believes a login for a limited time only is in `connection/renewal.rs`.
+
+mod renewal;
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -30,9 +30,10 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use self::renewal::Login;
 use super::answers;
 use super::cluster::Cluster;
-use super::sasl::{Exchange, Lifetime, Sasl};
+use super::sasl::Sasl;
 use super::sink::{Piece, Progress, Sink};
 use super::transport::{ReadHalf, Transport};
 use crate::clock::later;
@@ -85,14 +86,6 @@ struct State {
     last_untouched: bool,
     /// Whether the broker has answered anything since it said its versions.
     heard: bool,
-}
-
-/// Whether the client is logging in again.
-enum Login {
-    /// Requests go out as they come.
-    Done,
-    /// They wait; only what belongs to the login goes out.
-    UnderWay(Option<Request>),
 }
 
 /// Who writes.
@@ -271,56 +264,6 @@ impl Connection {
                 self.settle(self.drive(sink));
             }
             other => state.life = other,
-        }
-    }
-
-    /// Logs in again before the broker closes the connection: after 85 to 95 % of the time that it gives, as Kafka's own client does,
-    /// so that the connections of many clients do not all do it at once.
-    pub(super) fn prove_again_after(self: &Arc<Self>, lifetime: Lifetime) {
-        if let Some(lifetime) = lifetime {
-            let task = tokio::spawn(prove_again(self.clone(), lifetime)).abort_handle();
-            if self.prover.set(task).is_err() || !self.is_open() {
-                self.prover.get().into_iter().for_each(AbortHandle::abort);
-            }
-        }
-    }
-
-    /// One login over the established connection. The error says why it failed.
-    async fn log_in(self: &Arc<Self>, sasl: &Sasl) -> Result<Lifetime, String> {
-        // What takes time (a token from elsewhere) comes before anything has to wait.
-        let begun = sasl.begin(&self.about.versions, &self.about.client_id);
-        let begun = tokio::time::timeout(self.about.request_timeout, begun).await;
-        let begun =
-            begun.map_err(|_| format!("no secret or token within {:?}", self.about.request_timeout))?;
-        let mut exchange = begun.map_err(|error| error.to_string())?;
-        self.lock().login = Login::UnderWay(None);
-        let done = self.exchange(&mut exchange).await;
-        let mut state = self.lock();
-        state.login = Login::Done;
-        self.push(state);
-        done
-    }
-
-    async fn exchange(self: &Arc<Self>, exchange: &mut Exchange) -> Result<Lifetime, String> {
-        loop {
-            let (reply, answer) = oneshot::channel();
-            {
-                let mut state = self.lock();
-                if let Life::Closed(why) = &state.life {
-                    return Err(why.to_string());
-                }
-                state.login = Login::UnderWay(Some(Request::Ask(exchange.request(), reply)));
-                self.push(state);
-            }
-            match answer.await {
-                Ok(Ok(answer)) => {
-                    if let Some(lifetime) = exchange.answer(&answer).map_err(|error| error.to_string())? {
-                        return Ok(lifetime);
-                    }
-                }
-                Ok(Err(lost)) => return Err(lost.to_string()),
-                Err(_) => return Err("closed".to_owned()),
-            }
         }
     }
 
@@ -525,31 +468,17 @@ impl Connection {
             Err(error) => format!("reading failed: {error}"),
         };
         let state = self.lock();
-        let hint = match !state.heard && !state.in_flight.is_empty() {
-            true if self.about.sasl.is_none() => {
+        let silent = !state.heard && !state.in_flight.is_empty();
+        let hint = match self.about.sasl {
+            _ if state.is_logging_in() => " while this client logged in again",
+            Some(_) if silent => " without answering anything but its versions and the login",
+            None if silent => {
                 " without answering anything but its versions; does this listener want SASL? Then say who this client is ([sasl])"
             }
-            true => " without answering anything but its versions and the login",
-            false => "",
+            _ => "",
         };
         drop(state);
         self.describe(&format!("{what}{hint}"))
-    }
-}
-
-impl State {
-    fn has_next(&self) -> bool {
-        match &self.login {
-            Login::Done => !self.queue.is_empty(),
-            Login::UnderWay(request) => request.is_some(),
-        }
-    }
-
-    fn next(&mut self) -> Option<Request> {
-        match &mut self.login {
-            Login::Done => self.queue.pop_front(),
-            Login::UnderWay(request) => request.take(),
-        }
     }
 }
 
@@ -597,7 +526,13 @@ async fn read_answers(connection: Arc<Connection>, mut half: ReadHalf, mut frame
             biased;
             read = half.read(frames.space()) => match read {
                 Ok(n) if n > 0 => frames.filled(n),
-                over => return connection.close(&connection.ended(over), false),
+                over => {
+                    // A broker that refuses a renewal says why, and closes. Who renews was told just now, and closes with those words.
+                    if connection.lock().is_logging_in() {
+                        tokio::task::yield_now().await;
+                    }
+                    return connection.close(&connection.ended(over), false);
+                }
             },
             () = &mut timer => match connection.late(Instant::now()) {
                 Ok(next) => timer.as_mut().reset(next),
@@ -606,28 +541,6 @@ async fn read_answers(connection: Arc<Connection>, mut half: ReadHalf, mut frame
                 }
             },
         }
-    }
-}
-
-/// Between two logins over one connection: Kafka refuses what comes sooner.
-const LOGIN_PAUSE: Duration = Duration::from_secs(1);
-
-/// Logs in again and again, in time.
-async fn prove_again(connection: Arc<Connection>, mut lifetime: Duration) {
-    let Some(sasl) = connection.about.sasl.clone() else { return };
-    loop {
-        let random = RandomState::new().hash_one(connection.generation()) as f64 / u64::MAX as f64;
-        let part = 0.85 + 0.1 * random;
-        tokio::time::sleep(lifetime.mul_f64(part).max(LOGIN_PAUSE)).await;
-        match connection.log_in(&sasl).await {
-            Ok(Some(next)) => lifetime = next,
-            Ok(None) => return,
-            Err(why) => {
-                let what = format!("logging in again failed: {why}");
-                return connection.close(&connection.describe(&what), false);
-            }
-        }
-        tracing::debug!(broker = connection.name(), ?lifetime, "logged in again");
     }
 }
 

@@ -15,7 +15,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_batcher_core::ErrorCode;
 use kafka_batcher_core::wire::{
@@ -219,11 +219,12 @@ impl Sasl {
         Some(Sasl { mechanism, config, tokens })
     }
 
-    /// Begins to log in: reads the secrets, gets a token.
+    /// Begins to log in: reads the secrets, gets a token; to renew a session: one that was given since it began.
     pub(super) async fn begin(
         &self,
         versions: &ApiVersions,
         client_id: &Arc<str>,
+        since: Option<Instant>,
     ) -> Result<Exchange, SaslError> {
         if versions.common(Api::SaslHandshake).is_none() {
             let message = "it does not speak SaslHandshake 1, which a login takes: use Kafka 1.0 or newer";
@@ -240,7 +241,7 @@ impl Sasl {
             }
             SaslMechanism::OauthBearer => {
                 let found = match &self.tokens {
-                    Some(tokens) => tokens.get().await,
+                    Some(tokens) => tokens.get(since).await,
                     None => Err("nobody gives one".to_owned()),
                 };
                 let token =

@@ -188,11 +188,9 @@ impl TlsStream {
         let mut session = self.lock();
         let n = session.read_tls(&mut Now(&self.socket))?;
         let processed = session.process_new_packets().map(drop).map_err(|error| self.words.of(&error));
-        // An alert that says why, or an answer to a key update. What the socket does not take goes with the next write.
-        match self.try_flush(&mut session) {
-            Err(error) if processed.is_ok() && !would_block(&error) => return Err(error),
-            _ => {}
-        }
+        // An alert that says why, or an answer to a key update. What the socket does not take goes with the next write, and what fails shows
+        // there: what was read until then is still good.
+        let _ = self.try_flush(&mut session);
         processed?;
         Ok(n)
     }

@@ -218,12 +218,16 @@ pub(crate) fn token(user: &str, seconds: i64) -> String {
 }
 
 /// A token provider of a program's own.
-pub(crate) struct Mine;
+pub(crate) struct Mine {
+    pub(crate) seconds: u32,
+}
 
 impl kafka_batcher::TokenProvider for Mine {
     fn token(&self) -> kafka_batcher::producer::BoxFuture<'_, Result<kafka_batcher::Token, String>> {
-        let lifetime = Some(Duration::from_secs(60));
-        Box::pin(async move { Ok(kafka_batcher::Token { value: token("alice", 60).into(), lifetime }) })
+        let lifetime = Some(Duration::from_secs(self.seconds.into()));
+        Box::pin(async move {
+            Ok(kafka_batcher::Token { value: token("alice", self.seconds.into()).into(), lifetime })
+        })
     }
 }
 

@@ -2,7 +2,8 @@
 //! something else keeps fresh, code of the program's own, or a token endpoint (KIP-768, the client-credentials grant of RFC 6749).
 //!
 //! A token whose end is known is kept until four fifths of its life are over, as Kafka's own client does, and one that a broker refused
-//! is forgotten. When no new one can be had the old one serves until its end.
+//! is forgotten. A session is not renewed with the token that it began with: where the broker sees that end a second earlier than we do,
+//! what it would give is too short to be renewed in time. When no new one can be had the old one serves until its end.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -110,8 +111,17 @@ enum Source {
 /// Gets tokens and keeps them for as long as they are good.
 pub(super) struct Tokens {
     source: Source,
-    /// With the end of its freshness and of its life. Held while a new one is fetched: whoever comes meanwhile shares it.
-    kept: Mutex<Option<(Secret, Instant, Instant)>>,
+    /// Held while a new one is fetched: whoever comes meanwhile shares it.
+    kept: Mutex<Option<Kept>>,
+}
+
+struct Kept {
+    token: Secret,
+    fetched: Instant,
+    /// Until when no other is looked for.
+    fresh: Instant,
+    /// Until when it is good.
+    end: Instant,
 }
 
 impl Tokens {
@@ -130,28 +140,29 @@ impl Tokens {
         Some(Tokens { source, kept: Mutex::default() })
     }
 
-    /// A token that is good now.
-    pub(super) async fn get(&self) -> Result<Secret, String> {
+    /// A token that is good now; for a session that began with an earlier one: fetched since then.
+    pub(super) async fn get(&self, since: Option<Instant>) -> Result<Secret, String> {
         let mut kept = self.kept.lock().await;
         let now = Instant::now();
-        if let Some((token, fresh, _)) = kept.as_ref().filter(|(_, fresh, _)| *fresh > now) {
-            tracing::trace!(?fresh, "the token is fresh");
-            return Ok(token.clone());
+        let serves = |kept: &&Kept| kept.fresh > now && since.is_none_or(|since| kept.fetched > since);
+        if let Some(kept) = kept.as_ref().filter(serves) {
+            return Ok(kept.token.clone());
         }
         let found = self.fetch().await.and_then(|token| match is_token(token.value.expose()) {
             true => Ok(token),
             false => Err("it is no token (RFC 6750: letters, digits and -._~+/=)".to_owned()),
         });
-        match (found, kept.as_ref().filter(|(.., end)| *end > now)) {
+        match (found, kept.as_ref().filter(|kept| kept.end > now)) {
             (Ok(Token { value, lifetime }), _) => {
-                *kept = lifetime.and_then(|life| {
-                    Some((value.clone(), now.checked_add(life.mul_f64(FRESH))?, now.checked_add(life)?))
-                });
+                let ends =
+                    |life: Duration| Some((now.checked_add(life.mul_f64(FRESH))?, now.checked_add(life)?));
+                let made = |(fresh, end)| Kept { token: value.clone(), fetched: Instant::now(), fresh, end };
+                *kept = lifetime.and_then(ends).map(made);
                 Ok(value)
             }
-            (Err(error), Some((token, ..))) => {
+            (Err(error), Some(kept)) => {
                 tracing::warn!(%error, "no new token, the old one is used until its end");
-                Ok(token.clone())
+                Ok(kept.token.clone())
             }
             (Err(error), None) => Err(error),
         }
@@ -316,7 +327,7 @@ mod tests {
     }
 
     async fn next(tokens: &Tokens) -> String {
-        tokens.get().await.map_or_else(|error| error, |token| token.expose().to_owned())
+        tokens.get(None).await.map_or_else(|error| error, |token| token.expose().to_owned())
     }
 
     #[tokio::test]
@@ -325,6 +336,20 @@ mod tests {
         assert_eq!((next(&tokens).await, next(&tokens).await), ("token1".to_owned(), "token1".to_owned()));
         tokens.forget().await;
         assert_eq!(next(&tokens).await, "token2");
+    }
+
+    #[tokio::test]
+    async fn a_session_is_renewed_with_another_token_than_it_began_with_and_sessions_share_it() {
+        let tokens = tokens(Some(Duration::from_secs(3600)), &[3]);
+        assert_eq!(next(&tokens).await, "token1");
+        let (first, second) = (Instant::now(), Instant::now());
+        let renewed = |since| {
+            let tokens = &tokens;
+            async move { tokens.get(Some(since)).await.unwrap().expose().to_owned() }
+        };
+        assert_eq!((renewed(first).await, renewed(second).await), ("token2".to_owned(), "token2".to_owned()));
+        // And the third cannot be had.
+        assert_eq!(renewed(Instant::now()).await, "token2");
     }
 
     #[tokio::test]
@@ -339,9 +364,9 @@ mod tests {
     async fn an_old_token_serves_until_its_end_when_no_new_one_can_be_had() {
         let tokens = tokens(Some(Duration::from_secs(3600)), &[2]);
         assert_eq!(next(&tokens).await, "token1");
-        tokens.kept.lock().await.as_mut().unwrap().1 = Instant::now();
+        tokens.kept.lock().await.as_mut().unwrap().fresh = Instant::now();
         assert_eq!(next(&tokens).await, "token1");
-        tokens.kept.lock().await.as_mut().unwrap().1 = Instant::now();
+        tokens.kept.lock().await.as_mut().unwrap().fresh = Instant::now();
         assert_eq!(next(&tokens).await, "token3");
     }
 
@@ -359,7 +384,7 @@ mod tests {
         {
             let provider = Arc::new(Bad(bad));
             let tokens = Tokens::new(&SaslConfig::default(), &SslConfig::default(), Some(provider)).unwrap();
-            let said = tokens.get().await.unwrap_err();
+            let said = tokens.get(None).await.unwrap_err();
             assert!(said.contains(words) && !said.contains("hunter2"), "{said}");
         }
     }

@@ -15,6 +15,9 @@ fn ssl_and_sasl_are_a_table_or_true_or_absent() {
     assert!(!ssl("").is_on() && !ssl("ssl = false").is_on());
     assert!(ssl("ssl = true").is_on() && ssl("[ssl]").is_on() && ssl("[ssl]\nserver_name = \"a\"").is_on());
     assert!(!ssl("[ssl]\nenabled = false\nserver_name = \"a\"").is_on());
+    let mut option = begin("");
+    option.set_option("ssl", true, "--ssl");
+    assert!(option.says("ssl") && option.resolve().expect("no mistakes").ssl.is_on());
     let environment = |variables: &[(&str, &str)]| with(begin(""), variables).resolve();
     assert!(environment(&[("KAFKA_BATCHER__SSL", "true")]).expect("no mistakes").ssl.is_on());
     assert!(environment(&[("KAFKA_BATCHER__SSL__SERVER_NAME", "a")]).expect("no mistakes").ssl.is_on());
