@@ -61,3 +61,42 @@ async fn while_kafka_is_away_the_metrics_say_so_and_when_it_is_back_they_return(
     assert_eq!(gauge("broker_connected", &last), 1.0);
     assert!(batcher.shutdown(LONG).await.all_delivered());
 }
+
+/// From memory to disk as they are, found there by the next process, given their partitions, one of them put aside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn events_whose_topic_nobody_knows_are_in_the_accounts_at_every_step() {
+    let kafka = kafka_batcher_broker::EmbeddedKafka::builder().start().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let start = || builder(&kafka).spool(dir.path()).spool_after(Duration::from_millis(20)).start();
+    let events = |state: &str, scrape: &Scrape| {
+        scrape.value("kafka_batcher_events", &[("topic", TOPIC), ("state", state)])
+    };
+    let counted =
+        |name: &str, scrape: &Scrape| scrape.value(&format!("kafka_batcher_events_{name}_total"), &[]);
+
+    let first = start().await.unwrap();
+    let flights = first.collector(TOPIC).build().unwrap();
+    for n in 0..50 {
+        flights.add_event(format!("{n}").as_str()).await.unwrap();
+    }
+    let mut nowhere = kafka_batcher::Record::from("nowhere");
+    nowhere.partition = Some(99);
+    flights.add_event(nowhere).await.unwrap();
+    let mut last = Scrape::default();
+    scrape_until(&first, &mut last, |scrape| events("spooled", scrape) == 51.0).await;
+    assert!(last.value("kafka_batcher_spool_oldest_age_seconds", &[]) > 0.0);
+    drop(first.shutdown(Duration::ZERO).await);
+    drop((flights, first));
+
+    let second = start().await.unwrap();
+    let flights = second.collector(TOPIC).build().unwrap();
+    let mut last = Scrape::default();
+    scrape_until(&second, &mut last, |scrape| counted("recovered", scrape) == 51.0).await;
+    flights.add_event("newer").await.unwrap();
+    kafka.create_topic(kafka_batcher_broker::TopicSpec::new(TOPIC, 2)).unwrap();
+    scrape_until(&second, &mut last, |scrape| counted("delivered", scrape) == 51.0).await;
+    assert_eq!((events("dead_lettered", &last), counted("dead_lettered", &last)), (1.0, 1.0));
+    assert_eq!((counted("recovered", &last), counted("accepted", &last)), (51.0, 1.0));
+    assert_eq!(last.value("kafka_batcher_spool_oldest_age_seconds", &[]), 0.0);
+    drop(second.shutdown(LONG).await);
+}
