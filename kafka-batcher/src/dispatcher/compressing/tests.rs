@@ -62,9 +62,9 @@ fn reason(outcome: Result<Delivery, ReceiptError>) -> FailureReason {
     }
 }
 
-/// Resolves when so many events were sealed and are still in memory.
+/// Resolves when so many events were sealed and taken by the dispatcher, and are still in memory.
 async fn staged(batcher: &KafkaBatcher, collector: &Collector, events: u64) {
-    while collector.topic.open_events() > 0 {
+    while collector.topic.oldest().is_some() {
         tokio::task::yield_now().await;
     }
     let report = batcher.report().await;
