@@ -1,11 +1,14 @@
 //! The command against a real Kafka, read back by Kafka's own Java tools: real data, its count, its bytes, the order
 //! per key, the partition of every key, and the log on disk.
 
+#[path = "support/http.rs"]
+mod web;
+
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
 
-use kafka_batcher_testkit::{Error, Isolation, Options, RealKafka, Suite, Tally};
+use kafka_batcher_testkit::{Error, Isolation, Options, RealKafka, Scrape, Suite, Tally};
 use serde_json::Value;
 
 const FLIGHTS: &str = include_str!("../../data/flights.ndjson");
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
             real_data(kafka, "earthquakes", EARTHQUAKES, "/properties/net", "/properties/net")
         })
         .test("a receipt names the place where java finds the line", receipts)
+        .test("the metrics count what java finds", metrics)
         .test("a tombstone and a header are what java reads", tombstone)
         .test("a missing topic is named with what to do", missing_topic)
         .test("segments that are exported from a spool are what kafka reads", exported)
@@ -153,6 +157,51 @@ fn receipts(kafka: &RealKafka) -> Result<(), Error> {
     for record in read {
         let line = by_place.get(&(i64::from(record.partition), record.offset)).expect("a receipt");
         assert_eq!(record.value.expect("a value"), line.to_string().into_bytes());
+    }
+    Ok(())
+}
+
+/// What is scraped while the command lives is held against the log as Kafka's own tools see it.
+fn metrics(kafka: &RealKafka) -> Result<(), Error> {
+    let topic = kafka.fresh_topic("metrics", 3, &[])?;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kafka-batcher"))
+        .args(["produce", "-b", kafka.bootstrap(), "--topic", &topic, "--receipts=delivered"])
+        .args(["--metrics-addr", "127.0.0.1:0", "--partitioner", "round_robin", "--batch-size", "100"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let said = BufReader::new(child.stderr.take().expect("stderr")).lines();
+    let address =
+        said.map_while(Result::ok).find_map(|line| web::metrics_address(&line)).expect("an address");
+    let mut stdin = child.stdin.take().expect("stdin");
+    let input: String = (1..=5000).map(|n| format!("line {n}\n")).collect();
+    stdin.write_all(input.as_bytes()).expect("it reads");
+    let receipts = BufReader::new(child.stdout.take().expect("stdout")).lines().take(5000);
+    assert_eq!(receipts.map_while(Result::ok).count(), 5000);
+    let scrape = Scrape::parse(&web::get(&address, "/metrics").body);
+    drop(stdin);
+    child.kill().and_then(|()| child.wait()).expect("it ends");
+    scrape.balances("kafka_batcher", &topic);
+    let of = |name: &str| scrape.value(&format!("kafka_batcher_{name}"), &[("topic", &topic)]) as u64;
+    assert_eq!(kafka.consume(&topic, Isolation::Committed)?.len() as u64, of("events_delivered_total"));
+    if kafka.is_ours() {
+        let dump = kafka.dump_log(&topic)?;
+        assert_eq!((dump.records(), dump.batches.len() as u64), (5000, of("batches_delivered_total")));
+        assert_eq!(dump.batches.iter().map(|batch| batch.size).sum::<u64>(), of("delivered_bytes_total"));
+        // Each attempt is observed, and each error was one.
+        let errors = scrape.get("kafka_batcher_produce_errors_total", &[]).unwrap_or(0.0) as u64;
+        let attempts = of("producer_duration_seconds_count");
+        assert_eq!(
+            (attempts, of("producer_batch_messages_count_count")),
+            (dump.batches.len() as u64 + errors, attempts)
+        );
+        if errors == 0 {
+            assert_eq!(of("producer_batch_messages_count_sum"), 5000);
+            assert_eq!(of("producer_batch_total_size_byte_sum"), of("delivered_bytes_total"));
+        }
+        println!("metrics: {} batches, {errors} errors", dump.batches.len());
     }
     Ok(())
 }

@@ -397,9 +397,9 @@ impl KafkaBatcher {
         sum
     }
 
-    /// The metrics as text, all accounts of now: the content of the registry, which is [`Builder::metrics_registry`]'s if one was given. For a server of your own: answer
-    /// with [`TextFormat::content_type`], in the format that [`TextFormat::from_accept`] finds. After a shutdown it says the last
-    /// values. With `telemetry = false` it says nothing.
+    /// The metrics as text, all accounts of now: the content of the registry, which is [`Builder::metrics_registry`]'s if one was
+    /// given. For a server of your own: answer with [`TextFormat::content_type`], in the format that [`TextFormat::from_accept`]
+    /// finds. After a shutdown it says the last values. With `telemetry = false` it says nothing. Cancel-safe.
     ///
     /// A topic whose task is busy with user code for longer than a second is shown as it last was.
     pub async fn metrics_text(&self, format: TextFormat) -> String {

@@ -133,12 +133,13 @@ impl Builder {
         self
     }
 
-    /// Puts the metrics into this registry of the program's, beside its own: whoever serves it serves them. The registry of the crate
-    /// [`prometheus`](crate::prometheus), in the version that this crate gives on.
+    /// Puts the metrics into this registry of the program's, beside its own: whoever serves it serves them. It is one of the crate
+    /// `prometheus` in the version that this crate hands on, [`kafka_batcher::prometheus`](crate::prometheus).
     ///
-    /// What was counted is then as it was at most a second ago while something goes on (all of one instant, so that it adds up), and
-    /// exact when nothing does; [`KafkaBatcher::metrics_text`] gives the registry's content with the accounts of now. The metrics leave the registry when the batcher is dropped. Two batchers of one
-    /// process need registries, or prefixes, of their own.
+    /// What is gathered there is at most a second old while something goes on (each topic's accounts all of one instant, so that
+    /// they add up), and exact when nothing does; [`KafkaBatcher::metrics_text`] gives the registry's content with the accounts of
+    /// now. The metrics leave the registry when the batcher is dropped. Two batchers need registries, or prefixes, of their own:
+    /// otherwise the second is [`BuildError::Metrics`].
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -325,7 +326,8 @@ impl Builder {
     /// error: events are accepted, and delivered when it is back.
     ///
     /// # Errors
-    /// [`BuildError::BadConfig`] with every mistake at once; [`BuildError::Spool`] if the directory cannot be used.
+    /// [`BuildError::BadConfig`] with every mistake at once; [`BuildError::Spool`] if the directory cannot be used;
+    /// [`BuildError::Metrics`] if another batcher has its metrics in the registry.
     // Async although nothing is awaited yet: callers must not have to change.
     #[allow(clippy::unused_async)]
     pub async fn start(mut self) -> Result<KafkaBatcher, BuildError> {

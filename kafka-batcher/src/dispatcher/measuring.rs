@@ -151,3 +151,31 @@ impl Dispatcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::KafkaBatcher;
+
+    #[tokio::test]
+    async fn where_nothing_happens_and_nobody_looks_no_timer_runs() {
+        for shared in [true, false] {
+            let builder = KafkaBatcher::builder(["127.0.0.1:1"]);
+            let builder = match shared {
+                true => builder.metrics_registry(prometheus::Registry::new()),
+                false => builder,
+            };
+            let batcher = builder.start().await.unwrap();
+            let flights = batcher.collector("flights").build().unwrap();
+            let mut meter = Meter::new(flights.topic.telemetry.clone().unwrap());
+            let published = Time::from_millis(5_000);
+            let again = shared.then_some(published + PUBLISHED_EVERY);
+            assert_eq!(meter.due(false), shared.then_some(Time::ZERO));
+            (meter.published, meter.changed) = (Some(published), false);
+            assert_eq!((meter.due(false), meter.due(true)), (None, again));
+            meter.changed = true;
+            assert_eq!(meter.due(false), again);
+            drop(batcher.shutdown(Duration::ZERO).await);
+        }
+    }
+}
