@@ -71,6 +71,7 @@ struct Inner {
     producer: Arc<dyn Producer>,
     storage: Option<Arc<dyn TempStorage>>,
     spool: SpoolSettings,
+    replay_rate: Option<u64>,
     manager: Arc<ConnectionManager>,
     health: watch::Receiver<Health>,
     identity: Arc<Identity>,
@@ -144,8 +145,18 @@ impl KafkaBatcher {
         runtime: Handle,
         stop: Option<oneshot::Sender<()>>,
     ) -> Result<Self, BuildError> {
-        let Choices { settings, defaults, registry, producer, storage, mut spool, notifier, metrics, seed } =
-            choices;
+        let Choices {
+            settings,
+            defaults,
+            registry,
+            producer,
+            storage,
+            mut spool,
+            replay_rate,
+            notifier,
+            metrics,
+            seed,
+        } = choices;
         if storage.as_ref().is_some_and(|storage| !storage.keeps()) {
             // With write-ahead every event would be lost before it is sent.
             (spool.keeps, spool.mode) = (false, SpoolMode::OnFailure);
@@ -191,6 +202,7 @@ impl KafkaBatcher {
             producer,
             storage,
             spool,
+            replay_rate,
             manager,
             health: watched,
             identity: Arc::new(Identity::default()),
@@ -321,6 +333,7 @@ impl KafkaBatcher {
                 spool: inner.storage.as_ref().map(|_| inner.spool),
             },
             compression: inner.compression.clone(),
+            replay_rate: inner.replay_rate,
             request_timeout: inner.settings.request_timeout,
             info,
             refresh,

@@ -58,6 +58,7 @@ pub(crate) struct Choices {
     pub(crate) producer: Arc<dyn Producer>,
     pub(crate) storage: Option<Arc<dyn TempStorage>>,
     pub(crate) spool: SpoolSettings,
+    pub(crate) replay_rate: Option<u64>,
     pub(crate) notifier: Arc<dyn ErrorNotifier>,
     pub(crate) metrics: Sink,
     pub(crate) seed: u64,
@@ -435,6 +436,7 @@ impl Builder {
         };
         Ok(Choices {
             spool: spool.core(),
+            replay_rate: spool.replay_rate,
             settings,
             defaults,
             registry: Arc::new(registry),

@@ -8,6 +8,7 @@ mod compressing;
 mod failing;
 mod measuring;
 mod outcomes;
+mod pace;
 mod sending;
 mod spooling;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use self::compressing::{Mark, Stage};
 pub(crate) use self::failing::tests::panic_if_planted;
 use self::measuring::{Attempt, Meter};
 use self::outcomes::{Loss, Losses, lost};
+use self::pace::Pace;
 use self::spooling::{PendingRead, Stored};
 use self::unassigned::{Gone, Step, Stuck, Unassigned};
 use crate::compression::CompressionPool;
@@ -151,6 +153,8 @@ pub(crate) struct Parts {
     pub(crate) identity: Arc<Identity>,
     pub(crate) outbox: OutboxSettings,
     pub(crate) compression: Arc<CompressionPool>,
+    /// How many bytes a second may be read back from the storage.
+    pub(crate) replay_rate: Option<u64>,
     pub(crate) request_timeout: Duration,
     pub(crate) info: watch::Receiver<Option<TopicInfo>>,
     pub(crate) refresh: Arc<Notify>,
@@ -176,8 +180,9 @@ pub(crate) struct Dispatcher {
     end: End,
     /// Who asked for a report before the storage was open.
     reports: Vec<oneshot::Sender<Report>>,
-    /// Reads that wait for memory.
+    /// Reads that wait for memory, or for their time.
     reads: VecDeque<PendingRead>,
+    pace: Option<Pace>,
     /// Reads under way, by partition and ticket, and how many bytes they may give.
     reading: HashMap<(i32, u64), usize>,
     /// Until when it holds that a partition makes room on the full disk, or that none can.
@@ -236,6 +241,7 @@ impl Dispatcher {
         Dispatcher {
             meter: parts.topic.telemetry.clone().map(Meter::new),
             compression: parts.topic.compression,
+            pace: parts.replay_rate.map(Pace::new),
             to_compress: VecDeque::new(),
             compressing: 0,
             parts,
@@ -362,7 +368,9 @@ impl Dispatcher {
         let spool = self.unassigned_timer(now);
         let losses = self.losses.values().filter_map(Losses::due).min();
         let slow = self.calls.values().copied().min();
-        let timers = [self.parts.topic.next_due(), retry, deadline, spool, self.open_again_at, losses, slow];
+        let pace = self.pace.as_ref().filter(|_| !self.reads.is_empty()).map(Pace::next);
+        let timers =
+            [self.parts.topic.next_due(), retry, deadline, spool, self.open_again_at, losses, slow, pace];
         timers.into_iter().flatten().min()
     }
 

@@ -101,4 +101,5 @@ pub use typed::TypedCollector;
 /// The README's examples, compiled as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
+#[doc = include_str!("../../MIGRATING.md")]
 struct Readme;

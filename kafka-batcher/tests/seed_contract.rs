@@ -5,7 +5,8 @@ use std::path::Path;
 
 const HEADING: &str = "### The contract, row by row";
 
-/// The parts, settings, metrics and defects; a row that is left out would otherwise not be missed.
+/// The parts, settings, metrics and phash2; a row that is left out would otherwise not be missed. (A second client, Producers.KafkaEx
+/// there, is not there yet.)
 const ROWS: &[&str] = &[
     "Supervisor",
     "AccumulatorsPoolSupervisor",
@@ -25,6 +26,7 @@ const ROWS: &[&str] = &[
     "TempStorage, TempStorage.Batch",
     "TempStorage.Default",
     "ErrorNotifier, DefaultErrorNotifier",
+    "PromEx plugin",
     "Config",
     "endpoints",
     "topic_name",
@@ -37,14 +39,19 @@ const ROWS: &[&str] = &[
     "batch_flusher",
     "required_acks",
     "allow_topic_auto_creation",
+    "sasl",
+    "ssl",
+    "telemetry",
+    "kafka_topic_aliases, producer_buckets",
     "reconnect_timeout, recheck_kafka_availability_interval",
     "max_restart",
     "merge order",
+    "metrics kept",
     "phash2",
 ];
 
-/// Those of the defects that have their tests by now.
-const DEFECTS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15];
+/// So many defects does the list have.
+const DEFECTS: u32 = 16;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -84,7 +91,7 @@ fn every_row_of_the_contract_names_tests_that_exist() {
         rows.push(row.to_owned());
     }
     let expected = ROWS.iter().map(|row| (*row).to_owned());
-    for row in expected.chain(DEFECTS.iter().map(|n| format!("defect {n}"))) {
+    for row in expected.chain((1..=DEFECTS).map(|n| format!("defect {n}"))) {
         assert!(rows.contains(&row), "the table has no row {row:?}");
     }
 }

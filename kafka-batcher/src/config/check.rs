@@ -205,6 +205,12 @@ impl SpoolConfig {
         if self.storage.is_some() && self.dir.is_some() {
             found.push(mistake("storage", "a directory is given, too: one of storage and dir must go"));
         }
+        if self.replay_rate == Some(0) {
+            found.push(mistake(
+                "replay_rate",
+                "0 would never send what the spool holds; unset (\"off\") is without a bound",
+            ));
+        }
         if self.max_bytes == 0 {
             found.push(mistake("max_bytes", "0 would hold nothing; for no spool, say mode = \"off\""));
         }

@@ -440,3 +440,25 @@ fn what_cannot_be_a_metric_is_told_with_its_place() {
         &["KAFKA_BATCHER__METRICS__PRODUCER_BUCKETS: metrics.producer_buckets: expected sub_second, prom_ex"],
     );
 }
+
+#[test]
+fn the_files_in_the_documents_have_no_mistakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let password = dir.path().join("password");
+    std::fs::write(&password, "secret").unwrap();
+    let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls/ca.pem");
+    let documents =
+        [include_str!("../../../README.md"), include_str!("../../../MIGRATING.md")].map(|document| {
+            let files = document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+            let files: Vec<_> = files.filter(|file| file.contains("endpoints")).collect();
+            for file in &files {
+                let file = file.replace("/etc/kafka/ca.pem", ca);
+                let file = file.replace("/run/secrets/kafka", &password.to_string_lossy());
+                if let Err(mistakes) = Config::from_toml(&file, "document").resolve() {
+                    panic!("{mistakes}\n{file}");
+                }
+            }
+            files.len()
+        });
+    assert_eq!(documents, [1, 1]);
+}

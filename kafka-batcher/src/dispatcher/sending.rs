@@ -26,7 +26,7 @@ impl Dispatcher {
             self.open_again_at = None;
             self.open_storage();
         }
-        self.start_reads();
+        self.start_reads(now);
         self.drive_unassigned(now);
         self.settle_barriers();
         if self.closing.as_ref().is_some_and(|closing| closing.deadline <= now) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt};
 use kafka_batcher_core::{Action, ClusterId, ReadBack, StorageError, Time, TopicPartition};
 
-use super::{Closing, Dispatcher, Done, End, Lane};
+use super::{Closing, Dispatcher, Done, End, Lane, Pace};
 use crate::connection_manager::{ClusterHealth, SpoolHealth};
 use crate::error_notifier::NotificationKind;
 use crate::panics;
@@ -376,9 +376,14 @@ impl Dispatcher {
         self.lanes.iter().map(|lane| lane.outbox.replay_bytes()).sum()
     }
 
-    /// Starts the reads that there is memory for.
-    pub(super) fn start_reads(&mut self) {
+    /// Starts the reads that there is memory for, and whose time has come. With a bound on the rate they go one by one: what a read
+    /// brings is known when it is there.
+    pub(super) fn start_reads(&mut self, now: Time) {
         if self.reads.is_empty() {
+            return;
+        }
+        let stretch = self.pace.as_ref().map(Pace::stretch);
+        if self.pace.as_ref().is_some_and(|pace| pace.next() > now || !self.reading.is_empty()) {
             return;
         }
         let Some(storage) = self.storage() else { return };
@@ -393,8 +398,10 @@ impl Dispatcher {
         self.reads_beyond.take_if(|(partition, ticket)| {
             !self.reading.contains_key(&(*partition, *ticket)) && idle(&self.lanes, *partition)
         });
-        for read in std::mem::take(&mut self.reads) {
+        let mut waiting = std::mem::take(&mut self.reads);
+        while let Some(read) = waiting.pop_front() {
             let PendingRead { partition, ticket, from, mut max_bytes } = read;
+            max_bytes = max_bytes.min(stretch.unwrap_or(usize::MAX));
             if held + batch <= bound {
                 max_bytes = max_bytes.min(bound - held);
             } else {
@@ -414,6 +421,9 @@ impl Dispatcher {
                 let result = guarded(async { storage.read(&place, from, max_bytes).await }).await;
                 Done::Stored(Stored::Read { partition, ticket, result })
             });
+            if stretch.is_some() {
+                self.reads.append(&mut waiting);
+            }
         }
     }
 
@@ -444,8 +454,11 @@ impl Dispatcher {
         {
             self.calls.remove(&(partition, *ticket));
         }
-        if let Stored::Read { ticket, .. } = stored {
-            self.reading.remove(&(partition, ticket));
+        if let Stored::Read { ticket, result, .. } = &stored {
+            self.reading.remove(&(partition, *ticket));
+            if let (Some(pace), Ok(read)) = (&mut self.pace, result) {
+                pace.read(read.batches.iter().map(|stored| stored.batch.encoded_len()).sum(), now);
+            }
         }
         if let Stored::Rejected { result: Ok(()), .. } = stored {
             self.count_dropped_letters();

@@ -71,3 +71,36 @@ async fn what_is_read_back_is_bounded_whatever_the_number_of_partitions_and_all_
     let report = batcher.shutdown(LONG).await;
     assert!(report.all_delivered() && report.balances() && report.replay_bytes == 0, "{report:?}");
 }
+
+/// The rate is so low that what the first read brought is not paid for before the test is over.
+#[tokio::test]
+async fn a_bound_on_the_rate_of_replay_lets_one_batch_go_and_holds_the_next_one_until_its_time() {
+    let kafka = kafka(2);
+    let (told, bootstrap) = (Told::default(), kafka.bootstrap());
+    let start = async |rate: Option<u64>, dir: &std::path::Path| {
+        let builder = builder_at(&bootstrap, &told).spool(dir).collector_defaults(|d| d.batch_size = 1);
+        let builder = builder.spool_settings(|s| (s.replay_rate, s.min_free_bytes) = (rate, Some(0)));
+        let batcher = builder.start().await.unwrap();
+        let flights = batcher.collector(TOPIC).build().unwrap();
+        (batcher, flights)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (batcher, flights) = start(Some(1), dir.path()).await;
+    ready(&batcher, TOPIC).await;
+    kafka.stop_broker(1).unwrap();
+    for i in 0..10 {
+        flights.add_event(to(i % 2, "x")).await.unwrap();
+    }
+    flights.flush().await;
+    assert_eq!(batcher.report().await.spooled, 10);
+    kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
+    while batcher.report().await.delivered == 0 {
+        tokio::task::yield_now().await;
+    }
+    let report = batcher.shutdown(Duration::from_millis(200)).await;
+    assert_eq!((report.delivered, report.spooled), (1, 9), "{report:?}");
+    // The rest goes at once where nobody says otherwise.
+    let (batcher, _flights) = start(None, dir.path()).await;
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.all_delivered() && report.delivered == 9, "{report:?}");
+}
