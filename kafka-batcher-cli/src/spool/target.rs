@@ -20,7 +20,7 @@ pub(super) struct Target {
     brokers: Vec<String>,
 
     /// The configuration that the spool was filled with: its endpoints, [ssl] and [sasl] are used; its spool and collectors are not
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'c', long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 

@@ -8,7 +8,7 @@ use kafka_batcher_core::{
     Time, Trouble,
 };
 
-use super::{Dispatcher, LOSSES_TOLD_EVERY};
+use super::{Dispatcher, End, LOSSES_TOLD_EVERY};
 use crate::connection_manager::{SpoolHealth, TopicHealth};
 use crate::error_notifier::NotificationKind;
 use crate::storage::DroppedLetters;
@@ -156,6 +156,10 @@ impl Dispatcher {
     }
 
     fn recovered(&mut self, partition: i32) {
+        // Nothing waits any more then, because it was put on disk or given up.
+        if self.end != End::NotYet {
+            return;
+        }
         let partitions = self.lanes.len() as i32;
         let Some(lane) = self.lane_mut(partition) else { return };
         lane.spooling = false;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use kafka_batcher::{FailureReason, ReceiptError, SpoolMode};
+use kafka_batcher::{FailureReason, NotificationKind, ReceiptError, SpoolMode};
 
-use crate::support::{outcome, ready};
+use crate::support::{outcome, ready, until};
 use crate::{Site, everywhere};
 
 #[tokio::test]
@@ -57,7 +57,10 @@ async fn shutdown_puts_what_is_left_on_disk_and_the_next_start_delivers_it() {
         ready(&batcher, crate::TOPIC).await;
         site.stop_kafka();
         let receipts = site.send(&collector, 100).await;
+        until(|| site.told.count(NotificationKind::ProducerError) > 0).await;
         let report = batcher.shutdown(Duration::ZERO).await;
+        // Once it was told there, when all was on disk, that deliveries go on: a pager would have closed itself.
+        assert_eq!(site.told.count(NotificationKind::Recovered), 0);
         assert!(report.balances() && report.spooled == 100 && report.lost == 0, "{report:?}");
         site.durable(&receipts).await;
         for (_, receipt) in &receipts {
