@@ -47,6 +47,20 @@ impl Secret {
     }
 }
 
+/// The most that is repeated of somebody else's words, in characters.
+const LONGEST_WORDS: usize = 300;
+
+/// The words of a broker or an endpoint as an error may repeat them: without these secrets, without control characters, and not
+/// without end.
+pub(crate) fn scrubbed(words: &str, secrets: &[&str]) -> String {
+    let mut secrets: Vec<_> = secrets.iter().filter(|secret| !secret.is_empty()).collect();
+    // One may be a part of another.
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    // Before anything is cut off: half a secret would not be found.
+    let words = secrets.into_iter().fold(words.to_owned(), |words, secret| words.replace(secret, "..."));
+    words.chars().filter(|c| !c.is_control()).take(LONGEST_WORDS).collect()
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(not shown)")
@@ -77,6 +91,13 @@ mod tests {
             std::fs::write(&path, held).unwrap();
             assert_eq!(Secret::from_file(&path).unwrap().expose(), read, "{held:?}");
         }
+    }
+
+    #[test]
+    fn words_of_others_hold_no_secret_not_even_half_of_one_where_they_are_cut() {
+        let padded = format!("{}hunter2 and more", "x".repeat(LONGEST_WORDS - 3));
+        assert_eq!(scrubbed(&padded, &["hunter2"]), format!("{}...", "x".repeat(LONGEST_WORDS - 3)));
+        assert_eq!(scrubbed("not a%20b, a\n", &["", "a", "a%20b"]), "not ..., ...");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use self::bearer::Tokens;
 pub use self::bearer::{Token, TokenProvider};
 use self::scram::{Hash, Scram};
 use crate::config::{SaslConfig, SslConfig};
-use crate::secret::Secret;
+use crate::secret::{Secret, scrubbed};
 
 /// How a client proves who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +148,12 @@ impl Place<'_> {
     }
 }
 
+/// Whether an address has `user:password@` before its host.
+fn has_userinfo(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))
+}
+
 fn client_secret(config: &SaslConfig) -> Place<'_> {
     Place { value: &config.client_secret, file: &config.client_secret_file, env: &config.client_secret_env }
 }
@@ -169,6 +175,11 @@ fn password(config: &SaslConfig) -> Place<'_> {
 
 /// What is wrong with the settings; `tls`: whether the connections are encrypted.
 pub(crate) fn check(config: &SaslConfig, tls: bool, tell: &mut dyn FnMut(&'static str, String)) {
+    if config.token_endpoint_url.as_deref().is_some_and(has_userinfo) {
+        let message = "a name or a password stands before the host, and addresses are shown; give client_id and \
+                       client_secret_file instead";
+        tell("token_endpoint_url", message.to_owned());
+    }
     let Some(mechanism) = config.mechanism else {
         return tell("mechanism", format!("missing; say which: {}", SaslMechanism::names()));
     };
@@ -367,7 +378,7 @@ impl Exchange {
         let message = match code {
             ErrorCode::UNSUPPORTED_SASL_MECHANISM => format!(
                 "this listener does not take {name}, it takes {}: set sasl.mechanism to one of these, or use another listener",
-                if offered.is_empty() { "none".to_owned() } else { offered.join(", ") }
+                if offered.is_empty() { "none".to_owned() } else { self.scrubbed(&offered.join(", ")) }
             ),
             ErrorCode::ILLEGAL_SASL_STATE => {
                 "this listener wants no SASL: leave out [sasl], or give the address of a SASL_SSL or SASL_PLAINTEXT listener"
@@ -378,8 +389,19 @@ impl Exchange {
         SaslError { code: Some(code), message }
     }
 
+    /// What a broker says, fit to be told.
+    fn scrubbed(&self, words: &str) -> String {
+        let secret = match &self.client {
+            Client::Plain { password } => password,
+            Client::Scram(scram) => scram.password(),
+            Client::Bearer { token, .. } => token,
+        };
+        scrubbed(words, &[secret.expose()])
+    }
+
     fn refused(&self, code: ErrorCode, words: Option<&str>) -> SaslError {
-        let said = words.map_or_else(|| format!("{} ({})", code.name(), code.0), str::to_owned);
+        let said =
+            words.map_or_else(|| format!("{} ({})", code.name(), code.0), |words| self.scrubbed(words));
         let name = self.mechanism.name();
         let message = match &self.client {
             Client::Bearer { reason, .. } => {
@@ -396,5 +418,42 @@ impl Exchange {
             ),
         };
         SaslError { code: Some(code), message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLANTED: &str = "hunter2-planted";
+
+    fn config(mechanism: SaslMechanism) -> SaslConfig {
+        let login = Some("me".to_owned());
+        SaslConfig { mechanism: Some(mechanism), login, password: Some(PLANTED.into()), ..SaslConfig::default() }
+    }
+
+    /// An attempt, as to a broker that speaks both requests.
+    async fn attempt(config: SaslConfig) -> Result<Exchange, SaslError> {
+        let sasl = Sasl::new(config, &SslConfig::default(), None).unwrap();
+        sasl.begin(&versions(), &"test".into(), None).await
+    }
+
+    fn versions() -> ApiVersions {
+        let speaks = [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 17, 0, 0, 0, 1, 0, 36, 0, 0, 0, 1];
+        kafka_batcher_core::wire::read_api_versions(&speaks, 0).unwrap().1
+    }
+
+    #[tokio::test]
+    async fn a_password_that_a_broker_repeats_is_not_told() {
+        for mechanism in [SaslMechanism::Plain, SaslMechanism::ScramSha256] {
+            let mut exchange = attempt(config(mechanism)).await.unwrap();
+            // No correlation id and no error; then 58 with words.
+            assert_eq!(exchange.answer(&[0; 10]), Ok(None));
+            let words = format!("{}{PLANTED} is wrong", "x".repeat(290));
+            let length = (words.len() as u16).to_be_bytes();
+            let answer = [&[0, 0, 0, 0, 0, 58][..], &length, words.as_bytes(), &[0; 12]].concat();
+            let said = exchange.answer(&answer).unwrap_err().message;
+            assert!(said.contains("xxx... is wr") && !said.contains("hunter"), "{said}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use crate::config::{SaslConfig, SslConfig};
 use crate::panics;
 use crate::producer::BoxFuture;
-use crate::secret::Secret;
+use crate::secret::{Secret, scrubbed};
 
 /// Which part of its life a token serves for before a new one is wanted.
 const FRESH: f64 = 0.8;
@@ -233,10 +233,10 @@ fn ask(config: &SaslConfig, ssl: &SslConfig) -> Result<Token, String> {
         .build()
         .new_agent();
     let scope = config.scope.as_deref().map(|scope| format!("&scope={}", encoded(scope))).unwrap_or_default();
-    let credentials = format!("{}:{}", encoded(id), encoded(secret.expose()));
+    let credentials = super::base64(format!("{}:{}", encoded(id), encoded(secret.expose())).as_bytes());
     let mut response = agent
         .post(url)
-        .header("authorization", format!("Basic {}", super::base64(credentials.as_bytes())))
+        .header("authorization", format!("Basic {credentials}"))
         .header("accept", "application/json")
         .content_type("application/x-www-form-urlencoded")
         .send(format!("grant_type=client_credentials{scope}"))
@@ -248,16 +248,27 @@ fn ask(config: &SaslConfig, ssl: &SslConfig) -> Result<Token, String> {
         .limit(LONGEST_ANSWER)
         .read_to_vec()
         .map_err(|error| failed(&error))?;
+    understand(status, &body, url, &secret, &credentials)
+}
+
+/// What the endpoint answered; `credentials`: as they were sent.
+fn understand(
+    status: u16,
+    body: &[u8],
+    url: &str,
+    secret: &Secret,
+    credentials: &str,
+) -> Result<Token, String> {
     // Errors of the parser are not shown: they may repeat what they read.
-    let answer: Option<Answer> = serde_json::from_slice(&body).ok();
+    let answer: Option<Answer> = serde_json::from_slice(body).ok();
     match answer {
         Some(Answer { access_token: Some(token), expires_in, .. }) if status == 200 => {
             Ok(Token { value: token.into(), lifetime: expires_in.map(Duration::from_secs) })
         }
         Some(Answer { error: Some(error), error_description, .. }) => {
             let more = error_description.map(|words| format!(": {words}")).unwrap_or_default();
-            let said: String = format!("{error}{more}").chars().take(300).collect();
-            let said = said.replace(secret.expose(), "...");
+            let secret = secret.expose();
+            let said = scrubbed(&format!("{error}{more}"), &[secret, &encoded(secret), credentials]);
             Err(format!(
                 "the token endpoint {url} refuses (HTTP {status}, {said}); check sasl.client_id, the client secret and scope"
             ))
@@ -291,9 +302,8 @@ pub(super) const UNDERSTOOD: &[u8] = b"\x01";
 
 /// The broker's reason (RFC 7628, JSON), in words.
 pub(super) fn reason(message: &[u8], token: &Secret) -> String {
-    let said: String =
-        String::from_utf8_lossy(message).chars().filter(|c| !c.is_control()).take(300).collect();
-    said.replace(token.expose(), "...")
+    // JSON may write the slash of a token so.
+    scrubbed(&String::from_utf8_lossy(message).replace("\\/", "/"), &[token.expose()])
 }
 
 #[cfg(test)]
@@ -395,6 +405,24 @@ mod tests {
         let bytes = first(&"abc.def".into(), &extensions);
         assert_eq!(bytes, b"n,,\x01auth=Bearer abc.def\x01logicalCluster=lkc-1\x01identityPoolId=p\x01\x01");
         assert_eq!(first(&"a".into(), &[]), b"n,,\x01auth=Bearer a\x01\x01");
+    }
+
+    #[test]
+    fn what_an_endpoint_or_a_broker_repeats_of_a_secret_is_not_told() {
+        let (secret, credentials) = (Secret::new("hunter 2"), "aWQ6aHVudGVyJTIwMg==");
+        let padding = "x".repeat(290);
+        let body = serde_json::json!({
+            "error": "invalid_client",
+            "error_description": format!("no: hunter 2, hunter%202, Basic {credentials} {padding}"),
+        });
+        let said = understand(401, body.to_string().as_bytes(), "https://a", &secret, credentials).unwrap_err();
+        assert!(said.contains("(HTTP 401, invalid_client: no: ..., ..., Basic ... xxx"), "{said}");
+        let body = format!("{{\"error\":\"invalid_client\",\"error_description\":\"{padding}hunter 2\"}}");
+        let said = understand(401, body.as_bytes(), "https://a", &secret, credentials).unwrap_err();
+        assert!(!said.contains("hun"), "{said}");
+        let said = reason(format!("{}abc.def{padding}", "x".repeat(297)).as_bytes(), &"abc.def".into());
+        assert_eq!(said, format!("{}...", "x".repeat(297)));
+        assert_eq!(reason(br#"{"status":"ab\/c"}"#, &"ab/c".into()), r#"{"status":"..."}"#);
     }
 
     #[test]

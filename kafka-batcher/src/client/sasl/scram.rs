@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::{digest, hmac, pbkdf2, rand};
 
-use crate::secret::Secret;
+use crate::secret::{Secret, scrubbed};
 
 /// How often the hash is applied, at least and at most.
 const ITERATIONS: std::ops::RangeInclusive<u32> = 4096..=131_072;
@@ -90,13 +90,17 @@ impl Scram {
         format!("{GS2_HEADER}{}", self.first_bare).into_bytes()
     }
 
+    pub(super) fn password(&self) -> &Secret {
+        &self.password
+    }
+
     /// Takes the broker's message. `None`: the broker has proven that it knows the password.
     pub(super) fn answer(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, String> {
         let text = std::str::from_utf8(message).map_err(|_| broken("is no text"))?;
         match std::mem::replace(&mut self.state, State::Over) {
             State::First => self.prove(text).map(Some),
             State::Proof { server_key, auth_message } => {
-                verify(text, &server_key, &auth_message).map(|()| None)
+                verify(text, &server_key, &auth_message, &self.password).map(|()| None)
             }
             State::Over => Err(broken("comes behind the last one")),
         }
@@ -144,11 +148,17 @@ impl Scram {
     }
 }
 
-fn verify(server_final: &str, server_key: &hmac::Key, auth_message: &str) -> Result<(), String> {
+fn verify(
+    server_final: &str,
+    server_key: &hmac::Key,
+    auth_message: &str,
+    password: &Secret,
+) -> Result<(), String> {
     let first = server_final.split(',').next().unwrap_or_default();
     if let Some(error) = first.strip_prefix("e=") {
         return Err(format!(
-            "the broker refuses the proof of the password: {error}; check sasl.login and the password"
+            "the broker refuses the proof of the password: {}; check sasl.login and the password",
+            scrubbed(error, &[password.expose()])
         ));
     }
     let signature = first.strip_prefix("v=").and_then(|text| BASE64.decode(text).ok());
@@ -201,7 +211,8 @@ mod tests {
         }
         let mut client = client();
         client.answer(SERVER_FIRST.as_bytes()).unwrap();
-        assert!(client.answer(b"e=invalid-proof").unwrap_err().contains("invalid-proof"));
+        let said = client.answer(b"e=invalid-proof of pencil").unwrap_err();
+        assert!(said.contains("password: invalid-proof of ...; check"), "{said}");
     }
 
     #[test]

@@ -161,6 +161,15 @@ fn a_planted_secret_is_in_nothing_that_is_shown() {
     ] {
         all.push(begin(&wrong).resolve().expect_err("a mistake").to_string());
     }
+    for name in ["KAFKA_BATCHER__SASL", "KAFKA_BATCHER__SSL", "KAFKA_BATCHER__SASL__ALLOW_WITHOUT_TLS"] {
+        let said = with(begin(""), &[(name, PLANTED)]).resolve().expect_err("a mistake").to_string();
+        assert!(said.contains("this is neither true nor false"), "{said}");
+        all.push(said);
+    }
+    let address = format!("[sasl]\ntoken_endpoint_url = \"https://me:{PLANTED}@a/token\"");
+    let said = begin(&address).resolve().expect_err("a mistake").to_string();
+    assert!(said.contains("before the host"), "{said}");
+    all.push(said);
     let oauth = format!(
         "[sasl]\nmechanism = \"oauthbearer\"\ntoken_endpoint_url = \"http://a\"\nclient_secret = \"{PLANTED}\"\n\
          token_provider = \"mine\"\nextensions = [\"auth=a\"]"
