@@ -186,6 +186,8 @@ impl TlsStream {
     /// Moves what the socket has into the session; 0: it has ended.
     fn pull(&self) -> io::Result<usize> {
         let mut session = self.lock();
+        // What failed before fails again, also where the socket has nothing more.
+        session.process_new_packets().map_err(|error| self.words.of(&error))?;
         let n = session.read_tls(&mut Now(&self.socket))?;
         let processed = session.process_new_packets().map(drop).map_err(|error| self.words.of(&error));
         // An alert that says why, or an answer to a key update. What the socket does not take goes with the next write, and what fails shows
@@ -244,7 +246,11 @@ impl TlsStream {
             match self.pull() {
                 Ok(_) => {}
                 Err(error) if would_block(&error) => self.socket.readable().await?,
-                Err(error) => return Err(error),
+                // What came whole before what is broken is good, and is given first: the session keeps the error for the next call.
+                Err(error) => match self.lock().reader().read(into) {
+                    Ok(n) if n > 0 => return Ok(n),
+                    _ => return Err(error),
+                },
             }
         }
     }

@@ -146,6 +146,31 @@ async fn a_connection_that_is_cut_off_has_ended_and_what_came_before_is_read() {
 }
 
 #[tokio::test]
+async fn what_came_before_a_broken_record_is_read_and_then_the_error_is_told() {
+    let (transport, server) = connected(|mut server| {
+        server.conn.complete_io(&mut server.sock).unwrap();
+        server.conn.writer().write_all(b"last words").unwrap();
+        let mut bytes = Vec::new();
+        while server.conn.wants_write() {
+            server.conn.write_tls(&mut bytes).unwrap();
+        }
+        // A record that nobody can decrypt, in the same packet. The socket stays open: nothing more comes, and no end.
+        bytes.extend([23, 3, 3, 0, 32]);
+        bytes.extend([7; 32]);
+        server.sock.write_all(&bytes).unwrap();
+        server
+    })
+    .await;
+    let (mut read, _write) = transport.into_split();
+    let mut buffer = [0; 100];
+    assert_eq!(read.read(&mut buffer).await.unwrap(), 10);
+    assert_eq!(&buffer[..10], b"last words");
+    let said = read.read(&mut buffer).await.unwrap_err().to_string();
+    assert!(said.contains("TLS failed"), "{said}");
+    server.join().unwrap();
+}
+
+#[tokio::test]
 async fn a_broker_that_speaks_no_tls_is_told_from_one_that_closes() {
     for (answer, words) in
         [("HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak TLS"), ("", "closed the connection")]
