@@ -3,7 +3,7 @@
 //! The machine's own root certificates come from rustls-native-certs and are judged by rustls: where the operating system judged
 //! them itself, the reason of a refusal would be another on each system, and mostly "other". `SSL_CERT_FILE` and `SSL_CERT_DIR` are
 //! honoured. The files that a configuration names are read at each new connection: certificates that are renewed under a running
-//! process are used from then on.
+//! process are used from then on. While they do not fit (somebody is about to replace them) what was read before is used.
 
 use std::fmt;
 use std::io;
@@ -25,8 +25,16 @@ type Mistake = (&'static str, String);
 /// How every connection is encrypted.
 pub(crate) struct Tls {
     ssl: SslConfig,
-    /// Made of files with these bytes: sessions are resumed only within one.
-    made: Mutex<Option<(Files, Arc<ClientConfig>)>>,
+    made: Mutex<Option<Made>>,
+}
+
+/// The last configuration that could be made.
+struct Made {
+    /// Of files with these bytes: sessions are resumed only within one.
+    files: Files,
+    config: Arc<ClientConfig>,
+    /// The files hold something else now that cannot be used, and that was told.
+    outlived: bool,
 }
 
 /// What the files hold.
@@ -203,22 +211,24 @@ impl Tls {
         let mut mistakes = Vec::new();
         let files = read(&self.ssl, &mut mistakes);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some((before, config)), []) = (&*made, mistakes.as_slice())
-            && *before == files
+        if let (Some(made), []) = (&mut *made, mistakes.as_slice())
+            && made.files == files
         {
-            return Ok(config.clone());
+            made.outlived = false;
+            return Ok(made.config.clone());
         }
-        match (mistakes.is_empty()).then(|| make(&self.ssl, &files, &mut mistakes)).flatten() {
-            Some(config) => {
-                *made = Some((files, config.clone()));
-                Ok(config)
-            }
-            None => {
-                let said: Vec<_> =
-                    mistakes.iter().map(|(key, message)| format!("ssl.{key}: {message}")).collect();
-                Err(TlsError(said.join("; ")))
-            }
+        if let Some(config) = (mistakes.is_empty()).then(|| make(&self.ssl, &files, &mut mistakes)).flatten()
+        {
+            *made = Some(Made { files, config: config.clone(), outlived: false });
+            return Ok(config);
         }
+        let said: Vec<_> = mistakes.iter().map(|(key, message)| format!("ssl.{key}: {message}")).collect();
+        let error = TlsError(said.join("; "));
+        let Some(made) = &mut *made else { return Err(error) };
+        if !std::mem::replace(&mut made.outlived, true) {
+            tracing::warn!(%error, "the files of TLS cannot be used, what was read before is");
+        }
+        Ok(made.config.clone())
     }
 
     /// The client's side of a connection to this host, and the words for what may go wrong with it.
@@ -374,3 +384,6 @@ fn names(presented: &[String]) -> String {
     });
     plain.collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;
