@@ -282,8 +282,8 @@ impl Client {
                 Ok(sent)
             }
             Err(error) => {
-                let message =
-                    format!("cannot connect to broker {} at {error}{}", node.id, self.hint(node, &endpoint));
+                let hint = if error.is_unreached() { self.hint(node, &endpoint) } else { String::new() };
+                let message = format!("cannot connect to broker {} at {error}{hint}", node.id);
                 let message: Arc<str> = message.into();
                 node.failed(message.clone(), Instant::now());
                 self.cluster.want_refresh();
@@ -381,4 +381,30 @@ pub(crate) fn backoff_of(settings: &ClientSettings) -> BackoffSettings {
 /// A code as people read it.
 pub(crate) fn name(code: ErrorCode) -> String {
     format!("{} ({})", code.name(), code.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_broker_advertises_is_suspected_only_where_nothing_is_reached() {
+        let client = Client::new(ClientSettings::new(["bootstrap:1"]), vec![]);
+        client.cluster.set_found_by(Endpoint::parse("bootstrap:1").unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let said = async || {
+            let backoff = Backoff::new(backoff_of(&client.settings), 1);
+            let node = Node::new(1, endpoint.clone(), backoff);
+            client.with_node(&node, |_| ()).await.unwrap_err()
+        };
+        let accepted = async { drop(listener.accept().await.unwrap()) };
+        let (reached, ()) = tokio::join!(said(), accepted);
+        assert!(reached.contains("it closed the connection") && !reached.contains("advertised"), "{reached}");
+        drop(listener);
+        let unreached = said().await;
+        assert!(unreached.contains("refused") && unreached.contains("advertised.listeners"), "{unreached}");
+    }
 }

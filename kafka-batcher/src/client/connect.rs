@@ -96,6 +96,21 @@ fn listener(tls: bool) -> &'static str {
 }
 
 impl ConnectError {
+    /// Whether nothing was reached anywhere: neither a broker nor anything else.
+    pub(super) fn is_unreached(&self) -> bool {
+        self.attempts.iter().all(|(_, problem)| {
+            matches!(
+                problem,
+                Problem::Resolve(_)
+                    | Problem::ResolveTimeout(_)
+                    | Problem::NoAddress
+                    | Problem::Refused
+                    | Problem::Connect(_)
+                    | Problem::ConnectTimeout(_)
+            )
+        })
+    }
+
     /// The broker's code, if it refused the login.
     pub(super) fn refused(&self) -> Option<ErrorCode> {
         self.attempts.iter().find_map(|(_, problem)| match problem {
