@@ -106,6 +106,9 @@ impl From<WireError> for SaslError {
     }
 }
 
+/// PLAIN separates login and password by it.
+const NUL: &str = "it holds a NUL character, which cannot be sent";
+
 /// Where a secret is to be found.
 struct Place<'a> {
     value: &'a Option<Secret>,
@@ -130,7 +133,7 @@ impl Place<'_> {
             (_, Some(Err((Source::File, error)))) => tell(file, error),
             (_, Some(Err((Source::Env, error)))) => tell(env, error),
             (_, Some(Ok(secret))) if secret.expose().contains('\0') => {
-                tell(key, "it holds a NUL character, which cannot be sent".to_owned());
+                tell(key, NUL.to_owned());
             }
             _ => {}
         }
@@ -189,6 +192,9 @@ pub(crate) fn check(config: &SaslConfig, tls: bool, tell: &mut dyn FnMut(&'stati
         if config.login.as_deref().unwrap_or_default().is_empty() {
             tell("login", format!("missing; {mechanism} needs a login and a password"));
         }
+        if config.login.as_deref().is_some_and(|login| login.contains('\0')) {
+            tell("login", NUL.to_owned());
+        }
         password(config).check("password", mechanism.name(), tell);
     }
     let sent = match mechanism {
@@ -242,6 +248,9 @@ impl Sasl {
             return Err(SaslError::ours(message.to_owned()));
         }
         let login = self.config.login.as_deref().unwrap_or_default();
+        if login.contains('\0') && self.mechanism != SaslMechanism::OauthBearer {
+            return Err(SaslError::ours(format!("sasl.login: {NUL}")));
+        }
         let client = match self.mechanism {
             SaslMechanism::Plain => Client::Plain { password: self.password()? },
             SaslMechanism::ScramSha256 => {
@@ -272,6 +281,9 @@ impl Sasl {
 
     fn password(&self) -> Result<Secret, SaslError> {
         match password(&self.config).read() {
+            Some(Ok(secret)) if secret.expose().contains('\0') => {
+                Err(SaslError::ours(format!("the password cannot be used: {NUL}")))
+            }
             Some(Ok(secret)) => Ok(secret),
             Some(Err((_, error))) => Err(SaslError::ours(format!("the password cannot be had: {error}"))),
             None => Err(SaslError::ours("no password is given".to_owned())),
@@ -429,7 +441,12 @@ mod tests {
 
     fn config(mechanism: SaslMechanism) -> SaslConfig {
         let login = Some("me".to_owned());
-        SaslConfig { mechanism: Some(mechanism), login, password: Some(PLANTED.into()), ..SaslConfig::default() }
+        SaslConfig {
+            mechanism: Some(mechanism),
+            login,
+            password: Some(PLANTED.into()),
+            ..SaslConfig::default()
+        }
     }
 
     /// An attempt, as to a broker that speaks both requests.
@@ -441,6 +458,23 @@ mod tests {
     fn versions() -> ApiVersions {
         let speaks = [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 17, 0, 0, 0, 1, 0, 36, 0, 0, 0, 1];
         kafka_batcher_core::wire::read_api_versions(&speaks, 0).unwrap().1
+    }
+
+    #[tokio::test]
+    async fn what_plain_would_take_for_the_end_of_a_login_or_a_password_is_not_sent() {
+        let with_nul = SaslConfig { login: Some("me\0you".to_owned()), ..config(SaslMechanism::Plain) };
+        let mut told = Vec::new();
+        check(&with_nul, true, &mut |key, message| told.push((key, message)));
+        assert_eq!(told, [("login", NUL.to_owned())]);
+        let said = attempt(with_nul).await.err().unwrap().message;
+        assert!(said.contains("sasl.login: it holds a NUL"), "{said}");
+        // Good when it was checked, and changed since then.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2\0x").unwrap();
+        let password_file = Some(file.path().to_owned());
+        let from_file = SaslConfig { password: None, password_file, ..config(SaslMechanism::ScramSha512) };
+        let said = attempt(from_file).await.err().unwrap().message;
+        assert!(said.contains("the password cannot be used") && !said.contains("hunter2"), "{said}");
     }
 
     #[tokio::test]
