@@ -1,7 +1,8 @@
 //! From an address to a connection that has said which versions it speaks.
 //!
 //! Every address of a name is tried, in the resolver's order, and the name is resolved again each time. The steps are:
-//! resolve, connect, agree upon TLS, ask for versions, log in (SASL). Each has `connect_timeout`.
+//! resolve, connect, agree upon TLS, ask for versions, log in (SASL). Each has `connect_timeout`. What a login needs from elsewhere, such
+//! as a token, is got before the last and has a limit of its own: no broker is blamed for it.
 
 use std::fmt;
 use std::io;
@@ -19,7 +20,7 @@ use tokio::time::timeout;
 use super::Endpoint;
 use super::cluster::Cluster;
 use super::connection::{Connection, Established, Role};
-use super::sasl::{Lifetime, Sasl, SaslError};
+use super::sasl::{Exchange, Lifetime, Sasl, SaslError};
 use super::tls::{Tls, TlsError};
 use super::transport::{TlsStream, Transport};
 
@@ -220,7 +221,8 @@ impl Connector {
         let lifetime = match &self.sasl {
             None => None,
             Some(sasl) => {
-                match timeout(self.connect_timeout, self.log_in(sasl, &versions, &mut wire)).await {
+                let exchange = sasl.begin(&versions, &self.client_id, None).await.map_err(Problem::Sasl)?;
+                match timeout(self.connect_timeout, self.log_in(sasl, exchange, &mut wire)).await {
                     Ok(lifetime) => lifetime?,
                     Err(_) => return Err(Problem::SaslTimeout(self.connect_timeout)),
                 }
@@ -258,10 +260,9 @@ impl Connector {
     async fn log_in(
         &self,
         sasl: &Sasl,
-        versions: &ApiVersions,
+        mut exchange: Exchange,
         wire: &mut Wire,
     ) -> Result<Lifetime, Problem> {
-        let mut exchange = sasl.begin(versions, &self.client_id, None).await.map_err(Problem::Sasl)?;
         loop {
             let answer = wire.ask(exchange.request()).await.map_err(|problem| match problem {
                 Problem::HandshakeClosed { .. } => Problem::Sasl(exchange.closed()),
@@ -271,7 +272,7 @@ impl Connector {
                 Ok(Some(lifetime)) => return Ok(lifetime),
                 Ok(None) => {}
                 Err(error) => {
-                    sasl.refused().await;
+                    sasl.refused(&exchange);
                     return Err(Problem::Sasl(error));
                 }
             }
@@ -320,5 +321,69 @@ impl Wire {
                 None => Problem::HandshakeBroke(error),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::client::{SaslMechanism, Token, TokenProvider};
+    use crate::config::{SaslConfig, SslConfig};
+    use crate::producer::BoxFuture;
+
+    const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+    /// Takes longer than a broker may.
+    struct Slow;
+
+    impl TokenProvider for Slow {
+        fn token(&self) -> BoxFuture<'_, Result<Token, String>> {
+            Box::pin(async {
+                tokio::time::sleep(2 * CONNECT_TIMEOUT).await;
+                Err("not today".to_owned())
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn no_broker_is_blamed_for_a_token_that_takes_long() {
+        let config = SaslConfig {
+            mechanism: Some(SaslMechanism::OauthBearer),
+            token_provider: Some("slow".to_owned()),
+            ..SaslConfig::default()
+        };
+        let connector = Connector {
+            client_id: "test".into(),
+            connect_timeout: CONNECT_TIMEOUT,
+            request_timeout: Duration::from_secs(30),
+            cluster: Weak::new(),
+            tls: None,
+            sasl: Sasl::new(config, &SslConfig::default(), Some(Arc::new(Slow))).map(Arc::new),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let broker = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            // It speaks only version 0 of ApiVersions; then, what it speaks.
+            for answer in [
+                &[0, 0, 0, 0, 0, 35, 0, 0, 0, 0][..],
+                &[
+                    0, 0, 0, 1, 0, 0, 0, 0, 0, 4, 0, 0, 0, 3, 0, 9, 0, 3, 0, 0, 0, 9, 0, 17, 0, 0, 0, 1, 0,
+                    36, 0, 0, 0, 1,
+                ],
+            ] {
+                let length = socket.read_u32().await.unwrap() as usize;
+                socket.read_exact(&mut vec![0; length]).await.unwrap();
+                socket.write_u32(answer.len() as u32).await.unwrap();
+                socket.write_all(answer).await.unwrap();
+            }
+            socket
+        };
+        let (connected, _socket) = tokio::join!(connector.connect(&endpoint, Role::Control), broker);
+        let said = connected.err().unwrap().to_string();
+        assert!(said.contains("no token for the login: not today"), "{said}");
     }
 }

@@ -218,7 +218,7 @@ pub(crate) struct Sasl {
     mechanism: SaslMechanism,
     config: SaslConfig,
     /// For OAUTHBEARER.
-    tokens: Option<Tokens>,
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl Sasl {
@@ -230,13 +230,14 @@ impl Sasl {
     ) -> Option<Sasl> {
         let mechanism = config.mechanism?;
         let tokens = match mechanism {
-            SaslMechanism::OauthBearer => Tokens::new(&config, ssl, provider),
+            SaslMechanism::OauthBearer => Tokens::new(&config, ssl, provider).map(Arc::new),
             _ => None,
         };
         Some(Sasl { mechanism, config, tokens })
     }
 
-    /// Begins to log in: reads the secrets, gets a token; to renew a session: one that was given since it began.
+    /// Begins to log in: reads the secrets, gets a token (which takes 30 s at most); to renew a session: one that was given since it
+    /// began. Nothing of it is the broker's: who counts its time does so from here on.
     pub(super) async fn begin(
         &self,
         versions: &ApiVersions,
@@ -291,9 +292,9 @@ impl Sasl {
     }
 
     /// A broker refused what [`Sasl::begin`] found: the next attempt looks for something newer.
-    pub(super) async fn refused(&self) {
-        if let Some(tokens) = &self.tokens {
-            tokens.forget().await;
+    pub(super) fn refused(&self, exchange: &Exchange) {
+        if let (Some(tokens), Client::Bearer { token, .. }) = (&self.tokens, &exchange.client) {
+            tokens.forget_if(token);
         }
     }
 }

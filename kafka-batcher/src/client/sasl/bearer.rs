@@ -6,12 +6,11 @@
 //! what it would give is too short to be renewed in time. When no new one can be had the old one serves until its end.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use serde::Deserialize;
-use tokio::sync::Mutex;
 
 use crate::config::{SaslConfig, SslConfig};
 use crate::panics;
@@ -23,6 +22,9 @@ const FRESH: f64 = 0.8;
 
 /// How long the token endpoint may take.
 const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long whoever asks for a token waits, and how long a provider may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The most that is read of its answer, in bytes.
 const LONGEST_ANSWER: u64 = 256 << 10;
@@ -39,8 +41,8 @@ pub struct Token {
 /// Gives tokens for OAUTHBEARER: a program's own way to get one. Named in a configuration by `token_provider`, see
 /// [`Builder::register_token_provider`](crate::Builder::register_token_provider).
 pub trait TokenProvider: Send + Sync + 'static {
-    /// A token that is good now. Called for a new connection and before a session ends, one call at a time; may be dropped before it
-    /// is done.
+    /// A token that is good now. Called for a new connection and before a session ends, one call at a time; dropped when it is not done
+    /// after 30 s.
     ///
     /// # Errors
     /// Why there is none, in words for an operator; without secrets, since it is told and logged.
@@ -111,7 +113,10 @@ enum Source {
 /// Gets tokens and keeps them for as long as they are good.
 pub(super) struct Tokens {
     source: Source,
+    /// How long to wait for one.
+    timeout: Duration,
     /// Held while a new one is fetched: whoever comes meanwhile shares it.
+    fetching: Arc<tokio::sync::Mutex<()>>,
     kept: Mutex<Option<Kept>>,
 }
 
@@ -137,21 +142,45 @@ impl Tokens {
             (None, None, Some(_)) => Source::Endpoint(Arc::new((config.clone(), ssl.clone()))),
             (None, None, None) => return None,
         };
-        Some(Tokens { source, kept: Mutex::default() })
+        Some(Tokens { source, timeout: TIMEOUT, fetching: Arc::default(), kept: Mutex::default() })
     }
 
     /// A token that is good now; for a session that began with an earlier one: fetched since then.
-    pub(super) async fn get(&self, since: Option<Instant>) -> Result<Secret, String> {
-        let mut kept = self.kept.lock().await;
+    pub(super) async fn get(self: &Arc<Self>, since: Option<Instant>) -> Result<Secret, String> {
+        let found = tokio::time::timeout(self.timeout, async {
+            let alone = self.fetching.clone().lock_owned().await;
+            let now = Instant::now();
+            let serves = |kept: &&Kept| kept.fresh > now && since.is_none_or(|since| kept.fetched > since);
+            if let Some(kept) = self.kept().as_ref().filter(serves) {
+                return Ok(kept.token.clone());
+            }
+            // A task of its own: what it brings is kept although whoever asked is gone.
+            let tokens = self.clone();
+            let fetched = tokio::spawn(async move {
+                let _alone = alone;
+                tokens.renew().await
+            });
+            fetched.await.unwrap_or_else(|_| Err("nobody fetches one any more".to_owned()))
+        });
+        found.await.unwrap_or_else(|_| Err(self.late()))
+    }
+
+    fn late(&self) -> String {
+        format!("none came within {:?}", self.timeout)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fetches one and keeps it. When there is none the old one serves, if it is good.
+    async fn renew(&self) -> Result<Secret, String> {
         let now = Instant::now();
-        let serves = |kept: &&Kept| kept.fresh > now && since.is_none_or(|since| kept.fetched > since);
-        if let Some(kept) = kept.as_ref().filter(serves) {
-            return Ok(kept.token.clone());
-        }
         let found = self.fetch().await.and_then(|token| match is_token(token.value.expose()) {
             true => Ok(token),
             false => Err("it is no token (RFC 6750: letters, digits and -._~+/=)".to_owned()),
         });
+        let mut kept = self.kept();
         match (found, kept.as_ref().filter(|kept| kept.end > now)) {
             (Ok(Token { value, lifetime }), _) => {
                 let ends =
@@ -168,17 +197,18 @@ impl Tokens {
         }
     }
 
-    /// A broker did not take it.
-    pub(super) async fn forget(&self) {
-        *self.kept.lock().await = None;
+    /// A broker did not take this one. A newer one stays.
+    pub(super) fn forget_if(&self, refused: &Secret) {
+        self.kept().take_if(|kept| kept.token == *refused);
     }
 
     async fn fetch(&self) -> Result<Token, String> {
         match &self.source {
             Source::File(path) => Secret::from_file(path).map(|value| Token { value, lifetime: None }),
             Source::Provider(provider) => {
-                let asked = std::panic::AssertUnwindSafe(async { provider.token().await });
-                asked.catch_unwind().await.unwrap_or_else(|panic| {
+                let asked = std::panic::AssertUnwindSafe(async { provider.token().await }).catch_unwind();
+                let asked = tokio::time::timeout(self.timeout, asked).await;
+                asked.map_err(|_| self.late())?.unwrap_or_else(|panic| {
                     Err(format!("the token provider panicked: {}", panics::message(&*panic)))
                 })
             }
@@ -331,12 +361,16 @@ mod tests {
         }
     }
 
-    fn tokens(lifetime: Option<Duration>, fails: &'static [u32]) -> Tokens {
-        let provider = Arc::new(Counting { asked: AtomicU32::new(0), lifetime, fails });
-        Tokens::new(&SaslConfig::default(), &SslConfig::default(), Some(provider)).unwrap()
+    fn given_by(provider: impl TokenProvider) -> Arc<Tokens> {
+        let provider = Some(Arc::new(provider) as Arc<dyn TokenProvider>);
+        Tokens::new(&SaslConfig::default(), &SslConfig::default(), provider).unwrap().into()
     }
 
-    async fn next(tokens: &Tokens) -> String {
+    fn tokens(lifetime: Option<Duration>, fails: &'static [u32]) -> Arc<Tokens> {
+        given_by(Counting { asked: AtomicU32::new(0), lifetime, fails })
+    }
+
+    async fn next(tokens: &Arc<Tokens>) -> String {
         tokens.get(None).await.map_or_else(|error| error, |token| token.expose().to_owned())
     }
 
@@ -344,8 +378,61 @@ mod tests {
     async fn a_token_is_kept_while_it_is_fresh_and_not_once_it_was_refused() {
         let tokens = tokens(Some(Duration::from_secs(3600)), &[]);
         assert_eq!((next(&tokens).await, next(&tokens).await), ("token1".to_owned(), "token1".to_owned()));
-        tokens.forget().await;
+        tokens.forget_if(&"token1".into());
         assert_eq!(next(&tokens).await, "token2");
+        // Told late, by another connection.
+        tokens.forget_if(&"token1".into());
+        assert_eq!(next(&tokens).await, "token2");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_comes_when_whoever_asked_is_gone_is_kept_for_the_next() {
+        struct Slow(tokio::sync::Semaphore, tokio::sync::Semaphore, AtomicU32);
+        impl TokenProvider for Slow {
+            fn token(&self) -> BoxFuture<'_, Result<Token, String>> {
+                Box::pin(async {
+                    let n = self.2.fetch_add(1, Ordering::Relaxed) + 1;
+                    self.0.add_permits(1);
+                    self.1.acquire().await.unwrap().forget();
+                    Ok(Token { value: format!("token{n}").into(), lifetime: Some(Duration::from_secs(3600)) })
+                })
+            }
+        }
+        let closed = || tokio::sync::Semaphore::new(0);
+        let slow = Arc::new(Slow(closed(), closed(), AtomicU32::new(0)));
+        let provider = Some(slow.clone() as Arc<dyn TokenProvider>);
+        let tokens = Arc::new(Tokens::new(&SaslConfig::default(), &SslConfig::default(), provider).unwrap());
+        let gone = tokio::spawn({
+            let tokens = tokens.clone();
+            async move { tokens.get(None).await }
+        });
+        slow.0.acquire().await.unwrap().forget();
+        gone.abort();
+        assert!(gone.await.unwrap_err().is_cancelled());
+        slow.1.add_permits(2);
+        assert_eq!(next(&tokens).await, "token1");
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_for_a_token_is_told_so_and_a_provider_that_hangs_is_let_go() {
+        struct Hanging(AtomicU32);
+        impl TokenProvider for Hanging {
+            fn token(&self) -> BoxFuture<'_, Result<Token, String>> {
+                match self.0.fetch_add(1, Ordering::Relaxed) {
+                    0 => Box::pin(std::future::pending()),
+                    _ => Box::pin(async { Err("not now".to_owned()) }),
+                }
+            }
+        }
+        let mut tokens = given_by(Hanging(AtomicU32::new(0)));
+        Arc::get_mut(&mut tokens).unwrap().timeout = Duration::from_millis(1);
+        assert_eq!(next(&tokens).await, "none came within 1ms");
+        // Until the first call is over those behind it are told the same.
+        let mut said = next(&tokens).await;
+        while said == "none came within 1ms" {
+            said = next(&tokens).await;
+        }
+        assert_eq!(said, "not now");
     }
 
     #[tokio::test]
@@ -374,9 +461,9 @@ mod tests {
     async fn an_old_token_serves_until_its_end_when_no_new_one_can_be_had() {
         let tokens = tokens(Some(Duration::from_secs(3600)), &[2]);
         assert_eq!(next(&tokens).await, "token1");
-        tokens.kept.lock().await.as_mut().unwrap().fresh = Instant::now();
+        tokens.kept().as_mut().unwrap().fresh = Instant::now();
         assert_eq!(next(&tokens).await, "token1");
-        tokens.kept.lock().await.as_mut().unwrap().fresh = Instant::now();
+        tokens.kept().as_mut().unwrap().fresh = Instant::now();
         assert_eq!(next(&tokens).await, "token3");
     }
 
@@ -392,9 +479,7 @@ mod tests {
         for (bad, words) in
             [("", "panicked: planned"), ("hunter2 hunter2", "is no token"), ("a\x01b=c", "is no token")]
         {
-            let provider = Arc::new(Bad(bad));
-            let tokens = Tokens::new(&SaslConfig::default(), &SslConfig::default(), Some(provider)).unwrap();
-            let said = tokens.get(None).await.unwrap_err();
+            let said = given_by(Bad(bad)).get(None).await.unwrap_err();
             assert!(said.contains(words) && !said.contains("hunter2"), "{said}");
         }
     }
@@ -415,7 +500,8 @@ mod tests {
             "error": "invalid_client",
             "error_description": format!("no: hunter 2, hunter%202, Basic {credentials} {padding}"),
         });
-        let said = understand(401, body.to_string().as_bytes(), "https://a", &secret, credentials).unwrap_err();
+        let said =
+            understand(401, body.to_string().as_bytes(), "https://a", &secret, credentials).unwrap_err();
         assert!(said.contains("(HTTP 401, invalid_client: no: ..., ..., Basic ... xxx"), "{said}");
         let body = format!("{{\"error\":\"invalid_client\",\"error_description\":\"{padding}hunter 2\"}}");
         let said = understand(401, body.as_bytes(), "https://a", &secret, credentials).unwrap_err();
