@@ -19,8 +19,8 @@ pub struct ClientSettings {
     /// How long a broker may take to answer a request, from the moment its first byte is written. When it is over the
     /// connection is closed and everything in flight on it is answered as lost. Default: 30 s.
     pub request_timeout: Duration,
-    /// How long one address may take to be resolved, to accept a connection, and to say which versions it speaks; each
-    /// of the three. Default: 10 s.
+    /// How long each step to one address may take: to resolve its name, to connect, to agree upon TLS, to say which
+    /// versions it speaks, to log in. Default: 10 s.
     pub connect_timeout: Duration,
     /// How old metadata may become before it is asked for again without a reason. Default: 5 min.
     pub metadata_max_age: Duration,

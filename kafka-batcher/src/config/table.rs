@@ -98,7 +98,7 @@ settings! {
         max_block: Duration = Duration::from_secs(60), "ms";
         /// How long a broker may take to answer. When it is over the connection is closed and what was in flight is sent again; idempotence keeps it from being written twice.
         request_timeout: Duration = Duration::from_secs(30), "ms";
-        /// How long one address may take to accept a connection.
+        /// How long each step to one address may take: to resolve its name, to connect, to agree upon TLS, to say which versions it speaks, to log in. A token for the login is got before that, within 30 s.
         connect_timeout: Duration = Duration::from_secs(10), "ms";
         /// The first pause after a failure; it doubles up to `retry_backoff_max`, with 20 % jitter.
         retry_backoff: Duration = Duration::from_millis(100), "ms";
@@ -214,7 +214,7 @@ settings! {
     SslConfig {
         /// Whether TLS is spoken. Unset: true exactly when the table `[ssl]` is there or anything else of it is set. `ssl = true` at the top of the file says the same: with the machine's own root certificates.
         enabled: Option<bool> = None, "";
-        /// A PEM file with the certificates of the authorities to trust, in place of the machine's own. Read again at each new connection, as are the two below.
+        /// A PEM file with the certificates of the authorities to trust, in place of the machine's own. Read again at each new connection, as are the two below; while they do not fit, what was read before is used.
         ca_file: Option<PathBuf> = None, "";
         /// A PEM file with the client's certificate and those between it and its authority, in this order, for brokers that want one (`ssl.client.auth`).
         certificate_file: Option<PathBuf> = None, "";
