@@ -33,7 +33,8 @@ Exit codes:
   3  everything is safe, and some of it is still in the spool
   130, 143  stopped at once by the second SIGINT or SIGTERM; the first one flushes and reports")]
 pub(crate) struct Cli {
-    /// The form of everything on stderr: text for people, or a line of JSON each. RUST_LOG (or KAFKA_BATCHER_LOG) says how much of the
+    /// The form of everything on stderr: text for people, or a line of JSON each (but for mistakes in the command line, which are
+    /// told as text). RUST_LOG (or KAFKA_BATCHER_LOG) says how much of the
     /// library's own log is among it, e.g. info, or kafka_batcher=debug [default: none]
     #[arg(long, global = true, value_enum, value_name = "FORM", default_value_t = LogFormat::Text, display_order = 900)]
     pub(crate) log_format: LogFormat,

@@ -33,6 +33,11 @@ pub(crate) fn say_as(format: LogFormat) {
     FORMAT.get_or_init(|| format);
 }
 
+/// Panics are said in the log too, from now on: else they would be the only lines there that no program can read.
+pub(crate) fn say_panics() {
+    std::panic::set_hook(Box::new(|panic| tracing::error!(target: TARGET, "{panic}")));
+}
+
 fn is_json() -> bool {
     FORMAT.get() == Some(&LogFormat::Json)
 }
@@ -216,6 +221,34 @@ mod tests {
         );
         assert_eq!(about(Some("logs"), "deliveries go on"), "topic \"logs\": deliveries go on");
         assert_eq!(about(None, "the cluster answers again"), "the cluster answers again");
+    }
+
+    #[test]
+    fn a_panic_is_a_line_of_json_where_all_others_are() {
+        #[derive(Clone, Default)]
+        struct Written(std::sync::Arc<Mutex<Vec<u8>>>);
+        impl Write for Written {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let written = Written::default();
+        let writer = written.clone();
+        let log = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone());
+        let before = std::panic::take_hook();
+        say_panics();
+        tracing::subscriber::with_default(log.finish(), || {
+            std::panic::catch_unwind(|| panic!("a mistake\nof two lines")).unwrap_err();
+        });
+        std::panic::set_hook(before);
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&line["level"], &line["target"]), (&"ERROR".into(), &TARGET.into()));
+        let message = line["message"].as_str().unwrap();
+        assert!(message.contains("console.rs") && message.contains("of two lines"), "{message}");
     }
 
     #[test]

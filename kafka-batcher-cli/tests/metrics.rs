@@ -52,13 +52,15 @@ fn metrics_health_and_readiness_are_served_in_the_format_that_is_asked_for() {
     assert!(open.head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{open:?}");
     assert!(open.body.contains("# TYPE kafka_batcher_events_delivered counter\n"), "{}", open.body);
     assert!(open.body.ends_with("\n# EOF\n"), "{}", open.body);
-    for path in ["/health", "/ready"] {
+    for path in ["/health", "/ready", &format!("/ready/{TOPIC}")] {
         let answer = get(&address, path);
         let body: Value = serde_json::from_str(&answer.body).unwrap();
         assert_eq!((answer.status, &body["topics"][TOPIC]["state"]), (200, &"ready".into()), "{answer:?}");
         assert!(answer.head.contains("content-type: application/json"), "{answer:?}");
     }
-    assert_eq!(get(&address, "/elsewhere").status, 404);
+    for nowhere in ["/elsewhere", "/ready/elsewhere"] {
+        assert_eq!(get(&address, nowhere).status, 404);
+    }
     drop(running.stdin.take());
     running.end().ended_with(0).balances();
 }
@@ -90,6 +92,9 @@ fn the_final_values_are_served_until_the_process_ends() {
     });
     assert_eq!(scrape(&address).value("kafka_batcher_events_accepted_total", &[]), 2.0);
     assert_eq!(get(&address, "/health").status, 200);
+    let ready = get(&address, "/ready");
+    let body: Value = serde_json::from_str(&ready.body).unwrap();
+    assert_eq!((ready.status, &body["closing"]), (503, &true.into()), "{body}");
     let mut rest = String::new();
     reader.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("\"delivered\":2"), "{rest}");
@@ -134,6 +139,30 @@ fn a_process_without_kafka_is_ready_exactly_if_it_has_a_spool() {
         // It may well come back by itself.
         assert_eq!(get(&address, "/health").status, 200);
         assert_eq!(scrape(&address).value("kafka_batcher_cluster_connected", &[]), 0.0);
+    }
+}
+
+/// Describe is granted, Write is not.
+#[test]
+fn a_process_that_may_not_write_is_ready_exactly_if_it_has_a_spool() {
+    let kafka = kafka();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    kafka.inject(Fault::answer(ErrorCode::TOPIC_AUTHORIZATION_FAILED).on(Api::Produce).always());
+    for (spool, ready) in [(&[][..], 503), (&["--spool", dir][..], 200)] {
+        let mut running = Running::produce(&kafka, &[&ANYWHERE[..], &["--timeout", "1h"], spool].concat());
+        let address = address(&mut running);
+        running.write("a\n");
+        // What alerts look at.
+        let unavailable = [("topic", TOPIC), ("state", "unavailable")];
+        until(|| scrape(&address).get("kafka_batcher_topic_health", &unavailable) == Some(1.0));
+        assert_eq!(get(&address, &format!("/ready/{TOPIC}")).status, ready);
+        let answer = get(&address, "/ready");
+        assert_eq!(
+            (answer.status, answer.body.contains("TOPIC_AUTHORIZATION_FAILED")),
+            (ready, true),
+            "{answer:?}"
+        );
     }
 }
 
@@ -187,6 +216,19 @@ fn with_log_format_json_every_line_of_stderr_is_an_object() {
         &["produce", "-b", &broker, "--topic", "t", "nosuchfile", "--log-format", "json"],
     ));
     assert_eq!((&failed[0]["level"], failed.len()), (&"ERROR".into(), 1), "{failed:?}");
+    // What is no filter is a mistake, and named; it was ignored, and said so in a line of its own form.
+    for (name, value) in [("RUST_LOG", "kafka_batcher=loud"), ("KAFKA_BATCHER_LOG", "info,kafka_batcher=9z")]
+    {
+        let wrong = lines(&output(Some((name, value)), &good));
+        let said = wrong[0]["message"].as_str().unwrap();
+        assert!(wrong.len() == 1 && said.contains(&format!("{name}={value}")), "{wrong:?}");
+        let mut command = command();
+        command.args(["produce", "-b", &broker, "--topic", TOPIC]).env(name, value).stdin(Stdio::null());
+        let text = command.output().unwrap();
+        let said = String::from_utf8(text.stderr).unwrap();
+        assert_eq!(text.status.code(), Some(2), "{said}");
+        assert!(said.contains(name) && said.lines().count() == 1, "{said}");
+    }
     // Without it, RUST_LOG is heard as well.
     let text =
         output(Some(("RUST_LOG", "kafka_batcher=info")), &["produce", "-b", &broker, "--topic", TOPIC]);

@@ -116,7 +116,7 @@ fn names() {
     let (partition, error, broker) = (with(&["partition"]), with(&["error"]), with(&["broker"]));
     let topic = with(&["topic"]) - partition - error;
     let rest = with(&[]) - topic - partition - error - broker;
-    assert_eq!((topic, partition, broker, rest), (75, 40 * partitions, 22, 26));
+    assert_eq!((topic, partition, broker, rest), (77, 40 * partitions, 22, 26));
 }
 
 fn rules() {

@@ -287,7 +287,9 @@ impl KafkaBatcher {
                 // Off for all but this one.
                 None => Telemetry::register(inner.metrics.clone(), inner.clock, inner.health.clone(), None)?,
             };
-            topic.telemetry = Some(state.telemetry.insert(telemetry).topic(topic.name.clone()));
+            let telemetry = state.telemetry.insert(telemetry).topic(topic.name.clone());
+            topic.refused = telemetry.refused.clone();
+            topic.telemetry = Some(telemetry);
         }
         let topic = Arc::new(topic);
         let (commands, inbox) = mpsc::unbounded_channel();
@@ -418,12 +420,9 @@ impl KafkaBatcher {
     pub async fn metrics_text(&self, format: TextFormat) -> String {
         let asked = self.ask(Command::Publish);
         let deadline = tokio::time::Instant::now() + PUBLISHING;
-        for (topic, answer) in asked {
-            let published = tokio::time::timeout_at(deadline, answer).await;
-            if let (Ok(Err(_)), Some(telemetry)) = (published, &topic.telemetry) {
-                // The dispatcher has ended; its last word is kept.
-                telemetry.still_refusing(topic.refused());
-            }
+        for (_, answer) in asked {
+            // A dispatcher that has ended has published its last word.
+            let _ = tokio::time::timeout_at(deadline, answer).await;
         }
         format.encode(&self.inner.metrics.registry.gather())
     }
@@ -468,6 +467,7 @@ impl KafkaBatcher {
         };
         // First the intake of all topics, then deliveries: no topic goes on while another one is closing.
         topics.iter().for_each(|topic| topic.close());
+        inner.manager.set_closing();
         let deadline = inner.clock.now() + timeout;
         let mut sum = Report::default();
         for (topic, done) in self.ask(|done| Command::Close { deadline, done }) {

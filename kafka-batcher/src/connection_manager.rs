@@ -20,6 +20,8 @@ use crate::supervisor::supervise;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
+    /// The batcher shuts down, or has: it accepts no more events.
+    pub closing: bool,
     /// The cluster as a whole.
     pub cluster: ClusterHealth,
     /// Each topic that has a collector.
@@ -31,7 +33,8 @@ pub struct Health {
 impl Health {
     /// True if the cluster answers and every topic can be written to.
     pub fn is_ready(&self) -> bool {
-        matches!(self.cluster, ClusterHealth::Connected(_))
+        !self.closing
+            && matches!(self.cluster, ClusterHealth::Connected(_))
             && self.topics.values().all(|topic| matches!(topic, TopicHealth::Ready { .. }))
     }
 
@@ -40,8 +43,12 @@ impl Health {
         self.topics.values().any(|topic| matches!(topic, TopicHealth::Failed { .. }))
     }
 
-    /// Why events of this topic would only pile up in memory; `None`: they go to Kafka, or to the spool.
+    /// Why events of this topic are refused or would only pile up in memory; `None`: they go to Kafka, or to the spool. Trouble that passes by
+    /// itself ([`TopicHealth::Troubled`]) is no reason: a leader that moves would turn traffic away from every process.
     pub fn blocked(&self, topic: &str) -> Option<String> {
+        if self.closing {
+            return Some("it shuts down, and accepts no more events".to_owned());
+        }
         let unsafe_because = match (&self.cluster, self.topics.get(topic)) {
             (_, Some(TopicHealth::Failed { message })) => return Some(message.clone()),
             (ClusterHealth::Unreachable { message }, _) => message.clone(),
@@ -110,12 +117,13 @@ pub enum TopicHealth {
         /// How many partitions it has.
         partitions: i32,
     },
-    /// Deliveries to at least one of its partitions have stopped, for now.
+    /// Deliveries to at least one of its partitions have stopped, for now: it passes by itself.
     Troubled {
         /// Why.
         message: String,
     },
-    /// It cannot be written to until somebody acts.
+    /// It, or at least one of its partitions, cannot be written to until somebody acts: it is missing or forbidden, or events
+    /// wait for another cluster, a longer retention, a producer id.
     Unavailable {
         /// Why.
         message: String,
@@ -310,6 +318,11 @@ impl ConnectionManager {
 
     fn topic_is_unready(&self, topic: &str) -> bool {
         !matches!(self.health.borrow().topics.get(topic), Some(TopicHealth::Ready { .. }))
+    }
+
+    /// No more events are accepted.
+    pub(crate) fn set_closing(&self) {
+        self.health.send_if_modified(|health| !std::mem::replace(&mut health.closing, true));
     }
 
     fn set_cluster(&self, new: ClusterHealth) {

@@ -41,7 +41,7 @@ use crate::compression::CompressionPool;
 use crate::connection_manager::{ConnectionManager, TopicHealth};
 use crate::error_notifier::NotificationKind;
 use crate::identity::Identity;
-use crate::metrics::Report;
+use crate::metrics::{Latency, Report};
 use crate::panics;
 use crate::producer::{BoxFuture, PartitionBatch, Producer, TopicInfo};
 use crate::storage::TempStorage;
@@ -232,8 +232,10 @@ pub(crate) struct Dispatcher {
     meter: Option<Meter>,
     /// Events in the batches that were taken from the topic's queue.
     taken: u64,
-    /// What was counted outside of outboxes: batches, reasons, latency, events lost in the unassigned lane.
+    /// What was counted outside of outboxes: batches, reasons, events lost in the unassigned lane.
     own: Report,
+    /// Apart from the counts, which are read often: its thousands of counters are not.
+    latency: Latency,
 }
 
 impl Dispatcher {
@@ -279,7 +281,8 @@ impl Dispatcher {
             recreated_told: None,
             shortages: 0,
             taken: 0,
-            own: Report::default(),
+            own: Report { latency: Latency::none(), ..Report::default() },
+            latency: Latency::default(),
         }
     }
 
@@ -768,6 +771,11 @@ impl Dispatcher {
 
     /// What became of every event so far.
     pub(super) fn report(&self) -> Report {
+        Report { latency: self.latency.clone(), ..self.counts() }
+    }
+
+    /// The same without the latencies.
+    pub(super) fn counts(&self) -> Report {
         let topic = &self.parts.topic;
         let mut report = self.own.clone();
         // Counted where callers are answered, and once: they go on meanwhile. What was not taken from them yet waits; of what was

@@ -14,7 +14,8 @@ use kafka_batcher_core::{FlushReason, Sealed, Tally};
 pub struct Report {
     /// Taken from callers: in memory, in order, to be delivered or accounted for.
     pub accepted: u64,
-    /// Found in the spool at start, or found missing there.
+    /// Found in the spool at start, or found missing there; and dead letters of earlier processes that had to go for later ones,
+    /// which are lost.
     pub recovered: u64,
     /// In Kafka.
     pub delivered: u64,
@@ -140,6 +141,11 @@ impl Latency {
             let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
             histogram.saturating_record_n(us.max(1), events);
         }
+    }
+
+    /// No distribution: it takes no room and holds nothing.
+    pub(crate) fn none() -> Self {
+        Latency { histogram: None }
     }
 
     fn add(&mut self, other: &Latency) {

@@ -91,7 +91,8 @@ pub trait Producer: Send + Sync + 'static {
         None
     }
 
-    /// What is known of each broker that this producer ever talked to, for the metrics. Cheap: read at every scrape.
+    /// What is known of each broker that this producer ever talked to, for the metrics. Read at every scrape, by the thread that
+    /// gathers the registry, which may be one of the runtime's, with the registry locked: it must not block, nor use the registry.
     fn brokers(&self) -> Vec<BrokerState> {
         Vec::new()
     }
@@ -100,8 +101,16 @@ pub trait Producer: Send + Sync + 'static {
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
-/// How a producer stands with one broker.
+/// How a producer stands with one broker. More may be asked for later: a producer of your own begins with the default.
+///
+/// ```
+/// use kafka_batcher::producer::BrokerState;
+///
+/// let mut broker = BrokerState::default();
+/// (broker.node, broker.connected) = (1, true);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BrokerState {
     /// The broker's node id.
     pub node: i32,

@@ -45,12 +45,20 @@ pub struct Recovered {
 pub struct DroppedLetters {
     /// Of those that were put aside since the topic was opened: they were counted as dead letters and are lost.
     pub own: u64,
-    /// Of those that were there before.
+    /// Of those that were there before: they are counted as recovered and lost.
     pub earlier: u64,
 }
 
-/// The room of a storage, in bytes.
+/// The room of a storage, in bytes. More may be asked for later: a storage of your own begins with the default.
+///
+/// ```
+/// use kafka_batcher::storage::StorageUsage;
+///
+/// let mut usage = StorageUsage::default();
+/// (usage.bytes, usage.max_bytes) = (4_096, 1 << 30);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StorageUsage {
     /// What it takes.
     pub bytes: u64,
@@ -207,12 +215,15 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
         batches: Vec<(i32, RecordBatch)>,
     ) -> BoxFuture<'a, Result<Vec<u64>, StorageError>>;
 
-    /// How much room it takes and has, for the metrics. Cheap: read at every scrape. `None`: it does not say.
+    /// How much room it takes and has, for the metrics. `None`: it does not say. Read at every scrape, by the thread that gathers
+    /// the registry, which may be one of the runtime's, with the registry locked: it must not block (a disk is asked elsewhere, and
+    /// the last answer given), nor use the registry.
     fn usage(&self) -> Option<StorageUsage> {
         None
     }
 
-    /// To be told, from now on, how long each group of batches took to become durable. A storage without a disk ignores it.
+    /// To be told, from now on and instead of whoever was told before, how long each group of batches took to become durable. It
+    /// returns at once. A storage without a disk ignores it.
     fn observe_fsyncs(&self, told: FsyncObserver) {
         drop(told);
     }

@@ -32,7 +32,7 @@ use self::families::{ALL, Family, Kind};
 use self::topic::{Recorded, opts};
 use crate::clock::Clock;
 use crate::config::MetricsConfig;
-use crate::connection_manager::{ClusterHealth, Health, TopicHealth};
+use crate::connection_manager::{ClusterHealth, Health, SpoolHealth, TopicHealth};
 use crate::error::BuildError;
 use crate::producer::Producer;
 use crate::storage::TempStorage;
@@ -85,17 +85,17 @@ impl Telemetry {
             Desc::new(name, family.help.to_owned(), labels, std::collections::HashMap::new())
         };
         let descs = ALL.iter().map(describe).collect::<Result<_, _>>().map_err(failed)?;
-        if let Some(storage) = whole.as_ref().and_then(|whole| whole.storage.as_ref()) {
-            let fsync = recorded.fsync();
-            let told = Box::new(move |took: Duration| fsync.observe(took.as_secs_f64()));
-            // The code of a user's storage: without it there is one metric less.
-            let _ = catch_unwind(AssertUnwindSafe(|| storage.observe_fsyncs(told)));
-        }
         let prefix = sink.config.prefix.clone();
         let all = All { prefix, clock, health, recorded, whole, topics: Mutex::default(), descs };
         let all = Arc::new(all);
         sink.registry.register(Box::new(Registered(all.clone()))).map_err(failed)?;
-        // Only now is there anything to take back.
+        // Only now is there anything to take back, and anybody who reads what is observed.
+        if let Some(storage) = all.whole.as_ref().and_then(|whole| whole.storage.as_ref()) {
+            let fsync = all.recorded.fsync();
+            let told = Box::new(move |took: Duration| fsync.observe(took.as_secs_f64()));
+            // The code of a user's storage: without it there is one metric less.
+            let _ = catch_unwind(AssertUnwindSafe(|| storage.observe_fsyncs(told)));
+        }
         Ok(Telemetry { sink, all })
     }
 
@@ -160,6 +160,8 @@ fn put_health(scrape: &mut Scrape<'_>, health: &Health, topic: &str) {
     }
     if let Some(spool) = health.spools.get(topic) {
         scrape.put(families::SPOOL_HEALTHY, &[topic], f64::from(u8::from(spool.works())));
+        let opening = *spool == SpoolHealth::Opening;
+        scrape.put(families::SPOOL_OPENING, &[topic], f64::from(u8::from(opening)));
     }
 }
 

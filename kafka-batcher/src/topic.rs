@@ -62,7 +62,8 @@ pub(crate) struct Topic {
     failed: OnceLock<String>,
     /// The storage is full, and callers are not to wait for memory then.
     refusing: watch::Sender<bool>,
-    refused: AtomicU64,
+    /// The metrics read it, where there are any.
+    pub(crate) refused: Arc<AtomicU64>,
     /// What is recorded of it, if anything is.
     pub(crate) telemetry: Option<Arc<TopicTelemetry>>,
     /// Events whose outcome is final; only the dispatcher writes.
@@ -146,7 +147,7 @@ impl Topic {
             closed: AtomicBool::new(false),
             failed: OnceLock::new(),
             refusing: watch::Sender::new(false),
-            refused: AtomicU64::new(0),
+            refused: Arc::default(),
             telemetry: None,
             settled_events: AtomicU64::new(0),
             final_report: Mutex::new(Report::default()),

@@ -152,6 +152,63 @@ async fn deliveries_that_fail_again_and_again_are_told_once_and_so_is_their_goin
     );
 }
 
+/// The story: with Describe granted and Write not, the topic is known, so it was called troubled only, and `/ready` said that all
+/// is well while memory filled up.
+#[tokio::test]
+async fn a_topic_that_may_be_seen_and_not_written_to_is_blocked_until_somebody_grants_it() {
+    let kafka = kafka(2);
+    let (batcher, told) = told_batcher(&kafka.bootstrap()).await;
+    let flights = batcher.collector("flights").build().unwrap();
+    see(&batcher, Health::is_ready).await;
+    // A passing trouble comes first, and is no reason to send anybody away.
+    let passing = kafka.inject(Fault::answer(ErrorCode::NOT_ENOUGH_REPLICAS).on(Api::Produce).always());
+    let receipt = flights.send("v").await.unwrap();
+    until(|| kafka.fault_hits(passing) >= 2).await;
+    let troubled = see(&batcher, |h| matches!(h.topics["flights"], TopicHealth::Troubled { .. })).await;
+    assert_eq!(troubled.blocked("flights"), None);
+    kafka.clear_faults();
+    let forbidden =
+        kafka.inject(Fault::answer(ErrorCode::TOPIC_AUTHORIZATION_FAILED).on(Api::Produce).always());
+    let blocked = see(&batcher, |h| h.blocked("flights").is_some()).await;
+    assert!(matches!(blocked.topics["flights"], TopicHealth::Unavailable { .. }), "{blocked:?}");
+    let why = blocked.blocked("flights").unwrap();
+    assert!(why.contains("TOPIC_AUTHORIZATION_FAILED"), "{why}");
+    // That its partitions are known does not mend it.
+    let tried = kafka.fault_hits(forbidden);
+    until(|| kafka.fault_hits(forbidden) >= tried + 3).await;
+    assert!(batcher.health().borrow().blocked("flights").is_some());
+    kafka.clear_faults();
+    outcome(&receipt).await.unwrap();
+    let well = see(&batcher, Health::is_ready).await;
+    assert_eq!(well.blocked("flights"), None);
+    let _ = batcher.shutdown(LONG).await;
+    let both =
+        [NotificationKind::ProducerError, NotificationKind::ProducerError, NotificationKind::Recovered];
+    assert_eq!(told.kinds(), both, "{:?}", told.messages());
+}
+
+#[tokio::test]
+async fn who_shuts_down_is_blocked_and_not_ready_and_says_why() {
+    let kafka = kafka(1);
+    let (batcher, _) = told_batcher(&kafka.bootstrap()).await;
+    let flights = batcher.collector("flights").build().unwrap();
+    see(&batcher, Health::is_ready).await;
+    // It cannot end while Kafka takes nothing.
+    kafka.inject(Fault::answer(ErrorCode::NOT_ENOUGH_REPLICAS).on(Api::Produce).always());
+    let receipt = flights.send("v").await.unwrap();
+    let closing = batcher.clone();
+    let shutdown = tokio::spawn(async move { closing.shutdown(LONG).await });
+    let seen = see(&batcher, |health| health.closing).await;
+    assert!(!seen.is_ready() && !shutdown.is_finished());
+    let why = seen.blocked("flights").unwrap();
+    assert!(why.contains("shuts down"), "{why}");
+    kafka.clear_faults();
+    outcome(&receipt).await.unwrap();
+    assert!(shutdown.await.unwrap().all_delivered());
+    // And so it stays.
+    assert!(batcher.health().borrow().blocked("flights").is_some());
+}
+
 #[tokio::test]
 async fn events_that_are_lost_are_told_with_their_number_and_the_reason() {
     let topic = TopicSpec::new("flights", 1).config("max.message.bytes", "1000");

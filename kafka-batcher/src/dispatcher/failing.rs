@@ -116,7 +116,7 @@ impl Dispatcher {
 
     /// An event that was in nobody's hands when something panicked may be in Kafka or not.
     fn account_for_the_rest(&mut self) {
-        let missing = self.report().missing();
+        let missing = self.counts().missing();
         self.own.in_doubt += missing;
         if missing > 0 {
             let message =

@@ -10,6 +10,7 @@ use prometheus::Histogram;
 
 use super::Dispatcher;
 use crate::producer::PartitionBatch;
+use crate::storage::UNASSIGNED;
 use crate::telemetry::{Snapshot, TopicTelemetry};
 
 /// How often the accounts are published for a registry that nobody asks us for.
@@ -61,9 +62,13 @@ impl Dispatcher {
     /// A batch became ready.
     pub(super) fn measure_sealed(&self, sealed: &Sealed) {
         let Some(meter) = &self.meter else { return };
-        let settings = &self.parts.topic.settings;
-        let events = f64::from(sealed.batch.count()) / f64::from(settings.batch_size);
-        let bytes = sealed.batch.encoded_len() as f64 / settings.max_batch_bytesize as f64;
+        let topic = &self.parts.topic;
+        let events = f64::from(sealed.batch.count()) / f64::from(topic.settings.batch_size);
+        // Nothing is compressed yet, and with a codec the bound is one of bytes on the wire. The unassigned lane expects nothing to
+        // shrink.
+        let learned = topic.fill.as_ref().filter(|_| sealed.partition != UNASSIGNED);
+        let full = learned.map_or(topic.settings.max_batch_bytesize, |fill| fill.limit());
+        let bytes = sealed.batch.encoded_len() as f64 / full as f64;
         meter.topic.fill.observe(events.max(bytes).min(1.0));
     }
 
@@ -122,7 +127,7 @@ impl Dispatcher {
         }
         let topic = &self.parts.topic;
         let (now, unix_ms) = (topic.clock.now(), topic.clock.unix_ms());
-        let report = self.report();
+        let report = self.counts();
         let in_flight = self.lanes.iter().map(|lane| u64::from(lane.outbox.in_flight())).sum();
         let (mut oldest, mut spooled): (Option<Duration>, Option<Duration>) = (None, None);
         for lane in &self.lanes {

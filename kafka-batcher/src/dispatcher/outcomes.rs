@@ -60,7 +60,7 @@ impl Dispatcher {
                     self.own.batches += 1;
                     self.own.bytes += batch.encoded_len() as u64;
                     if let Some(opened) = opened {
-                        self.own.latency.record(now.since(opened), u64::from(batch.count()));
+                        self.latency.record(now.since(opened), u64::from(batch.count()));
                         self.measure_latency(now.since(opened));
                     }
                 }
@@ -115,7 +115,7 @@ impl Dispatcher {
             let message = format!(
                 "the spool holds batches that were sent to another topic of this name, or to a cluster that is not known; they \
                  get new numbers ({} events wait in the spool)",
-                self.report().spooled
+                self.counts().spooled
             );
             self.tell(NotificationKind::SpoolError, None, message);
         }
@@ -127,7 +127,7 @@ impl Dispatcher {
         let topic = leader.map(|leader| leader.topic_id);
         if topic.is_none() || topic != self.recreated_told {
             self.recreated_told = topic;
-            let report = self.report();
+            let report = self.counts();
             let message = format!(
                 "the topic was deleted and created again; what was undelivered ({} events) goes to the new one",
                 report.in_memory + report.in_flight + report.spooled
@@ -149,7 +149,11 @@ impl Dispatcher {
                 "deliveries to partition {partition} have stopped: {trouble}; events are kept and tried again"
             );
             self.parts.manager.set_topic(&self.parts.topic.name, |health| {
-                *health = TopicHealth::Troubled { message: message.clone() };
+                let message = message.clone();
+                *health = match graver {
+                    true => TopicHealth::Unavailable { message },
+                    false => TopicHealth::Troubled { message },
+                };
             });
             self.tell(NotificationKind::ProducerError, Some(partition), message);
         }
@@ -241,6 +245,9 @@ impl Dispatcher {
         let DroppedLetters { own, earlier } = asked.unwrap_or_default();
         if own + earlier > 0 {
             self.dropped_letters += own;
+            // Nobody counted these yet: they were settled, for the process that put them aside.
+            self.own.recovered += earlier;
+            self.own.lost += earlier;
             let message = format!(
                 "{} dead letters, the oldest, are lost: they were dropped to keep later ones ({earlier} of them were put aside by earlier processes); raise dead_letter_bytes to keep more",
                 own + earlier

@@ -139,6 +139,7 @@ mod writer;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -587,6 +588,12 @@ impl TempStorage for DiskStorage {
     }
 
     fn usage(&self) -> Option<StorageUsage> {
+        // At most one waits, however long the disk keeps the writer.
+        if !self.place.look_asked.swap(true, Ordering::Relaxed)
+            && let Some(threads) = lock(&self.threads).as_ref()
+        {
+            let _ = threads.writer.send(Job::Look);
+        }
         Some(self.place.usage())
     }
 

@@ -38,19 +38,20 @@ families! {
     BYTES Histogram "producer_batch_total_size_byte" ["topic" "partition" "topic_alias"] "Encoded bytes of the batch of an attempt; failures included.";
 
     ACCEPTED Counter "events_accepted_total" ["topic"] "Events taken from callers.";
-    RECOVERED Counter "events_recovered_total" ["topic"] "Events found in the spool at start, or found missing there.";
+    RECOVERED Counter "events_recovered_total" ["topic"] "Events found in the spool at start, or found missing there; and dead letters of earlier processes that had to go for later ones (lost then).";
     DELIVERED Counter "events_delivered_total" ["topic"] "Events in Kafka.";
     LOST Counter "events_lost_total" ["topic"] "Events that are not in Kafka, and not kept anywhere.";
     EVENTS Gauge "events" ["topic" "state"] "Accepted or recovered events that are neither delivered nor lost, by where they are: in_memory, in_flight, spooled, dead_lettered, in_doubt.";
     REFUSED Counter "events_refused_total" ["topic"] "Events never accepted: too large, no memory, closed, a failing partitioner or encoder.";
     DEAD_LETTERED Counter "events_dead_lettered_total" ["topic"] "Events put aside because Kafka will never take them, those included that had to go from there since (lost then).";
+    IN_DOUBT Counter "events_in_doubt_total" ["topic"] "Events of which nobody can know whether they are in Kafka, and that are kept nowhere; in events with the state in_doubt.";
     DUPLICATES Counter "events_possibly_duplicated_total" ["topic"] "Events sent again although the first attempt may lie in the log, too.";
     REORDERINGS Counter "reorderings_total" ["topic"] "Times a younger batch was written before an older one.";
     OLDEST Gauge "oldest_undelivered_age_seconds" ["topic"] "How long the oldest event has waited that Kafka has not acknowledged, in memory or spool; 0: none waits.";
     SPOOL_OLDEST Gauge "spool_oldest_age_seconds" ["topic"] "How long the oldest event in the spool has waited; 0: none is there.";
 
     SEALED Counter "batches_sealed_total" ["topic" "reason"] "Batches that became ready, by why.";
-    FILL Histogram "batch_fill_ratio" ["topic"] "How full a batch was when it became ready: its share of batch_size or of max_batch_bytesize, the larger one.";
+    FILL Histogram "batch_fill_ratio" ["topic"] "How full a batch was when it became ready: its share of batch_size or of the bytes that fill one, the larger one. The bytes are max_batch_bytesize, with a codec as many more as batches are known to shrink by. With collect_by_partition = false the batch_size is that of all partitions together, and each batch has its own part of it.";
     BATCHES Counter "batches_delivered_total" ["topic"] "Batches in Kafka.";
     BATCH_BYTES Counter "delivered_bytes_total" ["topic"] "Encoded bytes of batches in Kafka.";
     IN_FLIGHT Gauge "batches_in_flight" ["topic"] "Batches on their way to a broker.";
@@ -74,9 +75,10 @@ families! {
 
     SPOOL_BYTES Gauge "spool_bytes" [] "Bytes of segments, dead letters and damaged bytes kept aside.";
     SPOOL_LIMIT Gauge "spool_limit_bytes" [] "Bytes that they may take (max_bytes).";
-    SPOOL_FREE Gauge "spool_disk_free_bytes" [] "Bytes free on the spool's disk.";
+    SPOOL_FREE Gauge "spool_disk_free_bytes" [] "Bytes free on the spool's disk, as its writer last saw it: at the scrape before this one, or since.";
     SPOOL_KEPT_FREE Gauge "spool_disk_kept_free_bytes" [] "Bytes of it that are left to others (min_free_bytes): below that the spool counts as full.";
     SPOOL_HEALTHY Gauge "spool_healthy" ["topic"] "1 if the spool takes what this topic gives it; 0: it is full, fails, does not answer, or is not open yet.";
+    SPOOL_OPENING Gauge "spool_opening" ["topic"] "1 while what an earlier process left of this topic is being read; spool_healthy is 0 meanwhile.";
     FSYNC Histogram "spool_fsync_duration_seconds" [] "How long the disk took to make a group of batches durable.";
 
     BUILD Gauge "build_info" ["version"] "1; which version this is.";
@@ -96,7 +98,7 @@ unless set otherwise ([CONFIGURATION.md](CONFIGURATION.md), `[metrics]`).
 In every scrape, for each topic: `events_accepted_total + events_recovered_total = events_delivered_total + events_lost_total +
 sum(events)`.
 
-How many series there are: 75 for each topic, and one for each error that it met; 40 for each of its partitions that was written to,
+How many series there are: 77 for each topic, and one for each error that it met; 40 for each of its partitions that was written to,
 in the three producer histograms with their default buckets. `max_partitions` (100) of those have a label value of their own, all
 others share `other`, so that is 4 040 a topic at most. 22 for each broker, 26 for the batcher. Nothing is labelled by what is in an event.
 

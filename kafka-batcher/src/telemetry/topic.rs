@@ -1,5 +1,6 @@
 //! What is recorded of one topic, and the accounts that its dispatcher publishes.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::metrics::Report;
 /// The accounts of a topic, all of one instant.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
+    /// Without the latencies: they are in a histogram of their own.
     pub(crate) report: Report,
     /// Dead letters that were put aside, those included that are lost since.
     pub(crate) dead_lettered: u64,
@@ -91,6 +93,9 @@ pub(crate) struct TopicTelemetry {
     pub(crate) ticks: bool,
     recorded: Arc<Recorded>,
     snapshot: Mutex<Snapshot>,
+    /// Events never accepted. Outside of the equation, so it needs no snapshot: callers count, also when the topic's task hears
+    /// nothing of it or has ended.
+    pub(crate) refused: Arc<AtomicU64>,
     pub(crate) fill: Histogram,
     pub(crate) latency: Histogram,
     memory_wait: Histogram,
@@ -113,6 +118,7 @@ impl TopicTelemetry {
             memory_wait: recorded.memory_wait.with_label_values(&[&*name]),
             recorded,
             snapshot: Mutex::default(),
+            refused: Arc::default(),
             name,
         }
     }
@@ -120,11 +126,6 @@ impl TopicTelemetry {
     /// The accounts of now; a scrape sees these until the next.
     pub(crate) fn publish(&self, snapshot: Snapshot) {
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
-    }
-
-    /// The topic's task has ended, and callers may be refused all the same.
-    pub(crate) fn still_refusing(&self, refused: u64) {
-        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).report.refused = refused;
     }
 
     /// A caller has waited for memory, in vain or not.
@@ -161,8 +162,9 @@ impl TopicTelemetry {
             (RECOVERED, report.recovered),
             (DELIVERED, report.delivered),
             (LOST, report.lost),
-            (REFUSED, report.refused),
+            (REFUSED, self.refused.load(Ordering::Relaxed)),
             (DEAD_LETTERED, dead_lettered),
+            (IN_DOUBT, report.in_doubt),
             (DUPLICATES, report.possible_duplicates),
             (REORDERINGS, report.reorderings),
             (BATCHES, report.batches),
@@ -191,5 +193,25 @@ impl TopicTelemetry {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Latency;
+    use crate::{KafkaBatcher, TextFormat};
+
+    #[tokio::test]
+    async fn what_is_published_carries_no_distribution_of_latencies() {
+        // Each publication and each scrape cloned its thousands of counters, for nobody.
+        let batcher = KafkaBatcher::builder(["127.0.0.1:1"]).start().await.unwrap();
+        let flights = batcher.collector("flights").build().unwrap();
+        flights.add_event("value").await.unwrap();
+        drop(batcher.metrics_text(TextFormat::Prometheus).await);
+        let published = flights.topic.telemetry.as_ref().unwrap().snapshot.lock().unwrap().clone();
+        assert_eq!((published.report.accepted, published.report.latency), (1, Latency::none()));
+        assert!(batcher.report().await.latency != Latency::none());
+        drop(batcher.shutdown(Duration::ZERO).await);
     }
 }

@@ -53,6 +53,39 @@ async fn the_elixir_librarys_histograms_have_its_names_labels_and_buckets_where_
     drop(batcher.shutdown(LONG).await);
 }
 
+/// The story: the plain bytes of a batch were compared with the bound of its compressed ones, so every batch of a topic that
+/// compresses well was called full.
+#[tokio::test]
+async fn how_full_a_batch_is_counts_the_bytes_that_would_fill_it_with_its_codec() {
+    let kafka = kafka(1);
+    let batcher = builder(&kafka).start().await.unwrap();
+    let flights = batcher.collector(TOPIC).settings(|s| {
+        s.compression = kafka_batcher::Codec::Zstd;
+        s.max_batch_bytesize = 4_000;
+        s.max_wait_time = LONG;
+    });
+    let flights = flights.build().unwrap();
+    ready(&batcher, TOPIC).await;
+    // It learns by half a percent a batch that they shrink to almost nothing.
+    let event = "x".repeat(3_000);
+    for _ in 0..200 {
+        flights.add_event(&*event).await.unwrap();
+        flights.flush().await;
+    }
+    let fill = |scrape: &kafka_batcher_testkit::Scrape| {
+        ["count", "sum"].map(|what| scrape.value(&format!("kafka_batcher_batch_fill_ratio_{what}"), &[]))
+    };
+    let [batches, before] = fill(&scrape(&batcher).await);
+    assert_eq!(batches, 200.0);
+    flights.add_event(&*event).await.unwrap();
+    flights.flush().await;
+    let [batches, after] = fill(&scrape(&batcher).await);
+    assert_eq!(batches, 201.0);
+    // Of 4 000 wire bytes it were three quarters.
+    assert!((0.001..0.5).contains(&(after - before)), "{before} {after}");
+    drop(batcher.shutdown(LONG).await);
+}
+
 #[tokio::test]
 async fn failures_are_measured_and_each_attempt_once() {
     let kafka = kafka(1);

@@ -41,6 +41,27 @@ async fn a_registry_of_the_programs_own_comes_to_the_last_value_by_itself() {
     assert_eq!(names, ["own_total"]);
 }
 
+/// The story: a refused caller changes nothing that the topic's task hears of, so nothing was published, and the counter of the
+/// program's own registry stood still while every event was refused.
+#[tokio::test]
+async fn who_is_refused_is_counted_at_once_in_a_registry_of_the_programs_own() {
+    let kafka = kafka(1);
+    let registry = prometheus::Registry::new();
+    let batcher = builder(&kafka).metrics_registry(registry.clone()).start().await.unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    ready(&batcher, TOPIC).await;
+    let refused = || gather(&registry).value("kafka_batcher_events_refused_total", &[]);
+    let large = vec![b'x'; 2_000_000];
+    for n in 1..=5 {
+        flights.try_add_event(large.as_slice()).unwrap_err();
+        assert_eq!(refused(), f64::from(n));
+    }
+    // Nor does it need the task to live.
+    drop(batcher.shutdown(LONG).await);
+    flights.try_add_event("late").unwrap_err();
+    assert_eq!(refused(), 6.0);
+}
+
 #[tokio::test]
 async fn two_batchers_of_one_registry_need_prefixes_of_their_own() {
     let kafka = kafka(1);

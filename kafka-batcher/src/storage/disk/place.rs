@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kafka_batcher_core::StorageError;
@@ -24,6 +24,8 @@ const LOCK: &str = "lock";
 const RESERVE: &str = "reserve";
 /// What the format file says.
 const VERSION: u32 = 1;
+/// A file system that does not say how much of it is free.
+const UNKNOWN: u64 = u64::MAX;
 
 /// A spool's directory, held by this process for as long as this lives.
 #[derive(Debug)]
@@ -35,6 +37,10 @@ pub(super) struct SpoolDir {
     /// Bytes in segments, dead letters, and what is kept aside because it is damaged.
     used: AtomicU64,
     min_free: u64,
+    /// What was free when somebody last look_asked; [`UNKNOWN`]: it was not said.
+    free: AtomicU64,
+    /// The writer was asked to look again, and has not yet.
+    pub(super) look_asked: AtomicBool,
     /// Bytes of a segment: a part of the bound and of the disk, since room is given back by segments.
     pub(super) segment_bytes: u64,
     /// The reserve is on the disk, as far as is known; otherwise it is made when there is room.
@@ -45,12 +51,19 @@ pub(super) struct SpoolDir {
     lock: Mutex<Option<std::fs::File>>,
 }
 
+/// Only the writer calls it.
 #[derive(Default)]
-struct Fsyncs(OnceLock<FsyncObserver>);
+struct Fsyncs(Mutex<Option<FsyncObserver>>);
+
+impl Fsyncs {
+    fn lock(&self) -> MutexGuard<'_, Option<FsyncObserver>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl std::fmt::Debug for Fsyncs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fsyncs").field("observed", &self.0.get().is_some()).finish()
+        f.debug_struct("Fsyncs").field("observed", &self.lock().is_some()).finish()
     }
 }
 
@@ -70,14 +83,26 @@ impl SpoolDir {
         check_format(fs.as_ref(), &dir, true)?;
         // Who made it may have died before that was durable.
         fs.sync_dir(&dir).map_err(|error| failed("fsync", &dir, &error))?;
-        let (_, size) = fs.space(&dir).map_err(|error| failed("look at the room of", &dir, &error))?;
+        let (free, size) = fs.space(&dir).map_err(|error| failed("look at the room of", &dir, &error))?;
         let min_free = settings.min_free_bytes.unwrap_or((size / 20).min(1 << 30));
         let segment_bytes = settings.segment().min((size / 16).max(64 << 10));
-        let used = AtomicU64::new(0);
+        let (used, free) = (AtomicU64::new(0), AtomicU64::new(free));
         let (files, lock) = (Files::default(), Mutex::new(lock));
-        let reserved = AtomicBool::new(false);
+        let (reserved, look_asked) = (AtomicBool::new(false), AtomicBool::new(false));
         let fsyncs = Fsyncs::default();
-        let place = SpoolDir { fs, settings, files, used, min_free, segment_bytes, reserved, fsyncs, lock };
+        let place = SpoolDir {
+            fs,
+            settings,
+            files,
+            used,
+            min_free,
+            free,
+            look_asked,
+            segment_bytes,
+            reserved,
+            fsyncs,
+            lock,
+        };
         let used = place.count(&topics).map_err(|error| failed("list", &topics, &error))?;
         place.used.store(used, Ordering::Relaxed);
         place.keep_reserve();
@@ -138,23 +163,32 @@ impl SpoolDir {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// What is free on the disk, and its size. Blocks: a network's file system may not answer for minutes.
+    pub(super) fn space(&self) -> io::Result<(u64, u64)> {
+        let space = self.fs.space(&self.settings.dir);
+        self.free.store(space.as_ref().map_or(UNKNOWN, |(free, _)| *free), Ordering::Relaxed);
+        space
+    }
+
+    /// As it was last seen: asks the disk nothing.
     pub(super) fn usage(&self) -> StorageUsage {
+        let free = self.free.load(Ordering::Relaxed);
         StorageUsage {
             bytes: self.used.load(Ordering::Relaxed),
             max_bytes: self.settings.max_bytes,
-            free_bytes: self.fs.space(&self.settings.dir).ok().map(|(free, _)| free),
+            free_bytes: (free != UNKNOWN).then_some(free),
             min_free_bytes: self.min_free,
         }
     }
 
-    /// The first who asks is told.
+    /// The last who asked is told.
     pub(super) fn observe_fsyncs(&self, told: FsyncObserver) {
-        let _ = self.fsyncs.0.set(told);
+        *self.fsyncs.lock() = Some(told);
     }
 
     /// A group was made durable.
     pub(super) fn synced(&self, took: Duration) {
-        if let Some(told) = self.fsyncs.0.get() {
+        if let Some(told) = self.fsyncs.lock().as_ref() {
             told(took);
         }
     }
@@ -172,7 +206,7 @@ impl SpoolDir {
 
     /// Whether the bound is half used up, or the disk nearly full: then room is worth some work.
     pub(super) fn is_tight(&self) -> bool {
-        let (free, _) = self.fs.space(&self.settings.dir).unwrap_or((u64::MAX, 0));
+        let (free, _) = self.space().unwrap_or((u64::MAX, 0));
         self.used.load(Ordering::Relaxed) >= self.settings.max_bytes / 2
             || free.saturating_sub(self.min_free) < self.segment_bytes.saturating_mul(4)
     }
@@ -185,7 +219,7 @@ impl SpoolDir {
     pub(super) fn room_for(&self, bytes: u64, more: u64) -> Result<(), StorageError> {
         let dir = self.settings.dir.display();
         let (used, max) = (self.used.load(Ordering::Relaxed), self.settings.max_bytes);
-        let space = self.fs.space(&self.settings.dir);
+        let space = self.space();
         let wanted = bytes.saturating_add(more);
         let left = |more: u64| match more {
             0 => String::new(),
@@ -240,7 +274,7 @@ impl SpoolDir {
             self.reserved.store(true, Ordering::Relaxed);
             return;
         }
-        let (free, _) = self.fs.space(&self.settings.dir).unwrap_or_default();
+        let (free, _) = self.space().unwrap_or_default();
         if free < bytes.saturating_mul(3) {
             return;
         }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub(super) enum Job {
     Settled,
     /// Something was settled: write it down now, and say when that is durable.
     Checkpoint { topic: Arc<Topic>, done: Answer },
+    /// Somebody looks at how much room there is: see to it for the next time.
+    Look,
     /// Write down what was settled and end.
     Close,
 }
@@ -140,6 +143,11 @@ impl Writer {
                 }
                 Job::Settled => self.unsettled = true,
                 Job::Checkpoint { topic, done } => gather(&mut checkpoints, topic, done),
+                Job::Look => {
+                    // Before: who looks from now on is to be answered anew.
+                    self.place.look_asked.store(false, Ordering::Relaxed);
+                    let _ = self.place.space();
+                }
                 Job::Close => {
                     open = false;
                     break;

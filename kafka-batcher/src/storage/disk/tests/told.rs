@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
 
 use super::super::fs::{File, Fs};
 use super::super::scan::Spool;
@@ -245,4 +246,49 @@ fn a_log_that_was_cut_after_an_orderly_end_is_told_although_it_looks_like_one_th
     let aside = cut.list(Path::new("/spool/topics/t")).unwrap();
     assert!(aside.iter().any(|name| name.ends_with(".damaged")), "what is left of it is kept: {aside:?}");
     assert!(start(fs.disk().after_kill(), settings()).2.damage.is_empty());
+}
+
+#[test]
+fn the_room_is_looked_at_by_the_writer_and_never_by_who_asks_for_it() {
+    // A scrape ran `statvfs` on a thread of the runtime: over NFS that may take minutes.
+    let mut disk = Disk::default();
+    disk.capacity = Some(1 << 20);
+    let (fs, storage, _) = start(disk, settings());
+    let free = || storage.usage().unwrap().free_bytes.unwrap();
+    assert!(free() <= 1 << 20);
+    let asked = std::thread::current().id();
+    // The disk answers nobody until this lets go.
+    let (hang, hangs) = (Arc::new(Mutex::new(())), mpsc::channel());
+    let (held, tell) = (hang.clone(), Mutex::new(hangs.0));
+    fs.when_asked_for_room(move || {
+        assert_ne!(std::thread::current().id(), asked);
+        let _ = tell.lock().unwrap().send(());
+        drop(held.lock());
+    });
+    let hanging = hang.lock().unwrap();
+    while hangs.1.try_recv().is_err() {
+        free();
+    }
+    // Nobody hangs with it.
+    fs.disk().capacity = Some(1 << 30);
+    (0..100).for_each(|_| assert!(free() <= 1 << 20));
+    drop(hanging);
+    while free() <= 1 << 20 {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn how_long_an_fsync_took_is_told_to_the_last_who_asked() {
+    // The first was told for ever: a batcher whose metrics nobody could register, and the next one heard nothing.
+    let (_, storage, _) = start(Disk::default(), settings());
+    let counts: [Arc<AtomicU64>; 2] = Default::default();
+    for count in &counts {
+        let count = count.clone();
+        storage.observe_fsyncs(Box::new(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+        }));
+        save(&storage, 0, vec![fresh(&["a"])]);
+    }
+    assert_eq!(counts.map(|count| count.load(Ordering::SeqCst)), [1, 1]);
 }
