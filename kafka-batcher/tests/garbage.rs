@@ -1,6 +1,7 @@
 //! Random and damaged input for everything that reads what others wrote: the functions that the fuzzer calls (`fuzz/`), so that they
 //! run with every change.
 
+#[allow(unreachable_pub)] // a crate of its own elsewhere
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
 
