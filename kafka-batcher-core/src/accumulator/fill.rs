@@ -4,9 +4,13 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::batch::{HEADER_LEN, MAX_UNCOMPRESSED};
 
-/// By how much the estimate rises at most when a batch shrank less than expected, unless that batch says more, and falls at most
-/// when one shrank more. Kafka's (`CompressionRatioEstimator.java`): quick to deteriorate, slow to improve, because a batch that
-/// turns out too large costs a second compression, and one that turns out small a little room.
+/// By how much the estimate rises at least when a batch shrank less than expected, and falls at most when one shrank more. Kafka's
+/// (`CompressionRatioEstimator.java`): quick to deteriorate, slow to improve, because a batch that turns out too large costs a
+/// second compression, and one that turns out small a little room.
+///
+/// Ours differs where Kafka's lets every batch say the same: a few events shrink less than many, or not at all, and say nothing of
+/// how full a full batch becomes. So the estimate rises only by a batch of half the limit or more, or by one that turned out
+/// too large, and falls by the less the smaller the batch was.
 const DETERIORATES: f32 = 0.05;
 const IMPROVES: f32 = 0.005;
 /// Kafka's margin over the estimate (`MemoryRecordsBuilder.java`, `COMPRESSION_RATE_ESTIMATION_FACTOR`).
@@ -47,7 +51,13 @@ impl FillEstimate {
     pub fn observe(&self, plain: usize, wire: usize) {
         let records = |bytes: usize| bytes.saturating_sub(HEADER_LEN).max(1) as f32;
         let (known, seen) = (self.ratio(), records(wire) / records(plain));
-        let ratio = if seen > known { seen.max(known + DETERIORATES) } else { seen.max(known - IMPROVES) };
+        let ratio = if seen <= known {
+            seen.max(known - IMPROVES * (plain as f32 / self.wire as f32).min(1.0))
+        } else if plain >= self.wire / 2 || wire > self.wire {
+            seen.max(known + DETERIORATES)
+        } else {
+            return;
+        };
         let ratio = ratio.min(1.0);
         let limit = records(self.wire) / (ratio * MARGIN);
         self.ratio.store(ratio.to_bits(), Ordering::Relaxed);
@@ -73,6 +83,25 @@ mod tests {
         assert!((fill.ratio() - 0.30).abs() < 1e-3);
         fill.observe(1_000_000, 1_000_000);
         assert_eq!((fill.ratio(), fill.limit()), (1.0, 1_000_000));
+    }
+
+    #[test]
+    fn a_small_batch_that_does_not_shrink_changes_nothing_and_one_that_does_changes_little() {
+        let fill = FillEstimate::new(1_000_000, 8_000_000);
+        (0..200).for_each(|_| fill.observe(1_000_000, 250_000));
+        let limit = fill.limit();
+        fill.observe(100, 100);
+        fill.observe(499_999, 499_999);
+        assert_eq!(fill.limit(), limit);
+        let ratio = fill.ratio();
+        fill.observe(100_000, 1_000);
+        assert!((ratio - fill.ratio() - 0.0005).abs() < 1e-6, "{ratio} -> {}", fill.ratio());
+        // One that mattered, and one that turned out too large.
+        fill.observe(500_000, 500_000);
+        assert_eq!((fill.ratio(), fill.limit()), (1.0, 1_000_000));
+        (0..200).for_each(|_| fill.observe(1_000_000, 250_000));
+        fill.observe(4_000_000, 1_200_000);
+        assert!((fill.ratio() - 0.3).abs() < 1e-3);
     }
 
     #[test]
