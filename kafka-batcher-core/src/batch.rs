@@ -24,7 +24,7 @@
 //! long as the stamp stays.
 //!
 //! With a codec ([`Compressor`]) the records are one compressed block, and the header tells of the records in it. It is then
-//! compressed before it is stamped, and its pieces, should it ever be split, are compressed again.
+//! compressed before it is stamped, and its pieces, should it ever be split, are compressed again, fast.
 
 pub(crate) mod compression;
 pub(crate) mod decoder;
@@ -93,6 +93,14 @@ struct Fixed {
     count: u32,
 }
 
+/// Tells a batch and its clones from other batches, for as long as one of them lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    body: usize,
+    len: usize,
+    fixed: Fixed,
+}
+
 /// The encoded records, in chunks. Compressed ones fill the first of them; the others are kept, since memory is charged for
 /// what was accepted.
 struct Body {
@@ -156,6 +164,10 @@ impl RecordBatch {
     pub(crate) fn set_stamp(&mut self, stamp: Stamp) {
         self.stamp = stamp;
         self.crc = OnceLock::new();
+    }
+
+    fn known(&self) -> Known {
+        Known { body: Arc::as_ptr(&self.body).addr(), len: self.body.len, fixed: self.fixed }
     }
 
     /// Puts these compressed records in the place of its plain ones. Its memory is written over; where somebody shares that,
@@ -302,7 +314,7 @@ impl RecordBatch {
     }
 
     /// Two batches out of one: events `..at` and `at..`, each event keeping its sequence number (delivery-rules.md 1.5).
-    /// Of a compressed batch they are compressed, too, if they get smaller by it. `chunk` gives memory of at least the size asked for.
+    /// Of a compressed batch they are compressed, too, at a fast level, if they get smaller by it. `chunk` gives memory of at least the size asked for.
     ///
     /// # Errors
     /// If the batch's own bytes cannot be read.
@@ -333,14 +345,39 @@ impl RecordBatch {
         if stretches.iter().all(|stretch| *stretch == (0..count)) {
             return Ok(stretches.iter().map(|_| self.clone()).collect());
         }
+        Ok(self.pieces(&self.records()?, stretches, chunk))
+    }
+
+    /// A plain batch in consecutive ones of at most `limit` bytes each, header included, as few as it takes; a single event may
+    /// take more. Each event keeps its sequence number and who waits for it. One that is small enough, or compressed, stays whole.
+    ///
+    /// # Errors
+    /// If the batch's own bytes cannot be read.
+    pub fn cut_to(
+        &self,
+        limit: usize,
+        chunk: &mut dyn FnMut(usize) -> Chunk,
+    ) -> Result<Vec<RecordBatch>, DecodeError> {
+        if self.encoded_len() <= limit || self.codec() != Codec::None {
+            return Ok(vec![self.clone()]);
+        }
         let records = self.records()?;
-        let mut compressor = Compressor::new();
+        Ok(self.pieces(&records, &encoder::stretches(&records, limit), chunk))
+    }
+
+    fn pieces(
+        &self,
+        records: &[OwnedRecord],
+        stretches: &[Range<u32>],
+        chunk: &mut dyn FnMut(usize) -> Chunk,
+    ) -> Vec<RecordBatch> {
+        let (count, mut compressor) = (self.fixed.count, Compressor::new());
         let part = |stretch: &Range<u32>| {
             let (first, end) = (stretch.start.min(count), stretch.end.min(count));
             let records = records.get(first as usize..end as usize).unwrap_or_default();
             self.part(records, first, &mut *chunk, &mut compressor)
         };
-        Ok(stretches.iter().map(part).collect())
+        stretches.iter().map(part).collect()
     }
 
     /// This batch without the events at `indices` (ascending, within the batch), unstamped, or `None` if nothing is
@@ -406,11 +443,11 @@ impl RecordBatch {
         batch
     }
 
-    /// A piece of this batch is compressed as it is.
+    /// A piece of this batch is compressed by its codec, at a fast level: whoever cuts it answers at once.
     fn compress_as_this(&self, piece: &mut RecordBatch, compressor: &mut Compressor) {
-        let how = self.fixed.compression;
-        if compressor.compress(piece, how).is_some() {
-            compressor.put_into(piece, how);
+        if compressor.compress(piece, self.fixed.compression.fast()).is_some() {
+            // Otherwise it stays as it is, which is no mistake.
+            let _ = compressor.put_into(piece);
         }
     }
 

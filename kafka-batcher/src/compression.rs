@@ -21,14 +21,16 @@ pub(crate) struct CompressionPool {
 
 /// A batch that is being compressed.
 pub(crate) struct Job {
+    how: How,
     state: Mutex<State>,
 }
 
 enum State {
-    /// Not compressed yet, or as it came out.
-    Whole(RecordBatch),
-    /// It was too large, and came out in parts.
-    Parts(Vec<RecordBatch>),
+    /// No codec has begun with it.
+    Waiting(RecordBatch),
+    Working(RecordBatch),
+    /// As it came out, in parts if it was too large; and whether the codec has said how small it becomes.
+    Done(Vec<RecordBatch>, bool),
     /// It was taken back.
     Taken,
 }
@@ -41,6 +43,20 @@ pub(crate) struct How {
     pub(crate) limit: usize,
     /// Gives memory for the parts of one that takes more.
     pub(crate) memory: BufferPool,
+}
+
+impl How {
+    /// A batch that goes uncompressed: it may be filled far beyond the limit, and neither a broker nor who reads a spool expects
+    /// such a one.
+    pub(crate) fn plain(&self, batch: RecordBatch) -> Vec<RecordBatch> {
+        let share = Share::new(usize::MAX);
+        batch.cut_to(self.limit, &mut |size| self.memory.acquire_reserve(&share, size)).unwrap_or_else(
+            |error| {
+                tracing::error!(%error, "a batch of ours cannot be read; it is sent as it is");
+                vec![batch]
+            },
+        )
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -68,20 +84,21 @@ impl CompressionPool {
 
     /// Compresses a batch that nobody will want back before.
     pub(crate) async fn compress(self: Arc<Self>, batch: RecordBatch, how: How) -> Vec<RecordBatch> {
-        let job = Job::new(batch);
-        self.run(job.clone(), how).await;
-        job.take()
+        let job = Job::new(batch, how);
+        self.run(job.clone()).await;
+        job.take().0
     }
 
     /// Compresses the job's batch, unless it is taken back before. It stays as it is if there is no runtime any more.
-    pub(crate) async fn run(self: Arc<Self>, job: Arc<Job>, how: How) {
+    pub(crate) async fn run(self: Arc<Self>, job: Arc<Job>) {
         // It is never closed.
         let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
         let Ok(runtime) = Handle::try_current() else { return };
         let pool = self;
         let work = runtime.spawn_blocking(move || {
             let mut compressor = lock(&pool.idle).pop().unwrap_or_default();
-            job.work(&mut compressor, &how, Compressor::fit);
+            job.work(&mut compressor, Compressor::fit);
+            compressor.rest();
             lock(&pool.idle).push(compressor);
             drop(permit);
         });
@@ -100,23 +117,33 @@ type Fit = fn(
 ) -> Result<Fitted, DecodeError>;
 
 impl Job {
-    pub(crate) fn new(batch: RecordBatch) -> Arc<Self> {
-        Arc::new(Job { state: Mutex::new(State::Whole(batch)) })
+    pub(crate) fn new(batch: RecordBatch, how: How) -> Arc<Self> {
+        Arc::new(Job { how, state: Mutex::new(State::Waiting(batch)) })
     }
 
-    /// The batch, as far as it has come; several if it was too large.
-    pub(crate) fn take(&self) -> Vec<RecordBatch> {
-        match std::mem::replace(&mut *lock(&self.state), State::Taken) {
-            State::Whole(batch) => vec![batch],
-            State::Parts(parts) => parts,
-            State::Taken => Vec::new(),
+    /// The batch, as far as it has come, several if it was too large; and whether a codec has said how small it becomes.
+    pub(crate) fn take(&self) -> (Vec<RecordBatch>, bool) {
+        let state = std::mem::replace(&mut *lock(&self.state), State::Taken);
+        match state {
+            State::Waiting(batch) | State::Working(batch) => (self.how.plain(batch), false),
+            State::Done(batches, compressed) => (batches, compressed),
+            State::Taken => (Vec::new(), false),
         }
     }
 
-    fn work(&self, compressor: &mut Compressor, how: &How, fit: Fit) {
-        let plain = match &*lock(&self.state) {
-            State::Whole(batch) => batch.clone(),
-            _ => return,
+    /// A codec is at it.
+    pub(crate) fn is_worked_at(&self) -> bool {
+        matches!(&*lock(&self.state), State::Working(_))
+    }
+
+    fn work(&self, compressor: &mut Compressor, fit: Fit) {
+        let how = &self.how;
+        let plain = {
+            let mut state = lock(&self.state);
+            let State::Waiting(batch) = &*state else { return };
+            let batch = batch.clone();
+            *state = State::Working(batch.clone());
+            batch
         };
         let share = Share::new(usize::MAX);
         let mut chunk = |size| how.memory.acquire_reserve(&share, size);
@@ -126,20 +153,27 @@ impl Job {
         // Before it is written over nobody else may hold it.
         drop(plain);
         let mut state = lock(&self.state);
-        let State::Whole(batch) = &mut *state else { return };
-        match fitted {
-            Ok(Ok(Fitted::Plain)) => {}
-            Ok(Ok(Fitted::Smaller)) => compressor.put_into(batch, how.compression),
-            Ok(Ok(Fitted::Parts(parts))) => *state = State::Parts(parts),
-            Ok(Err(error)) => tracing::error!(%error, "a batch of ours cannot be read; it is sent as it is"),
+        let State::Working(mut batch) = std::mem::replace(&mut *state, State::Taken) else { return };
+        *state = match fitted {
+            Ok(Ok(Fitted::Plain)) => State::Done(vec![batch], true),
+            Ok(Ok(Fitted::Smaller)) => {
+                let smaller = compressor.put_into(&mut batch);
+                State::Done(if smaller { vec![batch] } else { how.plain(batch) }, smaller)
+            }
+            Ok(Ok(Fitted::Parts(parts))) => State::Done(parts, true),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a batch of ours cannot be read; it is sent as it is");
+                State::Done(vec![batch], false)
+            }
             Err(panic) => {
                 // Its contexts may be in any state.
                 *compressor = Compressor::new();
                 let said = crate::panics::message(panic.as_ref());
                 let codec = how.compression.codec();
                 tracing::error!(%codec, said, "compressing a batch panicked; it is sent uncompressed");
+                State::Done(how.plain(batch), false)
             }
-        }
+        };
     }
 }
 
@@ -169,35 +203,49 @@ mod tests {
 
     #[test]
     fn a_codec_that_panics_costs_the_batch_its_compression_and_nobody_else_anything() {
-        let (job, how, mut compressor) = (Job::new(batch()), how(), Compressor::new());
-        job.work(&mut compressor, &how, |_, _, _, _, _| panic!("planted"));
-        assert_eq!(
-            job.take().iter().map(|b| (b.codec(), b.count())).collect::<Vec<_>>(),
-            [(Codec::None, 100)]
-        );
-        let next = Job::new(batch());
-        next.work(&mut compressor, &how, Compressor::fit);
-        assert_eq!(next.take()[0].codec(), Codec::Zstd);
+        let (job, mut compressor) = (Job::new(batch(), how()), Compressor::new());
+        job.work(&mut compressor, |_, _, _, _, _| panic!("planted"));
+        let (taken, compressed) = job.take();
+        assert_eq!(taken.iter().map(|b| (b.codec(), b.count())).collect::<Vec<_>>(), [(Codec::None, 100)]);
+        assert!(!compressed, "nothing is learned of it");
+        let next = Job::new(batch(), how());
+        next.work(&mut compressor, Compressor::fit);
+        let (taken, compressed) = next.take();
+        assert_eq!((taken[0].codec(), compressed), (Codec::Zstd, true));
+    }
+
+    #[test]
+    fn what_goes_uncompressed_is_within_the_limit_all_the_same() {
+        let small = How { limit: 1_000, ..how() };
+        let panicked = Job::new(batch(), small.clone());
+        panicked.work(&mut Compressor::new(), |_, _, _, _, _| panic!("planted"));
+        for job in [panicked, Job::new(batch(), small)] {
+            let (taken, compressed) = job.take();
+            assert!(!compressed && taken.iter().all(|part| part.encoded_len() <= 1_000));
+            let all: Vec<_> = taken.iter().flat_map(|part| part.records().unwrap()).collect();
+            assert_eq!(all, batch().records().unwrap());
+        }
     }
 
     #[tokio::test]
     async fn what_was_taken_back_is_plain_and_stays_so() {
-        let (job, pool) = (Job::new(batch()), Arc::new(CompressionPool::new()));
-        let taken = job.take();
-        pool.clone().run(job.clone(), how()).await;
+        let (job, pool) = (Job::new(batch(), how()), Arc::new(CompressionPool::new()));
+        let (taken, _) = job.take();
+        pool.clone().run(job.clone()).await;
         assert_eq!((taken[0].codec(), taken[0].records().unwrap().len()), (Codec::None, 100));
-        assert!(job.take().is_empty());
+        assert!(job.take().0.is_empty());
         // And one that is not comes out compressed, of contexts that are kept.
-        let other = Job::new(batch());
-        pool.clone().run(other.clone(), how()).await;
-        assert_eq!((other.take()[0].codec(), lock(&pool.idle).len()), (Codec::Zstd, 1));
+        let other = Job::new(batch(), how());
+        pool.clone().run(other.clone()).await;
+        assert_eq!((other.take().0[0].codec(), lock(&pool.idle).len()), (Codec::Zstd, 1));
     }
 
     #[test]
     fn without_a_runtime_a_batch_stays_as_it_is() {
-        let (job, pool) = (Job::new(batch()), Arc::new(CompressionPool::new()));
-        let run = Box::pin(pool.run(job.clone(), how()));
+        let (job, pool) = (Job::new(batch(), how()), Arc::new(CompressionPool::new()));
+        let run = Box::pin(pool.run(job.clone()));
         assert!(futures_util::FutureExt::now_or_never(run).is_some());
-        assert_eq!(job.take()[0].codec(), Codec::None);
+        let (taken, compressed) = job.take();
+        assert_eq!((taken[0].codec(), compressed), (Codec::None, false));
     }
 }

@@ -24,8 +24,8 @@ use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_batcher_core::partitioner::{Placement, TopicNotice};
 use kafka_batcher_core::{
-    Codec, Compression, FailureReason, Leader, Outbox, OutboxSettings, ProduceAnswer, ProducerIdentity,
-    ProducerState, RecordBatch, Sealed, StorageError, Time, TopicId,
+    Compression, FailureReason, Leader, Outbox, OutboxSettings, ProduceAnswer, ProducerIdentity,
+    ProducerState, Sealed, StorageError, Time, TopicId,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -174,6 +174,9 @@ pub(crate) struct Dispatcher {
     /// The partitions of batches that are to be compressed, in the order of sealing; and how many are being.
     to_compress: VecDeque<i32>,
     compressing: usize,
+    /// When the pool was last seen to do something of it; and that it does nothing any more was told.
+    pool_answered_at: Time,
+    pool_stuck: bool,
     /// The storage has said what an earlier process left; before that nothing is sent.
     opened: bool,
     open_again_at: Option<Time>,
@@ -246,6 +249,8 @@ impl Dispatcher {
             pace: parts.replay_rate.map(Pace::new),
             to_compress: VecDeque::new(),
             compressing: 0,
+            pool_answered_at: Time::ZERO,
+            pool_stuck: false,
             parts,
             lanes: Vec::new(),
             inbox: VecDeque::new(),
@@ -317,6 +322,7 @@ impl Dispatcher {
         }
         loop {
             self.collect();
+            self.look_after_pool();
             self.drive();
             let done = self.is_done();
             self.tell_losses(done);
@@ -372,8 +378,9 @@ impl Dispatcher {
         let losses = self.losses.values().filter_map(Losses::due).min();
         let slow = self.calls.values().copied().min();
         let pace = self.pace.as_ref().filter(|_| !self.reads.is_empty()).map(Pace::next);
-        let timers =
-            [self.parts.topic.next_due(), retry, deadline, spool, self.open_again_at, losses, slow, pace];
+        let due = self.parts.topic.next_due();
+        let pool = self.pool_due();
+        let timers = [due, retry, deadline, spool, self.open_again_at, losses, slow, pace, pool];
         timers.into_iter().flatten().min()
     }
 
@@ -413,20 +420,6 @@ impl Dispatcher {
             } else {
                 self.regroup(sealed);
             }
-        }
-    }
-
-    fn enqueue(&mut self, partition: i32, batch: RecordBatch, opened: Time) {
-        let compresses = self.compression.codec() != Codec::None;
-        if let Some(lane) = usize::try_from(partition).ok().and_then(|p| self.lanes.get_mut(p)) {
-            if compresses {
-                return self.compress(partition, batch, opened);
-            }
-            lane.outbox.on_sealed(batch, opened);
-            lane.dirty = true;
-        } else {
-            // Slots and lanes grow together; an event must not vanish if that is ever wrong.
-            self.give_up(&batch, FailureReason::Internal, "its partition has no outbox".to_owned());
         }
     }
 

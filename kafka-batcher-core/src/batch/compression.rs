@@ -5,8 +5,8 @@
 //! frame (KIP-110; needs Produce 7). What it reads is that, Snappy without framing (librdkafka's) and everything the
 //! formats allow.
 //!
-//! Promise: no input makes it panic, or take more memory than [`MAX_UNCOMPRESSED`] and a codec's few buffers. What the bytes
-//! *claim* to hold is never believed.
+//! Promise: no input makes it panic, or take more memory than three times [`MAX_UNCOMPRESSED`], since a buffer that grows is copied
+//! into one of twice its size, and a codec's few buffers. What the bytes *claim* to hold is never believed.
 
 mod compressor;
 mod decompress;
@@ -125,6 +125,11 @@ impl Compression {
     /// As the pieces of a batch are compressed that was read: at which level it was nobody knows.
     pub(super) fn of(codec: Codec) -> Compression {
         Compression { codec, level: codec.levels().map_or(0, |(_, _, default)| default) }
+    }
+
+    /// The same codec at its level, or at a faster one: gzip 1, zstd 1.
+    pub(super) fn fast(self) -> Compression {
+        Compression { level: self.level.min(1), ..self }
     }
 
     /// The codec.

@@ -407,6 +407,30 @@ fn put_headers(record: &Record<'_>, out: &mut [u8], at: usize) {
     }
 }
 
+/// Consecutive stretches of these records, each a plain batch of at most `limit` bytes, header included; one of a single record
+/// may take more.
+pub(super) fn stretches(records: &[OwnedRecord], limit: usize) -> Vec<Range<u32>> {
+    let (mut done, mut open, mut base, mut size) = (Vec::new(), 0..0, 0, HEADER_LEN);
+    for record in records {
+        // Records that were decoded from a batch fit one.
+        let measured = record.view(Measured::of).unwrap_or(Measured { payload: 0 });
+        let adds = |base: i64, offset: u32| {
+            let body = measured.body(record.timestamp.wrapping_sub(base), offset);
+            varint::len(body as i64) + body
+        };
+        let mut next = adds(base, open.end - open.start);
+        if open.is_empty() || size + next > limit {
+            let end = open.end;
+            done.extend(Some(std::mem::replace(&mut open, end..end)).filter(|full| !full.is_empty()));
+            (base, size, next) = (record.timestamp, HEADER_LEN, adds(record.timestamp, 0));
+        }
+        size += next;
+        open.end += 1;
+    }
+    done.extend(Some(open).filter(|last| !last.is_empty()));
+    done
+}
+
 /// One batch of all these records, in one chunk. Whose times the user gave is not said in `records`:
 /// the caller knows.
 pub(super) fn encode_all(records: &[OwnedRecord], chunk: &mut dyn FnMut(usize) -> Chunk) -> RecordBatch {

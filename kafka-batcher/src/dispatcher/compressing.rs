@@ -7,8 +7,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use kafka_batcher_core::{Codec, Compression, RecordBatch, Time};
+use kafka_batcher_core::{Codec, Compression, FailureReason, RecordBatch, Time};
 
+use super::spooling::PATIENCE;
 use super::{Dispatcher, Done, Lane};
 use crate::compression::{How, Job};
 
@@ -82,28 +83,43 @@ impl Lane {
 }
 
 impl Dispatcher {
-    /// How batches are compressed; `None`: they are not, or not any more.
-    pub(super) fn how(&self) -> Option<How> {
+    /// How batches are compressed, if [`Dispatcher::compresses`].
+    pub(super) fn how(&self) -> How {
         let topic = &self.parts.topic;
-        (self.compression.codec() != Codec::None).then(|| How {
-            compression: self.compression,
-            limit: topic.settings.max_batch_bytesize,
-            memory: topic.pool.clone(),
-        })
+        let (limit, memory) = (topic.settings.max_batch_bytesize, topic.pool.clone());
+        How { compression: self.compression, limit, memory }
     }
 
-    /// A sealed batch on its way to its outbox.
-    pub(super) fn compress(&mut self, partition: i32, batch: RecordBatch, opened: Time) {
-        let Some(lane) = self.lane_mut(partition) else { return };
-        let (events, plain) = (batch.count(), batch.encoded_len());
-        lane.stage.jobs.push_back(Staged { job: Job::new(batch), opened, events, plain, done: false });
-        self.to_compress.push_back(partition);
-        self.begin_compressing();
+    /// False: they are not, or not any more.
+    pub(super) fn compresses(&self) -> bool {
+        self.compression.codec() != Codec::None
+    }
+
+    /// A sealed batch on its way to its outbox, by way of a codec if there is one.
+    pub(super) fn enqueue(&mut self, partition: i32, batch: RecordBatch, opened: Time) {
+        let (how, compresses) = (self.how(), self.compresses());
+        let Some(lane) = self.lane_mut(partition) else {
+            // Slots and lanes grow together; an event must not vanish if that is ever wrong.
+            return self.give_up(&batch, FailureReason::Internal, "its partition has no outbox".to_owned());
+        };
+        if compresses {
+            let (events, plain) = (batch.count(), batch.encoded_len());
+            let job = Job::new(batch, how);
+            lane.stage.jobs.push_back(Staged { job, opened, events, plain, done: false });
+            self.to_compress.push_back(partition);
+            return self.begin_compressing();
+        }
+        for batch in how.plain(batch) {
+            lane.outbox.on_sealed(batch, opened);
+        }
+        lane.dirty = true;
     }
 
     /// Begins as many as may run at once; they are of all partitions, in the order of sealing.
     fn begin_compressing(&mut self) {
-        let Some(how) = self.how() else { return };
+        if self.compressing == 0 {
+            self.pool_answered_at = self.parts.topic.clock.now();
+        }
         while self.compressing < self.parts.compression.size() {
             let Some(partition) = self.to_compress.pop_front() else { return };
             let Some(lane) = self.lane_mut(partition) else { continue };
@@ -112,9 +128,9 @@ impl Dispatcher {
             let (job, ordinal) = (staged.job.clone(), stage.handed + stage.begun as u64);
             stage.begun += 1;
             self.compressing += 1;
-            let (pool, how) = (self.parts.compression.clone(), how.clone());
+            let pool = self.parts.compression.clone();
             self.spawn(async move {
-                pool.run(job, how).await;
+                pool.run(job).await;
                 Done::Compressed { partition, ordinal }
             });
         }
@@ -122,6 +138,7 @@ impl Dispatcher {
 
     pub(super) fn compressed(&mut self, partition: i32, ordinal: u64) {
         self.compressing = self.compressing.saturating_sub(1);
+        (self.pool_answered_at, self.pool_stuck) = (self.parts.topic.clock.now(), false);
         self.begin_compressing();
         let Some(lane) = self.lane_mut(partition) else { return };
         // It may have been taken back meanwhile.
@@ -142,7 +159,7 @@ impl Dispatcher {
         lane.stage.begun = lane.stage.begun.saturating_sub(1);
         lane.stage.handed += 1;
         lane.dirty = true;
-        let batches = staged.job.take();
+        let (batches, compressed) = staged.job.take();
         let wire = batches.iter().map(RecordBatch::encoded_len).sum();
         for batch in batches {
             lane.outbox.on_sealed(batch, staged.opened);
@@ -152,7 +169,7 @@ impl Dispatcher {
             let mark = usize::try_from(partition).ok().and_then(|p| barrier.marks.get_mut(p));
             mark.into_iter().filter(|mark| **mark == gone).for_each(|mark| *mark = here);
         }
-        if let (true, Some(fill)) = (staged.done, &self.parts.topic.fill) {
+        if let (true, Some(fill)) = (compressed, &self.parts.topic.fill) {
             fill.observe(staged.plain, wire);
         }
         true
@@ -161,10 +178,42 @@ impl Dispatcher {
     /// From now on batches go as they are, those first that wait here.
     pub(super) fn stop_compressing(&mut self) {
         self.compression = Compression::NONE;
+        self.take_all_back();
+    }
+
+    fn take_all_back(&mut self) {
         self.to_compress.clear();
         for partition in 0..self.lanes.len() as i32 {
             while self.hand_over(partition, |_| true) {}
         }
+    }
+
+    /// By when the pool should have begun with something, or be done with it.
+    pub(super) fn pool_due(&self) -> Option<Time> {
+        let after = self.parts.outbox.spool.map_or(self.parts.request_timeout, |spool| spool.after);
+        let waits = self.lanes.iter().any(|lane| !lane.stage.is_empty());
+        waits.then(|| self.pool_answered_at + after.max(PATIENCE))
+    }
+
+    /// The runtime's blocking threads may all be busy, with the program's own work, and for ever: what waits for one goes as it is.
+    pub(super) fn look_after_pool(&mut self) {
+        let now = self.parts.topic.clock.now();
+        if self.pool_due().is_none_or(|due| due > now) {
+            return;
+        }
+        let mut staged = self.lanes.iter().flat_map(|lane| &lane.stage.jobs);
+        if staged.any(|staged| staged.job.is_worked_at()) {
+            self.pool_answered_at = now;
+            return;
+        }
+        if !std::mem::replace(&mut self.pool_stuck, true) {
+            tracing::warn!(
+                topic = &*self.parts.topic.name,
+                "no thread is free to compress batches, they are sent uncompressed until one is: the runtime's blocking threads are \
+                 busy; give it more (max_blocking_threads), or block fewer"
+            );
+        }
+        self.take_all_back();
     }
 }
 

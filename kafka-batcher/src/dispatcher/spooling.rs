@@ -25,7 +25,7 @@ const REPLAY_BYTES: usize = 16 << 20;
 
 /// How long a call of the storage may take until it counts as not answered, at least: a disk is not held to a `spool_after` of
 /// milliseconds. What does not need the call goes on then, and the operator is told.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Stands for a ticket where the unassigned lane has a call under way; it has one at a time.
 pub(super) const LANE_CALL: u64 = 0;

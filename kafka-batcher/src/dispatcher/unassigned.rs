@@ -383,7 +383,7 @@ impl Dispatcher {
         let step_bytes = self.unassigned.step_bytes();
         let recovered_below = self.unassigned.recovered_below;
         let claims = self.unassigned.claims.clone();
-        let (pool, how) = (self.parts.compression.clone(), self.how());
+        let (pool, how) = (self.parts.compression.clone(), self.compresses().then(|| self.how()));
         let step = async move {
             let ReadBack { batches, next, damage } = storage.read(&lane, from, step_bytes).await?;
             let mut step = Step {

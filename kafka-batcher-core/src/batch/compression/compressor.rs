@@ -9,12 +9,14 @@ use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 use zstd::stream::raw::{CParameter, Encoder as Zstd, InBuffer, Operation, OutBuffer};
 
 use super::{Codec, Compression, MAX_UNCOMPRESSED};
-use crate::batch::{HEADER_LEN, RecordBatch};
+use crate::batch::{HEADER_LEN, Known, RecordBatch};
 use crate::buffer_pool::Chunk;
 use crate::error::DecodeError;
 
 /// What `SnappyOutputStream` begins a stream with: its magic, version 1, readable from version 1 on.
 pub(super) const XERIAL: [u8; 16] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1];
+/// A compressor at rest keeps room for so many compressed bytes: what a batch takes with `max_batch_bytesize` as it is.
+const KEPT: usize = 1 << 20;
 /// Uncompressed bytes of a block of Snappy, at most: snappy-java's own.
 const SNAPPY_BLOCK: usize = 32 << 10;
 
@@ -22,7 +24,9 @@ const SNAPPY_BLOCK: usize = 32 << 10;
 #[derive(Default)]
 pub struct Compressor {
     /// Compressed records, until somebody takes them.
-    out: Vec<u8>,
+    pub(super) out: Vec<u8>,
+    /// Of which batch they are, and how they were compressed.
+    of: Option<(Known, Compression)>,
     gzip: Option<(i32, Compress)>,
     snappy: Option<snap::raw::Encoder>,
     lz4: Option<FrameEncoder<Vec<u8>>>,
@@ -36,7 +40,7 @@ pub enum Fitted {
     Plain,
     /// It is smaller: [`Compressor::put_into`] makes it so.
     Smaller,
-    /// Too large even so: these go in its place, in this order, compressed where that made them smaller.
+    /// Too large all the same: these go in its place, in this order, compressed where that made them smaller.
     Parts(Vec<RecordBatch>),
 }
 
@@ -60,6 +64,7 @@ impl Compressor {
             return None;
         }
         self.out.clear();
+        self.of = None;
         // Room for what is smaller; what is not is of no use.
         self.out.reserve(plain);
         let done = match how.codec {
@@ -73,17 +78,40 @@ impl Compressor {
             // In what state it is nobody knows.
             *self = Compressor::default();
         }
-        (matches!(done, Ok(true)) && self.out.len() < plain).then_some(HEADER_LEN + self.out.len())
+        if !matches!(done, Ok(true)) || self.out.len() >= plain {
+            return None;
+        }
+        self.of = Some((batch.known(), how));
+        Some(HEADER_LEN + self.out.len())
     }
 
     /// Puts what [`Compressor::compress`] has just made of this batch, or of a clone of it, in the place of its records: into the
-    /// same memory, of which it holds on to all, unless somebody else shares it.
-    pub fn put_into(&mut self, batch: &mut RecordBatch, how: Compression) {
-        batch.replace_records(&self.out, how);
+    /// same memory, of which it holds on to all, unless somebody else shares it. False: it was made of another batch, or put
+    /// in its place already, and nothing changes.
+    #[must_use]
+    pub fn put_into(&mut self, batch: &mut RecordBatch) -> bool {
+        match self.of.take() {
+            Some((known, how)) if known == batch.known() => {
+                batch.replace_records(&self.out, how);
+                true
+            }
+            _ => false,
+        }
     }
 
-    /// Compresses a plain batch so that it takes at most `limit` bytes on the wire: one that takes more is halved until its parts
-    /// do not, each event keeping its receipt; a single event stays as it is. `chunk` gives memory for the parts.
+    /// Gives back what a large batch needed and the next one may not: 1 MiB is kept, beside the codecs' contexts.
+    pub fn rest(&mut self) {
+        self.out.clear();
+        self.of = None;
+        self.out.shrink_to(KEPT);
+    }
+
+    /// Compresses a plain batch so that it takes at most `limit` bytes on the wire: one that takes more is cut into parts that
+    /// should not, by how much it shrank and with 5 % to spare, and those that still do are cut again. Each event keeps its
+    /// receipt; a single event stays as it is. `chunk` gives memory for the parts.
+    ///
+    /// While a batch is cut its records are in memory three times: in the batch, decoded, and in the parts, which keep their plain
+    /// size until they are acknowledged.
     ///
     /// # Errors
     /// The batch's own bytes cannot be read.
@@ -95,19 +123,19 @@ impl Compressor {
         chunk: &mut dyn FnMut(usize) -> Chunk,
     ) -> Result<Fitted, DecodeError> {
         let size = self.compress(batch, how);
-        if size.unwrap_or(batch.encoded_len()) <= limit || batch.count() == 1 {
+        let plain = batch.encoded_len();
+        if size.unwrap_or(plain) <= limit || batch.count() == 1 {
             return Ok(if size.is_some() { Fitted::Smaller } else { Fitted::Plain });
         }
+        // So many plain bytes should take `limit`. A part shrinks a little less than the whole.
+        let at_most = size.map_or(limit as u64, |size| plain as u64 * limit as u64 / size as u64 * 20 / 21);
         let mut parts = Vec::new();
-        let (left, right) = batch.split(batch.count() / 2, chunk)?;
-        for mut half in [left, right] {
-            match self.fit(&half, how, limit, chunk)? {
-                Fitted::Parts(quarters) => parts.extend(quarters),
-                Fitted::Plain => parts.push(half),
-                Fitted::Smaller => {
-                    self.put_into(&mut half, how);
-                    parts.push(half);
-                }
+        for mut part in batch.cut_to(at_most as usize, chunk)? {
+            match self.fit(&part, how, limit, chunk)? {
+                Fitted::Parts(again) => parts.extend(again),
+                // It stays plain if it were another's, which it is not.
+                Fitted::Smaller if self.put_into(&mut part) => parts.push(part),
+                Fitted::Smaller | Fitted::Plain => parts.push(part),
             }
         }
         Ok(Fitted::Parts(parts))

@@ -54,7 +54,7 @@ fn noise(n: usize, mut seed: u64) -> Vec<u8> {
 fn compressed(batch: &RecordBatch, how: Compression) -> RecordBatch {
     let (mut compressor, mut batch) = (Compressor::new(), batch.clone());
     assert!(compressor.compress(&batch, how).is_some(), "{how}");
-    compressor.put_into(&mut batch, how);
+    assert!(compressor.put_into(&mut batch));
     batch
 }
 
@@ -108,7 +108,7 @@ fn one_compressor_serves_all_codecs_and_what_did_not_shrink_leaves_nothing_behin
             assert_eq!(compressor.compress(&does_not, how), None, "{how}, round {round}");
             let mut batch = shrinks.clone();
             assert!(compressor.compress(&batch, how).is_some(), "{how}, round {round}");
-            compressor.put_into(&mut batch, how);
+            assert!(compressor.put_into(&mut batch));
             assert_eq!(batch.records().unwrap(), shrinks.records().unwrap(), "{how}, round {round}");
         }
     }
@@ -121,7 +121,7 @@ fn memory_is_charged_for_what_was_accepted_and_the_compressed_bytes_lie_in_it() 
     let (used, how) = (pool.used(), Compression::new(Codec::Zstd, None).unwrap());
     let mut compressor = Compressor::new();
     compressor.compress(&batch, how).unwrap();
-    compressor.put_into(&mut batch, how);
+    assert!(compressor.put_into(&mut batch));
     assert_eq!((pool.used(), batch.memory()), (used, used));
     drop(batch);
     assert_eq!(pool.used(), 0);
@@ -159,7 +159,7 @@ fn pieces_of_a_compressed_batch_are_compressed_and_keep_numbers_and_receipts() {
 }
 
 #[test]
-fn a_batch_beyond_the_limit_is_halved_until_its_parts_are_not_and_receipts_follow() {
+fn a_batch_beyond_the_limit_is_cut_once_into_parts_that_are_not_and_receipts_follow() {
     let mut records = flights(400);
     // Half of each shrinks, half does not.
     records
@@ -170,10 +170,15 @@ fn a_batch_beyond_the_limit_is_halved_until_its_parts_are_not_and_receipts_follo
     for how in every_way() {
         let mut batch = plain(&records);
         batch.set_spans(Spans::whole(Some(completion.clone()), 400));
+        crate::batch::tests::DECODED.set(0);
         let Fitted::Parts(parts) = Compressor::new().fit(&batch, how, 9_000, &mut Chunk::unpooled).unwrap()
         else {
             panic!("{how}: it takes more than 9 000 bytes");
         };
+        // Each level of halving would read them all again, and there would be two at least. A part that shrinks less than
+        // the whole is cut again, alone.
+        let decoded = crate::batch::tests::DECODED.get();
+        assert!((400..800).contains(&decoded), "{how}: {decoded}");
         assert!(parts.len() > 2, "{how}: {}", parts.len());
         assert!(parts.iter().all(|part| part.encoded_len() <= 9_000), "{how}");
         let all: Vec<_> = parts.iter().flat_map(|part| part.records().unwrap()).collect();
@@ -184,6 +189,74 @@ fn a_batch_beyond_the_limit_is_halved_until_its_parts_are_not_and_receipts_follo
     let how = Compression::new(Codec::Zstd, None).unwrap();
     let alone = plain(&[record(noise(5_000, 3))]);
     assert!(matches!(Compressor::new().fit(&alone, how, 1_000, &mut Chunk::unpooled), Ok(Fitted::Plain)));
+}
+
+#[test]
+fn a_plain_batch_is_cut_by_the_sizes_of_its_events_and_keeps_numbers_and_receipts() {
+    let records: Vec<_> = (0..600u64)
+        .map(|i| OwnedRecord {
+            timestamp: 1_700_000_000_000 + 90_000 * (i as i64 % 7),
+            ..record(noise(1 + (i * i % 900) as usize, i))
+        })
+        .collect();
+    let completion = Arc::new(Completion::new());
+    let mut batch = plain(&records);
+    batch.set_spans(Spans::whole(Some(completion.clone()), 600));
+    batch.set_stamp(Stamp { producer_id: 7, epoch: 1, first_sequence: 40 });
+    let pieces = batch.cut_to(5_000, &mut Chunk::unpooled).unwrap();
+    let mut first = 0;
+    for (n, piece) in pieces.iter().enumerate() {
+        assert_eq!((piece.codec(), piece.stamp().first_sequence), (Codec::None, 40 + first));
+        let end = first as usize + piece.count() as usize;
+        assert_eq!(piece.records().unwrap(), records[first as usize..end]);
+        // As full as it can be: with the next event it would be too large.
+        assert!(piece.encoded_len() <= 5_000, "{n}: {}", piece.encoded_len());
+        if end < 600 {
+            assert!(plain(&records[first as usize..=end]).encoded_len() > 5_000, "{n}");
+        }
+        first = end as i32;
+    }
+    assert_eq!(first, 600);
+    pieces[1].spans().delivered(0, Some(10));
+    assert!(completion.get(pieces[0].count()).is_some() && completion.get(0).is_none());
+    // What fits stays whole; an event alone does not become smaller.
+    assert_eq!(batch.cut_to(batch.encoded_len(), &mut Chunk::unpooled).unwrap().len(), 1);
+    assert_eq!(batch.cut_to(0, &mut Chunk::unpooled).unwrap().len(), 600);
+}
+
+#[test]
+fn what_was_made_of_one_batch_is_put_into_no_other_and_only_once() {
+    let how = Compression::new(Codec::Zstd, None).unwrap();
+    let (mut batch, mut other) = (plain(&flights(100)), plain(&flights(100)));
+    let mut compressor = Compressor::new();
+    compressor.compress(&batch, how).unwrap();
+    assert!(!compressor.put_into(&mut other));
+    compressor.compress(&batch, how).unwrap();
+    assert!(compressor.put_into(&mut batch) && !compressor.put_into(&mut batch));
+    assert_eq!((other.codec(), other.records().unwrap()), (Codec::None, batch.records().unwrap()));
+}
+
+#[test]
+fn a_compressor_at_rest_keeps_no_large_buffer() {
+    let mut compressor = Compressor::new();
+    for how in every_way() {
+        compressor.compress(&plain(&[record(vec![0; 4 << 20])]), how).unwrap();
+        assert!(compressor.out.capacity() >= 4 << 20, "{how}");
+        compressor.rest();
+        assert!(compressor.out.capacity() <= 1 << 20, "{how}: {}", compressor.out.capacity());
+    }
+}
+
+#[test]
+fn pieces_are_compressed_at_a_fast_level() {
+    for (how, level) in every_way().into_iter().filter_map(|how| Some((how, how.level()?))) {
+        let (left, right) = compressed(&plain(&flights(200)), how).split(100, &mut Chunk::unpooled).unwrap();
+        assert_eq!(
+            [left, right].map(|half| half.fixed.compression.level()),
+            [Some(level.min(1)); 2],
+            "{how}"
+        );
+    }
 }
 
 #[test]
@@ -324,7 +397,7 @@ proptest! {
         let how = *way.get(&ways);
         let mut compressor = Compressor::new();
         if compressor.compress(&read, how).is_some() {
-            compressor.put_into(&mut read, how);
+            prop_assert!(compressor.put_into(&mut read));
         }
         prop_assert_eq!(read.records().unwrap(), records.clone());
         let (decoded, _) = RecordBatch::decode(&read.to_bytes()).unwrap();

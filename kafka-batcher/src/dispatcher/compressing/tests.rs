@@ -144,6 +144,32 @@ async fn at_the_deadline_what_is_not_compressed_yet_is_saved_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_is_taken_back_is_saved_and_replayed_in_batches_within_the_limit() {
+    let (kafka, memory) = (kafka(1), MemoryStorage::default());
+    let (batcher, collector) = start(builder(&kafka).storage(memory.clone()).collector_defaults(|c| {
+        c.max_batch_bytesize = 1_000;
+        c.max_wait_time = LONG;
+    }))
+    .await;
+    let fill = collector.topic.fill.as_ref().expect("there is a codec");
+    (0..1_000).for_each(|_| fill.observe(1_000, 100));
+    let held = batcher.compression().hold().await;
+    let receipts = send(&collector, 50, 1).await;
+    assert_eq!(batcher.report().await.batches, 0, "all of them are in one batch");
+    let report = batcher.shutdown(Duration::ZERO).await;
+    assert!(report.balances() && (report.spooled, report.lost) == (50, 0), "{report:?}");
+    for receipt in &receipts {
+        receipt.durable().await.unwrap();
+    }
+    drop(held);
+    let (batcher, _collector) = start(builder(&kafka).storage(memory)).await;
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+    assert_eq!(log(&kafka, 0).0, (0..50).collect::<Vec<_>>());
+    let sizes: Vec<_> = kafka.batches(TOPIC, 0).iter().map(|batch| batch.bytes.len()).collect();
+    assert!(sizes.iter().all(|size| *size <= 1_000), "{sizes:?}");
+}
+
+#[tokio::test]
 async fn without_a_spool_what_is_not_compressed_at_the_deadline_is_lost_and_who_waits_is_told() {
     let kafka = kafka(1);
     let (batcher, collector) = start(builder(&kafka)).await;
@@ -187,6 +213,28 @@ async fn a_collector_that_fails_saves_what_is_being_compressed() {
     }
     let report = batcher.shutdown(LONG).await;
     assert!(report.balances() && (report.spooled, report.lost) == (10, 0), "{report:?}");
+}
+
+#[tokio::test]
+async fn what_no_thread_begins_to_compress_is_sent_as_it_is_and_later_batches_are_compressed_again() {
+    let kafka = kafka(2);
+    let (batcher, collector) =
+        start(builder(&kafka).storage(MemoryStorage::default()).spool_after(Duration::from_millis(1))).await;
+    let held = batcher.compression().hold().await;
+    for receipt in &send(&collector, 10, 2).await {
+        outcome(receipt).await.unwrap();
+    }
+    let (numbers, codecs) = log(&kafka, 0);
+    assert_eq!(numbers, [0, 2, 4, 6, 8]);
+    assert!(codecs.iter().all(|codec| *codec == Codec::None), "{codecs:?}");
+    drop(held);
+    // Once the pool has answered again.
+    while log(&kafka, 0).1.last() != Some(&Codec::Zstd) {
+        for receipt in &send(&collector, 2, 1).await {
+            outcome(receipt).await.unwrap();
+        }
+    }
+    assert!(batcher.shutdown(LONG).await.all_delivered());
 }
 
 #[tokio::test]
