@@ -72,9 +72,10 @@ async fn what_is_read_back_is_bounded_whatever_the_number_of_partitions_and_all_
     assert!(report.all_delivered() && report.balances() && report.replay_bytes == 0, "{report:?}");
 }
 
-/// The rate is so low that what the first read brought is not paid for before the test is over.
+/// The rate is so low that what the first read brought is not paid for before the test is over. The first batches of each partition
+/// need no read: they were under way when Kafka went, and are still in memory.
 #[tokio::test]
-async fn a_bound_on_the_rate_of_replay_lets_one_batch_go_and_holds_the_next_one_until_its_time() {
+async fn a_bound_on_the_rate_of_replay_holds_what_is_read_until_its_time() {
     let kafka = kafka(2);
     let (told, bootstrap) = (Told::default(), kafka.bootstrap());
     let start = async |rate: Option<u64>, dir: &std::path::Path| {
@@ -88,19 +89,20 @@ async fn a_bound_on_the_rate_of_replay_lets_one_batch_go_and_holds_the_next_one_
     let (batcher, flights) = start(Some(1), dir.path()).await;
     ready(&batcher, TOPIC).await;
     kafka.stop_broker(1).unwrap();
-    for i in 0..10 {
+    for i in 0..200 {
         flights.add_event(to(i % 2, "x")).await.unwrap();
     }
     flights.flush().await;
-    assert_eq!(batcher.report().await.spooled, 10);
+    assert_eq!(batcher.report().await.spooled, 200);
     kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
     while batcher.report().await.delivered == 0 {
         tokio::task::yield_now().await;
     }
     let report = batcher.shutdown(Duration::from_millis(200)).await;
-    assert_eq!((report.delivered, report.spooled), (1, 9), "{report:?}");
+    assert!(report.balances() && report.delivered <= 2 * 10 + 1, "{report:?}");
     // The rest goes at once where nobody says otherwise.
+    let before = report.delivered;
     let (batcher, _flights) = start(None, dir.path()).await;
     let report = batcher.shutdown(LONG).await;
-    assert!(report.all_delivered() && report.delivered == 9, "{report:?}");
+    assert!(report.all_delivered() && report.delivered == 200 - before, "{report:?}");
 }
