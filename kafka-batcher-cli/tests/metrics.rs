@@ -28,9 +28,11 @@ fn scrape(address: &str) -> Scrape {
     Scrape::parse(&answer.body)
 }
 
-/// Asks until it says so.
+/// Asks until it says so; gives up after a minute.
 fn until(mut says: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
     while !says() {
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "it did not say so within a minute");
         std::thread::yield_now();
     }
 }

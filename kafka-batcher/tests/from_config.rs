@@ -11,7 +11,7 @@ use kafka_batcher::{
     AddedHeaders, BuildError, Builder, Config, ErrorNotifier, Interceptor, KafkaBatcher, MemoryStorage,
     Notification, NotificationKind, Record,
 };
-use support::{LONG, kafka, until, values};
+use support::{LONG, kafka, ready, until, values};
 
 /// What a notifier was told.
 #[derive(Clone, Default)]
@@ -50,6 +50,9 @@ async fn one_file_starts_every_collector_with_its_own_settings_and_its_spool() {
     std::fs::write(&file, text).unwrap();
     let batcher = KafkaBatcher::from_config(&file).await.unwrap();
     assert_eq!(batcher.collector_settings("quakes").unwrap().batch_size, 3);
+    // What is accepted earlier is batched in the unassigned lane, which is sealed when the partitions get known.
+    ready(&batcher, "flights").await;
+    ready(&batcher, "quakes").await;
     let flights = batcher.get_collector("flights").unwrap();
     let quakes = batcher.get_collector("quakes").unwrap();
     for n in 0..3 {

@@ -57,7 +57,9 @@ pub(crate) fn values(kafka: &EmbeddedKafka, partition: i32) -> Vec<String> {
 /// Waits, for as long as it takes, until something that only this process knows has happened. Gives way in between, to
 /// tasks and threads alike; nothing hangs on how long it takes.
 pub(crate) async fn until(mut happened: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
     while !happened() {
+        assert!(start.elapsed() < LONG, "it did not happen within {LONG:?}");
         tokio::task::yield_now().await;
         std::thread::yield_now();
     }
