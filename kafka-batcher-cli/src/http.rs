@@ -26,6 +26,9 @@ const PATHS: &str = "/metrics\n/health\n/ready\n/ready/TOPIC\n";
 pub(crate) async fn bind(address: &str) -> Result<TcpListener, UsageError> {
     TcpListener::bind(address).await.map_err(|error| {
         let hint = match error.kind() {
+            _ if address.starts_with(':') => {
+                "; name the host too: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody"
+            }
             std::io::ErrorKind::AddrInUse => "; another process listens there: choose another port",
             std::io::ErrorKind::InvalidInput => "; write HOST:PORT, such as 127.0.0.1:9464",
             _ => "",
@@ -81,7 +84,7 @@ fn answer(good: bool, word: &str, health: &Health) -> impl IntoResponse + use<> 
     let code = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let (cluster, reason) = match &health.cluster {
         ClusterHealth::Connected(_) => ("connected", None),
-        ClusterHealth::Unreachable { message } => ("unreachable", Some(message)),
+        ClusterHealth::Unreachable { message, .. } => ("unreachable", Some(message)),
         _ => ("connecting", None),
     };
     let topics: Map<String, Value> =

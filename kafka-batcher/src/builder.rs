@@ -15,8 +15,8 @@ use crate::batcher::KafkaBatcher;
 use crate::client::{ClientSettings, TokenProvider};
 use crate::collector::Collector;
 use crate::config::{
-    BadConfigError, CollectorSettings, Config, LOG, MetricsConfig, Mistake, NATIVE, Resolved, SaslConfig,
-    Settings, SpoolConfig, SslConfig,
+    BadConfigError, CollectorSettings, Config, LOG, MetricsConfig, Mistake, NATIVE, Places, Resolved,
+    SaslConfig, Settings, SpoolConfig, SslConfig,
 };
 use crate::error::BuildError;
 use crate::error_notifier::{ErrorNotifier, LogNotifier};
@@ -80,6 +80,8 @@ pub struct Builder {
     notifier: Option<Arc<dyn ErrorNotifier>>,
     metrics: MetricsConfig,
     metrics_registry: Option<prometheus::Registry>,
+    /// Where a configuration says what is said here.
+    places: Places,
 }
 
 impl Builder {
@@ -372,6 +374,7 @@ impl Builder {
             producer,
             storage,
             notifier,
+            places,
             ..
         } = self;
         let mut mistakes = settings.check();
@@ -413,7 +416,8 @@ impl Builder {
             mistakes.retain(|mistake| mistake.key != "endpoints");
         }
         let (Some(notifier), []) = (notifier, mistakes.as_slice()) else {
-            return Err(BadConfigError(mistakes).into());
+            let placed = mistakes.into_iter().map(|mistake| places.place(mistake));
+            return Err(BadConfigError(placed.collect()).into());
         };
         let producer = match producer {
             Some(producer) => producer,
@@ -461,7 +465,7 @@ fn random_seed() -> u64 {
 
 impl From<Resolved> for Builder {
     fn from(resolved: Resolved) -> Self {
-        let Resolved { settings, spool, ssl, sasl, metrics, defaults, collectors, .. } = resolved;
+        let Resolved { settings, spool, ssl, sasl, metrics, defaults, collectors, places, .. } = resolved;
         Builder {
             settings,
             defaults,
@@ -475,6 +479,7 @@ impl From<Resolved> for Builder {
             notifier: None,
             metrics,
             metrics_registry: None,
+            places,
         }
     }
 }

@@ -82,13 +82,6 @@ impl CompressionPool {
         self.size
     }
 
-    /// Compresses a batch that nobody will want back before.
-    pub(crate) async fn compress(self: Arc<Self>, batch: RecordBatch, how: How) -> Vec<RecordBatch> {
-        let job = Job::new(batch, how);
-        self.run(job.clone()).await;
-        job.take().0
-    }
-
     /// Compresses the job's batch, unless it is taken back before. It stays as it is if there is no runtime any more.
     pub(crate) async fn run(self: Arc<Self>, job: Arc<Job>) {
         // It is never closed.

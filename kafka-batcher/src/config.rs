@@ -50,6 +50,7 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 pub use buckets::ProducerBuckets;
 pub use mistake::{BadConfigError, CollectorMissingError, Mistake, Origin, SaslConfigError};
 pub use reference::{commented_file, reference};
+pub(crate) use resolved::Places;
 pub use resolved::Resolved;
 pub use table::{CollectorSettings, MetricsConfig, SaslConfig, SettingRow, Settings, SpoolConfig, SslConfig};
 pub(crate) use table::{LOG, NATIVE};

@@ -51,7 +51,7 @@ impl Health {
         }
         let unsafe_because = match (&self.cluster, self.topics.get(topic)) {
             (_, Some(TopicHealth::Failed { message })) => return Some(message.clone()),
-            (ClusterHealth::Unreachable { message }, _) => message.clone(),
+            (ClusterHealth::Unreachable { message, .. }, _) => message.clone(),
             (ClusterHealth::Connecting, _) => "the cluster has not answered yet".to_owned(),
             (_, Some(TopicHealth::Ready { .. } | TopicHealth::Troubled { .. })) => return None,
             (_, Some(TopicHealth::Unavailable { message })) => message.clone(),
@@ -103,6 +103,8 @@ pub enum ClusterHealth {
     Unreachable {
         /// Why, where, and what to do.
         message: String,
+        /// Trying again will hardly help before somebody acts: it does not let this client in (login, certificate).
+        shut_out: bool,
     },
 }
 
@@ -169,7 +171,7 @@ fn is_birth(error: &ProducerError, missing: MissingTopic) -> bool {
 /// Whether nobody answered, or nobody lets this client in: the whole cluster's trouble, and not one topic's.
 fn concerns_cluster(error: &ProducerError) -> bool {
     match error.code {
-        None => error.class == ErrorClass::Retriable,
+        None => true,
         Some(code) => matches!(
             code,
             ErrorCode::SASL_AUTHENTICATION_FAILED
@@ -231,7 +233,8 @@ impl ConnectionManager {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the cluster cannot be reached");
-                    self.set_cluster(ClusterHealth::Unreachable { message: error.message.clone() });
+                    let shut_out = error.class == ErrorClass::Unavailable;
+                    self.set_cluster(ClusterHealth::Unreachable { message: error.message.clone(), shut_out });
                     if !std::mem::replace(&mut told, true) {
                         self.tell(NotificationKind::ClientStartFailed, None, None, error.message);
                     }
@@ -311,7 +314,7 @@ impl ConnectionManager {
         let health = self.health.borrow();
         match (&health.cluster, health.topics.get(topic)) {
             (_, Some(TopicHealth::Unavailable { message })) => message.clone(),
-            (ClusterHealth::Unreachable { message }, _) => message.clone(),
+            (ClusterHealth::Unreachable { message, .. }, _) => message.clone(),
             _ => "nobody has answered yet".to_owned(),
         }
     }

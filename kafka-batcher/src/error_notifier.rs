@@ -10,7 +10,8 @@ pub enum NotificationKind {
     ProducerError,
     /// Events are final and not delivered, or in doubt: `KafkaBatcherProducerError`, as in the Elixir library.
     EventsLost,
-    /// Kafka has taken nothing of a partition for `spool_after`; its events go to disk: `KafkaBatcherSpooling`.
+    /// Kafka has taken nothing of a partition, or said nothing of a topic, for `spool_after`; its events go to disk:
+    /// `KafkaBatcherSpooling`.
     Spooling,
     /// The spool does not work (full, failing, damaged), or holds something strange: `KafkaBatcherSpoolError`.
     SpoolError,

@@ -40,8 +40,11 @@ impl<T: ?Sized> Named<T> {
                 [] => "the program registered none".to_owned(),
                 names => format!("registered are: {}", names.join(", ")),
             };
-            let kind = self.kind;
-            mistakes.push(Mistake::of(key, format!("no {kind} is registered as {name:?}; {known}")));
+            let (kind, method) = (self.kind, self.kind.replace(' ', "_"));
+            mistakes.push(Mistake::of(
+                key,
+                format!("no {kind} is registered as {name:?}; {known} (Builder::register_{method})"),
+            ));
         }
         found
     }

@@ -26,7 +26,7 @@ use prometheus::{CounterVec, GaugeVec, Registry};
 use tokio::sync::watch;
 
 pub use self::text::TextFormat;
-pub(crate) use self::topic::{Snapshot, TopicTelemetry};
+pub(crate) use self::topic::{Age, Snapshot, TopicTelemetry};
 
 use self::families::{ALL, Family, Kind};
 use self::topic::{Recorded, opts};

@@ -64,7 +64,7 @@ async fn without_kafka_at_start_health_names_the_address_and_then_becomes_ready(
     let down = see(&batcher, |h| matches!(h.cluster, ClusterHealth::Unreachable { .. })).await;
     assert!(!down.is_ready());
     match &down.cluster {
-        ClusterHealth::Unreachable { message } => assert!(message.contains(&bootstrap), "{message}"),
+        ClusterHealth::Unreachable { message, .. } => assert!(message.contains(&bootstrap), "{message}"),
         other => panic!("{other:?}"),
     }
     assert_eq!(down.topics["flights"], TopicHealth::Connecting);

@@ -123,12 +123,12 @@ async fn a_name_that_nobody_registered_is_a_mistake_that_says_which_there_are() 
     assert_eq!(
         told,
         [
-            "producer: no producer is registered as \"mine\"; the program registered none",
-            "error_notifier: no error notifier is registered as \"pager\"; the program registered none",
-            "spool.storage: no storage is registered as \"vault\"; the program registered none",
-            "partition_fn of topic \"flights\": no partitioner is registered as \"f\"; the program registered none",
-            "batch_flusher of topic \"flights\": no flusher is registered as \"urgent\"; registered are: urgently",
-            "interceptor of topic \"flights\": no interceptor is registered as \"traced\"; the program registered none",
+            "k.toml:2:1: producer: no producer is registered as \"mine\"; the program registered none (Builder::register_producer)",
+            "k.toml:3:1: error_notifier: no error notifier is registered as \"pager\"; the program registered none (Builder::register_error_notifier)",
+            "k.toml:5:1: spool.storage: no storage is registered as \"vault\"; the program registered none (Builder::register_storage)",
+            "k.toml:8:1: partition_fn of topic \"flights\": no partitioner is registered as \"f\"; the program registered none (Builder::register_partitioner)",
+            "k.toml:9:1: batch_flusher of topic \"flights\": no flusher is registered as \"urgent\"; registered are: urgently (Builder::register_flusher)",
+            "k.toml:10:1: interceptor of topic \"flights\": no interceptor is registered as \"traced\"; the program registered none (Builder::register_interceptor)",
         ]
     );
 }

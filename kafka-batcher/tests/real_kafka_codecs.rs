@@ -55,12 +55,16 @@ fn lines(count: usize) -> Vec<String> {
     data.lines().cycle().take(count).map(str::to_owned).collect()
 }
 
+/// The topic's partitions are known. What comes sooner waits all together, and is regrouped into batches of other sizes.
+async fn ready(batcher: &KafkaBatcher, topic: &str) {
+    let ready = |health: &Health| matches!(health.topics.get(topic), Some(TopicHealth::Ready { .. }));
+    batcher.health().wait_for(ready).await.expect("the batcher lives");
+}
+
 /// Sends all lines, in turn to each partition, and ends.
 async fn send_all(batcher: KafkaBatcher, topic: &str, lines: &[String]) -> Report {
     let collector = batcher.collector(topic).build().expect("a collector");
-    // Before that they would wait for their partitions all together, and be regrouped into batches of a third.
-    let ready = |health: &Health| matches!(health.topics.get(topic), Some(TopicHealth::Ready { .. }));
-    batcher.health().wait_for(ready).await.expect("the batcher lives");
+    ready(&batcher, topic).await;
     for (line, partition) in lines.iter().zip((0..PARTITIONS as i32).cycle()) {
         collector.add_event(Record::value(line).with_partition(partition)).await.expect("accepted");
     }
@@ -291,6 +295,7 @@ fn poison(kafka: &RealKafka) -> Result<(), Error> {
             })
             .await;
             let collector = batcher.collector(&topic).build().expect("a collector");
+            ready(&batcher, &topic).await;
             let mut receipts = Vec::new();
             for (n, line) in lines(1_000).iter().enumerate() {
                 let key = format!("key-{n}");

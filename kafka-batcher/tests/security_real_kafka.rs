@@ -7,7 +7,7 @@ mod security;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use kafka_batcher::{ClusterHealth, NotificationKind, Record, TopicHealth};
+use kafka_batcher::{ClusterHealth, NotificationKind, Record, TextFormat, TopicHealth};
 use kafka_batcher_testkit::{Error, Options, RealKafka, Suite};
 use security::{
     Told, batcher, ca, check, client_certificate, config, consumed, deliver, log_of, numbered, one_thread,
@@ -135,6 +135,7 @@ fn mended(kafka: &RealKafka) -> Result<(), Error> {
          [spool]\ndir = {spool:?}\nspool_after = \"200ms\"\n"
     );
     let told = Arc::new(Told::default());
+    let mut shown = Vec::new();
     let (report, log) = log_of(|log| {
         one_thread().block_on(async {
             let batcher = batcher(&config(kafka, "SASL_PLAINTEXT", &settings, &[&topic]), &told).await;
@@ -151,6 +152,10 @@ fn mended(kafka: &RealKafka) -> Result<(), Error> {
             first.durable().await.expect("spooled");
             log.says("the cluster cannot be reached", 5).await;
             assert_eq!(told.of(NotificationKind::ClientStartFailed).len(), 1, "{:?}", told.all());
+            shown.extend([
+                format!("{:?}", *health.borrow()),
+                batcher.metrics_text(TextFormat::Prometheus).await,
+            ]);
             std::fs::write(&secret, "alice-secret\n").expect("written");
             first.delivered().await.expect("delivered");
             batcher.shutdown(security::LONG).await
@@ -162,6 +167,7 @@ fn mended(kafka: &RealKafka) -> Result<(), Error> {
     assert!(said[0].contains("does not let \"alice\" in"), "{said:?}");
     // What nobody may see, in whatever was written or told.
     let mut everything = vec![log, format!("{:?}", told.all()), format!("{report:?}")];
+    everything.append(&mut shown);
     everything.extend(
         security::files_in(&spool).into_iter().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
     );

@@ -10,9 +10,9 @@ use crate::console::{Console, about};
 use crate::produce::plan::Plan;
 use crate::units::seconds;
 
-/// How long a topic may be said to be missing before it is believed: one that was created a moment ago takes some
-/// time to be known to every broker.
-const MISSING: Duration = Duration::from_secs(3);
+/// How long a topic may be said to be missing before it is believed, as with a login or a certificate that is refused: one that was
+/// created a moment ago takes some time to be known to every broker.
+const REFUSED: Duration = Duration::from_secs(3);
 
 /// How often progress is looked at, at most.
 const TICK: Duration = Duration::from_millis(200);
@@ -35,33 +35,37 @@ pub(super) async fn wait_until_ready(
     let mut told = Told::Nothing;
     let mut health = batcher.health();
     let deadline = tokio::time::Instant::now() + plan.args.timeout;
-    let mut missing_since = None;
+    let mut refused_since = None;
     loop {
-        let (state, unreachable) = {
+        let (state, unreachable, shut_out) = {
             let now = health.borrow_and_update();
             let unreachable = matches!(now.cluster, ClusterHealth::Unreachable { .. });
-            (now.topics.get(&plan.topic).cloned(), unreachable)
+            let shut_out = matches!(now.cluster, ClusterHealth::Unreachable { shut_out: true, .. });
+            (now.topics.get(&plan.topic).cloned(), unreachable, shut_out)
         };
         match state {
             Some(TopicHealth::Ready { partitions }) => return Ok(Some(partitions)),
             Some(TopicHealth::Failed { message }) => return Err(about(Some(&plan.topic), &message)),
             Some(TopicHealth::Unavailable { .. }) => {
-                missing_since.get_or_insert_with(tokio::time::Instant::now);
+                refused_since.get_or_insert_with(tokio::time::Instant::now);
             }
-            _ => missing_since = None,
+            _ if shut_out => {
+                refused_since.get_or_insert_with(tokio::time::Instant::now);
+            }
+            _ => refused_since = None,
         }
-        if told == Told::Nothing && (unreachable || missing_since.is_some()) {
+        if told == Told::Nothing && (unreachable || refused_since.is_some()) {
             told = Told::HowLong;
             let timeout = plan.args.timeout;
-            let (what, time, option) = match missing_since {
-                // A topic that is not there after so long will not come by itself.
-                Some(_) if MISSING < timeout => ("the topic", MISSING, ""),
-                Some(_) => ("the topic", timeout, " (--timeout)"),
-                None => ("Kafka", timeout, " (--timeout)"),
+            let what = if unreachable { "Kafka" } else { "the topic" };
+            let (time, option) = match refused_since {
+                // What is refused for so long will not come by itself.
+                Some(_) if REFUSED < timeout => (REFUSED, ""),
+                _ => (timeout, " (--timeout)"),
             };
             console.say(format_args!("waiting up to {} for {what}{option}", seconds(time)));
         }
-        let until = missing_since.map_or(deadline, |since| deadline.min(since + MISSING));
+        let until = refused_since.map_or(deadline, |since| deadline.min(since + REFUSED));
         match tokio::time::timeout_at(until, health.changed()).await {
             Ok(Ok(())) => {}
             // The batcher is gone, and nobody will say anything any more.
@@ -83,7 +87,8 @@ fn reason(health: &Health, plan: &Plan<'_>) -> String {
         return about(Some(topic), message);
     }
     match &health.cluster {
-        ClusterHealth::Unreachable { message } => format!("no Kafka for {waited} (--timeout): {message}"),
+        ClusterHealth::Unreachable { message, shut_out: true } => message.clone(),
+        ClusterHealth::Unreachable { message, .. } => format!("no Kafka for {waited} (--timeout): {message}"),
         _ => {
             let brokers = plan.resolved.settings.endpoints.join(",");
             format!("no answer from {brokers} for {waited} (--timeout)")
@@ -136,7 +141,7 @@ impl Stall {
             return None;
         }
         let why = match (health.topics.get(&self.topic), &health.cluster) {
-            (_, ClusterHealth::Unreachable { message })
+            (_, ClusterHealth::Unreachable { message, .. })
             | (Some(TopicHealth::Unavailable { message } | TopicHealth::Troubled { message }), _) => {
                 about(Some(&self.topic), message)
             }

@@ -57,8 +57,8 @@ pub(crate) struct Client {
 /// Why a question has no answer.
 #[derive(Debug)]
 pub(crate) enum AskError {
-    /// Nobody could be asked. With the code of a broker that refused the login.
-    Unreachable { message: String, code: Option<ErrorCode> },
+    /// Nobody could be asked. With the code of a broker that refused the login; retriable unless nobody lets this client in.
+    Unreachable { message: String, code: Option<ErrorCode>, class: ErrorClass },
     /// The connection ended, or the answer took too long.
     Lost(Lost),
     /// The answer is none.
@@ -82,6 +82,7 @@ impl From<AskError> for ProducerError {
             AskError::Unreachable { code: Some(code), .. } => {
                 ProducerError { class: code.class(), code: Some(code), message }
             }
+            AskError::Unreachable { class, .. } => ProducerError { class, code: None, message },
             _ => ProducerError { class: ErrorClass::Retriable, code: None, message },
         }
     }
@@ -139,7 +140,7 @@ impl Client {
             known.chain(named.map(|endpoint| (Found::Bootstrap, endpoint.clone()))).collect();
         let mut attempts = FuturesUnordered::new();
         let mut problems = Vec::new();
-        let mut code = None;
+        let (mut code, mut shut_out) = (None, true);
         loop {
             self.check_open()?;
             if let Some((found, endpoint)) = queue.pop_front() {
@@ -164,6 +165,7 @@ impl Client {
                 }
                 Some((Found::Bootstrap, _, Err(error))) => {
                     code = code.or(error.refused());
+                    shut_out &= error.needs_somebody();
                     problems.push(error.to_string());
                 }
                 None => break,
@@ -172,7 +174,8 @@ impl Client {
         problems.sort();
         let which = if n == 1 { "the bootstrap address fails" } else { "no bootstrap address answers" };
         let message = format!("cannot reach Kafka, {which}: {}", problems.join("; "));
-        Err(AskError::Unreachable { message, code })
+        let class = if shut_out { ErrorClass::Unavailable } else { ErrorClass::Retriable };
+        Err(AskError::Unreachable { message, code, class })
     }
 
     fn take_control(
@@ -190,7 +193,11 @@ impl Client {
 
     fn check_open(&self) -> Result<(), AskError> {
         match self.is_closed() {
-            true => Err(AskError::Unreachable { message: "the producer is closed".to_owned(), code: None }),
+            true => Err(AskError::Unreachable {
+                message: "the producer is closed".to_owned(),
+                code: None,
+                class: ErrorClass::Retriable,
+            }),
             false => Ok(()),
         }
     }

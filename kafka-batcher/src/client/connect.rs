@@ -112,6 +112,16 @@ impl ConnectError {
         })
     }
 
+    /// Whether it will not pass by itself: whatever was reached does not let this client in.
+    pub(super) fn needs_somebody(&self) -> bool {
+        let shut = |problem: &Problem| match problem {
+            Problem::Sasl(error) => error.code.is_some(),
+            Problem::Tls(_) | Problem::Versions { .. } => true,
+            _ => false,
+        };
+        self.attempts.iter().all(|(_, problem)| shut(problem))
+    }
+
     /// The broker's code, if it refused the login.
     pub(super) fn refused(&self) -> Option<ErrorCode> {
         self.attempts.iter().find_map(|(_, problem)| match problem {
@@ -228,7 +238,13 @@ impl Connector {
                 }
             }
         };
-        tracing::debug!(%endpoint, %address, ?role, ?lifetime, "connected");
+        let protocol = match (&self.tls, &self.sasl) {
+            (None, None) => "PLAINTEXT",
+            (Some(_), None) => "SSL",
+            (None, Some(_)) => "SASL_PLAINTEXT",
+            (Some(_), Some(_)) => "SASL_SSL",
+        };
+        tracing::debug!(%endpoint, %address, protocol, ?role, ?lifetime, "connected");
         let about = Established {
             name: endpoint.to_string(),
             role,

@@ -34,7 +34,8 @@ pub fn reference() -> String {
         ("SASL", "In the table `[sasl]`; in code `Builder::sasl`.", SaslConfig::rows()),
         (
             "Metrics",
-            "In the table `[metrics]`; in code `Builder::metrics`. Whether there are any is a collector's `telemetry`.",
+            "In the table `[metrics]`; in code `Builder::metrics`. Whether there are any is a collector's `telemetry`; where they are served is \
+             the program's affair, or the option `--metrics-addr` of `kafka-batcher produce`.",
             MetricsConfig::rows(),
         ),
     ];

@@ -37,13 +37,37 @@ pub struct Resolved {
     pub collectors: BTreeMap<String, CollectorSettings>,
     /// What can be, and is hardly meant: told by `config check`, starts all the same.
     pub warnings: Vec<Mistake>,
-    origins: Origins,
-    spool_origins: Origins,
-    ssl_origins: Origins,
-    sasl_origins: Origins,
-    metrics_origins: Origins,
-    default_origins: Origins,
-    collector_origins: BTreeMap<String, Origins>,
+    pub(crate) places: Places,
+}
+
+/// Where the values in effect come from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    whole: Origins,
+    spool: Origins,
+    ssl: Origins,
+    sasl: Origins,
+    metrics: Origins,
+    defaults: Origins,
+    collectors: BTreeMap<String, Origins>,
+}
+
+impl Places {
+    /// The mistake where it was made, if that is a place of a configuration.
+    pub(crate) fn place(&self, mistake: Mistake) -> Mistake {
+        let origins = match (&mistake.topic, mistake.table) {
+            (Some(topic), _) => self.collectors.get(topic),
+            (None, SPOOL) => Some(&self.spool),
+            (None, SSL) => Some(&self.ssl),
+            (None, SASL) => Some(&self.sasl),
+            (None, METRICS) => Some(&self.metrics),
+            (None, _) => Some(&self.whole),
+        };
+        match origins {
+            Some(origins) if origins.contains_key(mistake.key.as_str()) => placed(mistake, &[origins]),
+            _ => mistake,
+        }
+    }
 }
 
 impl Resolved {
@@ -61,27 +85,27 @@ impl Resolved {
         let mut out = String::new();
         let collector = |out: &mut String, topic: &str, settings: &CollectorSettings| {
             let _ = writeln!(out, "[[{COLLECTORS}]]\n{TOPIC_NAME} = {}", super::value::quoted(topic));
-            show(out, settings.written(), self.collector_origins.get(topic).unwrap_or(&Origins::new()));
+            show(out, settings.written(), self.places.collectors.get(topic).unwrap_or(&Origins::new()));
         };
         if let Some(topic) = topic {
             let settings = self.collectors.get(topic).ok_or_else(|| self.missing(topic))?;
             collector(&mut out, topic, settings);
             return Ok(out);
         }
-        show(&mut out, self.settings.written(), &self.origins);
-        show(&mut out, self.defaults.written(), &self.default_origins);
+        show(&mut out, self.settings.written(), &self.places.whole);
+        show(&mut out, self.defaults.written(), &self.places.defaults);
         let _ = writeln!(out, "\n[{SPOOL}]");
-        show(&mut out, self.spool.written(), &self.spool_origins);
+        show(&mut out, self.spool.written(), &self.places.spool);
         if self.ssl.is_on() {
             let _ = writeln!(out, "\n[{SSL}]");
-            show(&mut out, self.ssl.written(), &self.ssl_origins);
+            show(&mut out, self.ssl.written(), &self.places.ssl);
         }
         if self.sasl.is_on() {
             let _ = writeln!(out, "\n[{SASL}]");
-            show(&mut out, self.sasl.written(), &self.sasl_origins);
+            show(&mut out, self.sasl.written(), &self.places.sasl);
         }
         let _ = writeln!(out, "\n[{METRICS}]");
-        show(&mut out, self.metrics.written(), &self.metrics_origins);
+        show(&mut out, self.metrics.written(), &self.places.metrics);
         for (topic, settings) in &self.collectors {
             out.push('\n');
             collector(&mut out, topic, settings);
@@ -139,18 +163,18 @@ pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
     found.extend(config.entries.iter().filter_map(unknown));
     found.extend(twice(&config.entries));
     let mut resolved = Resolved::default();
-    merge(&mut resolved.settings, &mut resolved.origins, config, &[Place::Application], &mut found);
-    merge(&mut resolved.spool, &mut resolved.spool_origins, config, &[Place::Spool], &mut found);
-    merge(&mut resolved.ssl, &mut resolved.ssl_origins, config, &[Place::Ssl], &mut found);
-    merge(&mut resolved.sasl, &mut resolved.sasl_origins, config, &[Place::Sasl], &mut found);
-    merge(&mut resolved.metrics, &mut resolved.metrics_origins, config, &[Place::Metrics], &mut found);
-    merge(&mut resolved.defaults, &mut resolved.default_origins, config, &[Place::Application], &mut found);
-    let whole = resolved.settings.check().into_iter().map(|m| placed(m, &[&resolved.origins]));
-    let spool = resolved.spool.check(false).into_iter().map(|m| placed(m, &[&resolved.spool_origins]));
-    let ssl = resolved.ssl.check().into_iter().map(|m| placed_in_table(m, &resolved.ssl_origins));
+    merge(&mut resolved.settings, &mut resolved.places.whole, config, &[Place::Application], &mut found);
+    merge(&mut resolved.spool, &mut resolved.places.spool, config, &[Place::Spool], &mut found);
+    merge(&mut resolved.ssl, &mut resolved.places.ssl, config, &[Place::Ssl], &mut found);
+    merge(&mut resolved.sasl, &mut resolved.places.sasl, config, &[Place::Sasl], &mut found);
+    merge(&mut resolved.metrics, &mut resolved.places.metrics, config, &[Place::Metrics], &mut found);
+    merge(&mut resolved.defaults, &mut resolved.places.defaults, config, &[Place::Application], &mut found);
+    let whole = resolved.settings.check().into_iter().map(|m| placed(m, &[&resolved.places.whole]));
+    let spool = resolved.spool.check(false).into_iter().map(|m| placed(m, &[&resolved.places.spool]));
+    let ssl = resolved.ssl.check().into_iter().map(|m| placed_in_table(m, &resolved.places.ssl));
     let sasl = resolved.sasl.check(&resolved.ssl).err().map_or_else(Vec::new, |error| error.0);
-    let sasl = sasl.into_iter().map(|m| placed_in_table(m, &resolved.sasl_origins));
-    let metrics = resolved.metrics.check().into_iter().map(|m| placed(m, &[&resolved.metrics_origins]));
+    let sasl = sasl.into_iter().map(|m| placed_in_table(m, &resolved.places.sasl));
+    let metrics = resolved.metrics.check().into_iter().map(|m| placed(m, &[&resolved.places.metrics]));
     let told: Vec<_> = whole
         .chain(spool)
         .chain(ssl)
@@ -186,7 +210,7 @@ pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
         origins.insert(TOPIC_NAME, named_at);
         own.iter_mut().for_each(|mistake| mistake.topic = Some(topic.clone()));
         let checked = settings.check(&topic, &resolved.settings);
-        own.extend(checked.into_iter().map(|mistake| placed(mistake, &[&origins, &resolved.origins])));
+        own.extend(checked.into_iter().map(|mistake| placed(mistake, &[&origins, &resolved.places.whole])));
         for mistake in own {
             // The same wrong value of all collectors is told once.
             if !found.iter().any(|known| same(known, &mistake)) {
@@ -194,7 +218,7 @@ pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
             }
         }
         resolved.collectors.insert(topic.clone(), settings);
-        resolved.collector_origins.insert(topic, origins);
+        resolved.places.collectors.insert(topic, origins);
     }
     match found.is_empty() {
         true => {
@@ -211,12 +235,12 @@ pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
 fn warnings(resolved: &Resolved) -> Vec<Mistake> {
     let mut found = Vec::new();
     for (topic, settings) in &resolved.collectors {
-        let origins = resolved.collector_origins.get(topic).cloned().unwrap_or_default();
+        let origins = resolved.places.collectors.get(topic).cloned().unwrap_or_default();
         let warnings = settings.warnings().into_iter().map(|warning| warning.in_collector(topic));
         found.extend(warnings.map(|warning| placed(warning, &[&origins])));
     }
     let nowhere = resolved.spool.dir.is_none() && resolved.spool.storage.is_none();
-    if let Some((key, origin)) = resolved.spool_origins.iter().find(|_| nowhere) {
+    if let Some((key, origin)) = resolved.places.spool.iter().find(|_| nowhere) {
         let message = "there is no spool without a dir, so this does nothing".to_owned();
         found.push(Mistake::of(*key, message).in_spool().at(origin.clone()));
     }

@@ -6,12 +6,16 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_batcher_core::{Codec, Compression, FailureReason, RecordBatch, Time};
 
-use super::spooling::PATIENCE;
 use super::{Dispatcher, Done, Lane};
 use crate::compression::{How, Job};
+
+/// No pool is thought to be stuck sooner: a machine with ten times more to do than it can takes seconds to begin with anything, and
+/// batches that wait so long are not in danger, only late.
+const POOL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What of one partition is being compressed, or waits for it; oldest first.
 #[derive(Default)]
@@ -178,6 +182,7 @@ impl Dispatcher {
     /// From now on batches go as they are, those first that wait here.
     pub(super) fn stop_compressing(&mut self) {
         self.compression = Compression::NONE;
+        self.unassigned.codec.give_up();
         self.take_all_back();
     }
 
@@ -188,11 +193,20 @@ impl Dispatcher {
         }
     }
 
+    fn pool_patience(&self) -> Duration {
+        self.parts.outbox.spool.map_or(self.parts.request_timeout, |spool| spool.after).max(POOL_PATIENCE)
+    }
+
     /// By when the pool should have begun with something, or be done with it.
     pub(super) fn pool_due(&self) -> Option<Time> {
-        let after = self.parts.outbox.spool.map_or(self.parts.request_timeout, |spool| spool.after);
         let waits = self.lanes.iter().any(|lane| !lane.stage.is_empty());
-        waits.then(|| self.pool_answered_at + after.max(PATIENCE))
+        let staged = waits.then(|| self.pool_answered_at + self.pool_patience());
+        staged.into_iter().chain(self.lane_codec_due()).min()
+    }
+
+    /// By when it should have begun with what is regrouped.
+    pub(super) fn lane_codec_due(&self) -> Option<Time> {
+        self.unassigned.codec.waits_since().map(|since| since + self.pool_patience())
     }
 
     /// The runtime's blocking threads may all be busy, with the program's own work, and for ever: what waits for one goes as it is.
@@ -204,6 +218,7 @@ impl Dispatcher {
         let mut staged = self.lanes.iter().flat_map(|lane| &lane.stage.jobs);
         if staged.any(|staged| staged.job.is_worked_at()) {
             self.pool_answered_at = now;
+            self.unassigned.codec.wait_from(now);
             return;
         }
         if !std::mem::replace(&mut self.pool_stuck, true) {
@@ -213,6 +228,7 @@ impl Dispatcher {
                  busy; give it more (max_blocking_threads), or block fewer"
             );
         }
+        self.unassigned.codec.give_up();
         self.take_all_back();
     }
 }

@@ -11,7 +11,7 @@ use prometheus::Histogram;
 use super::Dispatcher;
 use crate::producer::PartitionBatch;
 use crate::storage::UNASSIGNED;
-use crate::telemetry::{Snapshot, TopicTelemetry};
+use crate::telemetry::{Age, Snapshot, TopicTelemetry};
 
 /// How often the accounts are published for a registry that nobody asks us for.
 const PUBLISHED_EVERY: Duration = Duration::from_secs(1);
@@ -139,16 +139,13 @@ impl Dispatcher {
         let waiting =
             [topic.oldest(), self.unassigned.oldest_in_memory(), staged].into_iter().flatten().min();
         oldest = oldest.max(spooled).max(waiting.map(|since| now.since(since)));
-        let ago = |age: Duration| {
-            let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
-            Time::from_micros(now.as_micros().saturating_sub(age))
-        };
+        let age = |was: Duration| Age { was, at: now };
         let snapshot = Snapshot {
             dead_lettered: report.dead_lettered + self.dropped_letters,
             report,
             batches_in_flight: in_flight,
-            oldest: oldest.map(ago),
-            spool_oldest: spooled.map(ago),
+            oldest: oldest.map(age),
+            spool_oldest: spooled.map(age),
         };
         if let Some(meter) = &mut self.meter {
             meter.topic.publish(snapshot);

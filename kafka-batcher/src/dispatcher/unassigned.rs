@@ -5,25 +5,26 @@
 //! regrouped batches to their partitions and settles the lane's part; then what is in memory; then slots appear.
 
 mod expiry;
+mod regrouping;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka_batcher_core::partitioner::{Placement, TopicNotice};
 use kafka_batcher_core::{
-    Backlog, DeadLetter, DeliveryError, FailureReason, Persisted, ReadBack, RecordBatch, Sealed, Spans,
-    SpoolMode, StorageError, Time, ToSave, TopicPartition,
+    Backlog, DeadLetter, FailureReason, Persisted, RecordBatch, Sealed, Spans, SpoolMode, StorageError, Time,
+    ToSave, TopicPartition,
 };
 
 pub(super) use self::expiry::Gone;
+use self::regrouping::Codec;
+pub(super) use self::regrouping::{Step, Stuck};
 
 use super::outcomes::error_of;
 use super::spooling::{LANE_CALL, Stored, guarded};
 use super::{Dispatcher, Done, End};
 use crate::error_notifier::NotificationKind;
 use crate::storage::UNASSIGNED;
-use crate::topic::PLACEMENT_HEADER;
 
 /// Bytes of the lane that are saved, or regrouped, in one step; less where the disk has no room for so many.
 const STEP_BYTES: usize = 4 << 20;
@@ -50,6 +51,8 @@ pub(super) struct Unassigned {
     saving: Option<usize>,
     /// A step is under way.
     regrouping: bool,
+    /// What of it waits for a codec.
+    pub(super) codec: Codec,
     /// Something is being put aside or dropped.
     expiring: bool,
     /// What of the lane below this position has no partition was put aside, but the step that did it failed later; and of
@@ -62,38 +65,12 @@ pub(super) struct Unassigned {
     /// How often a step is halved before it is tried: a nearly full disk has room for a small one, and a step that is done
     /// gives room back.
     halvings: u32,
+    /// The operator knows that its events go to the spool.
+    told: bool,
     /// Since when something waits.
     pub(super) since: Option<Time>,
     /// The storage failed, and is left alone until then.
     pub(super) failing: Option<Time>,
-}
-
-/// A step of regrouping that failed.
-pub(super) struct Stuck {
-    pub(super) error: StorageError,
-    /// Where the lane would have begun, if its dead letters were put aside before.
-    pub(super) aside: Option<u64>,
-}
-
-impl From<StorageError> for Stuck {
-    fn from(error: StorageError) -> Self {
-        Stuck { error, aside: None }
-    }
-}
-
-/// One step of regrouping, done.
-pub(super) struct Step {
-    /// Where the lane begins now.
-    through: u64,
-    /// Batches with their partitions and positions, and whether they were found at the start.
-    placed: Vec<(i32, u64, RecordBatch, bool)>,
-    /// Events that have no partition, put aside, and whether they were found at the start.
-    rejected: Vec<(RecordBatch, DeliveryError, bool)>,
-    /// Where each batch lay that was read.
-    read: BTreeSet<u64>,
-    events: u64,
-    recovered: u64,
-    damage: Vec<(u64, String)>,
 }
 
 impl Unassigned {
@@ -311,6 +288,21 @@ impl Dispatcher {
             batch.spans().durable();
             self.parts.topic.settled(batch.count());
         }
+        self.tell_lane_spools();
+    }
+
+    /// Once: when the topic is known there is no lane any more.
+    fn tell_lane_spools(&mut self) {
+        let away = self.parts.outbox.spool.filter(|spool| spool.mode != SpoolMode::Always);
+        let Some(spool) = away.filter(|_| self.end == End::NotYet) else { return };
+        if !std::mem::replace(&mut self.unassigned.told, true) {
+            let why = self.parts.manager.why_unknown(&self.parts.topic.name);
+            let after = spool.after;
+            let message = format!(
+                "the topic's partitions are not known after {after:?}: events go to the spool until they are ({why})"
+            );
+            self.tell(NotificationKind::Spooling, None, message);
+        }
     }
 
     /// The end: whoever waits for the delivery of what is on disk is told that it is safe there.
@@ -366,143 +358,6 @@ impl Dispatcher {
             }
             let message = format!("{events} events of the spool are lost: {message}");
             self.tell(NotificationKind::EventsLost, None, message);
-        }
-    }
-
-    /// Reads the oldest of the lane from disk and gives it to its partitions.
-    fn regroup_step(&mut self) {
-        let Some(storage) = self.storage() else { return };
-        self.unassigned.regrouping = true;
-        self.expect_answer(UNASSIGNED, LANE_CALL);
-        let topic = self.parts.topic.clone();
-        // What was put aside once is left out again, not put aside again: once a second while the disk fails.
-        let (aside, partitions) = self.unassigned.aside.unwrap_or((0, self.partitions_known()));
-        self.add_lanes(partitions);
-        let lane = TopicPartition::new(&*topic.name, UNASSIGNED);
-        let from = self.unassigned.disk.first;
-        let step_bytes = self.unassigned.step_bytes();
-        let recovered_below = self.unassigned.recovered_below;
-        let claims = self.unassigned.claims.clone();
-        let (pool, how) = (self.parts.compression.clone(), self.compresses().then(|| self.how()));
-        let step = async move {
-            let ReadBack { batches, next, damage } = storage.read(&lane, from, step_bytes).await?;
-            let mut step = Step {
-                through: next,
-                placed: Vec::new(),
-                rejected: Vec::new(),
-                read: BTreeSet::new(),
-                events: 0,
-                recovered: 0,
-                damage,
-            };
-            let mut letters = Vec::new();
-            for stored in batches {
-                let found = stored.position < recovered_below;
-                step.read.insert(stored.position);
-                step.events += u64::from(stored.batch.count());
-                step.recovered += if found { u64::from(stored.batch.count()) } else { 0 };
-                let mut batch = stored.batch;
-                if let Some(spans) = claims.get(&stored.position) {
-                    batch.set_spans(spans.clone());
-                }
-                let mut place = |record: &kafka_batcher_core::Record<'_>, kept: Option<&[u8]>| {
-                    let kept = kept.and_then(Placement::decode);
-                    topic.place_late(record, kept, partitions).map_err(|error| error.to_string())
-                };
-                let mut chunk = |_, size| kafka_batcher_core::Chunk::unpooled(size);
-                let regrouped = batch
-                    .regroup(PLACEMENT_HEADER, &mut place, &mut chunk)
-                    .map_err(|error| StorageError::Failed(error.to_string()))?;
-                for (partition, batch) in regrouped.assigned {
-                    topic.notice(TopicNotice::Sealed(partition));
-                    let batches = match &how {
-                        Some(how) => pool.clone().compress(batch, how.clone()).await,
-                        None => vec![batch],
-                    };
-                    step.placed.extend(batches.into_iter().map(|batch| (partition, 0, batch, found)));
-                }
-                for (batch, reason) in regrouped.refused {
-                    let error = DeliveryError {
-                        reason: FailureReason::NoSuchPartition,
-                        persisted: Persisted::No,
-                        code: None,
-                        message: reason,
-                    };
-                    if stored.position >= aside {
-                        letters.push(DeadLetter {
-                            batch: batch.clone(),
-                            position: None,
-                            error: error.clone(),
-                        });
-                    }
-                    step.rejected.push((batch, error, found));
-                }
-            }
-            if !letters.is_empty() {
-                storage.reject(&lane, letters).await?;
-            }
-            let batches =
-                step.placed.iter().map(|(partition, _, batch, _)| (*partition, batch.clone())).collect();
-            let regrouped =
-                guarded(async { storage.regroup(&topic.name, step.through, batches).await }).await;
-            let positions = match regrouped {
-                Ok(positions) => positions,
-                Err(error) => return Err(Stuck { error, aside: Some(step.through.max(aside)) }),
-            };
-            for (placed, position) in step.placed.iter_mut().zip(positions) {
-                placed.1 = position;
-            }
-            Ok(step)
-        };
-        self.spawn_storing(async move {
-            // What it caught itself is an answer, too.
-            let step = guarded(async move { Ok(step.await) }).await;
-            Done::Regrouped(step.unwrap_or_else(|error| Err(error.into())))
-        });
-    }
-
-    pub(super) fn regrouped(&mut self, step: Result<Step, Stuck>) {
-        let now = self.parts.topic.clock.now();
-        self.unassigned.regrouping = false;
-        self.calls.remove(&(UNASSIGNED, LANE_CALL));
-        let step = match step {
-            Ok(step) => step,
-            Err(Stuck { error, aside }) => {
-                if let Some(through) = aside {
-                    self.unassigned.aside = Some((through, self.partitions_known()));
-                }
-                return self.lane_failed(&error, now);
-            }
-        };
-        self.lane_works();
-        let lane = &mut self.unassigned;
-        lane.aside.take_if(|(through, _)| *through <= step.through);
-        let read_nothing = step.events == 0 && step.damage.is_empty();
-        lane.disk.first = step.through;
-        lane.disk.events = lane.disk.events.saturating_sub(step.events);
-        lane.recovered = lane.recovered.saturating_sub(step.recovered);
-        self.settle_claims(step.through, &step.read, &step.damage);
-        let lane = &mut self.unassigned;
-        let mut damage = step.damage;
-        if read_nothing && lane.disk.events > 0 {
-            damage.push((lane.disk.events, "the storage does not have them any more".to_owned()));
-        }
-        self.lane_damaged(damage);
-        for (batch, error, found) in step.rejected {
-            self.own.recovered += if found { u64::from(batch.count()) } else { 0 };
-            self.lane_dead_letter(&batch, error, true);
-        }
-        self.count_dropped_letters();
-        for (partition, position, batch, found) in step.placed {
-            if let Some(lane) = self.lane_mut(partition) {
-                lane.outbox.on_regrouped(vec![(position, batch)], !found);
-                lane.dirty = true;
-            }
-            self.take_events(partition, now);
-        }
-        if self.unassigned.disk.events == 0 {
-            // Now what is in memory, and then slots.
-            self.learn_partitions();
         }
     }
 }

@@ -21,9 +21,23 @@ pub(crate) struct Snapshot {
     /// Dead letters that were put aside, those included that are lost since.
     pub(crate) dead_lettered: u64,
     pub(crate) batches_in_flight: u64,
-    /// Since when the oldest event waits that is not acknowledged; the oldest in the spool.
-    pub(crate) oldest: Option<Time>,
-    pub(crate) spool_oldest: Option<Time>,
+    /// Of the oldest event that is not acknowledged; of the oldest in the spool.
+    pub(crate) oldest: Option<Age>,
+    pub(crate) spool_oldest: Option<Age>,
+}
+
+/// How old something was at some time. Not the time of its beginning: that may lie before the beginning of all times, the start of
+/// this process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Age {
+    pub(crate) was: Duration,
+    pub(crate) at: Time,
+}
+
+impl Age {
+    fn seconds(self, now: Time) -> f64 {
+        (self.was + now.since(self.at)).as_secs_f64()
+    }
 }
 
 /// What of all topics and brokers is recorded as it happens. The registry reads it.
@@ -186,8 +200,8 @@ impl TopicTelemetry {
             let count = report.flush_reasons.get(reason).copied().unwrap_or(0);
             scrape.put(SEALED, &[topic, reason], count as f64);
         }
-        for (family, since) in [(OLDEST, oldest), (SPOOL_OLDEST, spool_oldest)] {
-            scrape.put(family, &[topic], since.map_or(0.0, |since| now.since(since).as_secs_f64()));
+        for (family, age) in [(OLDEST, oldest), (SPOOL_OLDEST, spool_oldest)] {
+            scrape.put(family, &[topic], age.map_or(0.0, |age| age.seconds(now)));
         }
     }
 
@@ -201,6 +215,12 @@ mod tests {
     use super::*;
     use crate::metrics::Latency;
     use crate::{KafkaBatcher, TextFormat};
+
+    #[test]
+    fn what_is_older_than_this_process_has_its_own_age() {
+        let age = Age { was: Duration::from_secs(3600), at: Time::from_millis(10) };
+        assert_eq!(age.seconds(Time::from_millis(1_010)), 3601.0);
+    }
 
     #[tokio::test]
     async fn what_is_published_carries_no_distribution_of_latencies() {

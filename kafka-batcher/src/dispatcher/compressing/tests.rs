@@ -237,6 +237,49 @@ async fn what_no_thread_begins_to_compress_is_sent_as_it_is_and_later_batches_ar
     assert!(batcher.shutdown(LONG).await.all_delivered());
 }
 
+/// Events of an unknown topic, on disk: the next start regroups them.
+async fn left_in_the_lane(memory: &MemoryStorage, events: u32) {
+    let nobody = builder(&kafka(1)).storage(memory.clone());
+    let batcher = nobody.settings(|s| s.endpoints = vec!["127.0.0.1:1".to_owned()]).start().await.unwrap();
+    let collector = batcher.collector(TOPIC).build().unwrap();
+    send(&collector, events, 1).await;
+    let report = batcher.shutdown(Duration::ZERO).await;
+    assert_eq!((report.spooled, report.lost), (u64::from(events), 0), "{report:?}");
+}
+
+#[tokio::test]
+async fn what_is_regrouped_goes_as_it_is_if_no_thread_compresses_it() {
+    let (kafka, memory) = (kafka(1), MemoryStorage::default());
+    left_in_the_lane(&memory, 10).await;
+    let builder = builder(&kafka).storage(memory).spool_after(Duration::from_millis(1));
+    let batcher = builder.start().await.unwrap();
+    let _held = batcher.compression().hold().await;
+    let _collector = batcher.collector(TOPIC).build().unwrap();
+    let delivered = async {
+        while batcher.report().await.delivered < 10 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, delivered).await.expect("what is on disk goes on without a codec");
+    let (numbers, codecs) = log(&kafka, 0);
+    assert_eq!(numbers, (0..10).collect::<Vec<_>>());
+    assert!(codecs.iter().all(|codec| *codec == Codec::None), "{codecs:?}");
+}
+
+#[tokio::test]
+async fn at_the_deadline_a_step_of_regrouping_waits_for_no_codec() {
+    let (kafka, memory) = (kafka(1), MemoryStorage::default());
+    left_in_the_lane(&memory, 10).await;
+    let batcher = builder(&kafka).storage(memory).start().await.unwrap();
+    let _held = batcher.compression().hold().await;
+    let _collector = batcher.collector(TOPIC).build().unwrap();
+    let ready = |health: &crate::Health| health.topics.contains_key(TOPIC);
+    batcher.health().wait_for(ready).await.unwrap();
+    let report =
+        tokio::time::timeout(LONG / 6, batcher.shutdown(Duration::ZERO)).await.expect("it ends at once");
+    assert!(report.balances() && report.spooled == 10, "{report:?}");
+}
+
 #[tokio::test]
 async fn without_a_codec_nobody_asks_the_pool() {
     let kafka = kafka(1);
