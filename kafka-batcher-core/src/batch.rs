@@ -128,6 +128,11 @@ impl RecordBatch {
         self.fixed.compression.codec()
     }
 
+    /// The same with its level; of a batch that was read back that is the codec's default, since nobody knows it.
+    pub fn compression(&self) -> Compression {
+        self.fixed.compression
+    }
+
     /// Size on the wire, header included, in bytes.
     pub fn encoded_len(&self) -> usize {
         HEADER_LEN + self.body.len

@@ -36,6 +36,8 @@ pub(crate) use connection::Connection;
 pub use endpoint::{Endpoint, EndpointError};
 pub(crate) use node::Node;
 pub(crate) use sasl::check as check_sasl;
+#[cfg(feature = "rdkafka")]
+pub(crate) use sasl::password_now;
 pub use sasl::{SaslMechanism, Token, TokenProvider};
 pub use settings::{ClientSettings, ClientSettingsError};
 pub(crate) use sink::{Piece, PieceItem};

@@ -3,9 +3,14 @@
 //! [`Producer`] knows brokers and connections, never order or identity: those are the outbox's. What a producer
 //! promises in return: every batch handed to [`Producer::produce`] is answered exactly once, and an answer says
 //! whether the batch may have been written.
+//!
+//! Two fill it: [`native`], this crate's own client, and `rdkafka`, over librdkafka, in builds with the cargo feature of that name. A
+//! third may be anybody's.
 
 pub(crate) mod contained;
 pub mod native;
+#[cfg(feature = "rdkafka")]
+pub mod rdkafka;
 
 use std::fmt;
 use std::future::Future;

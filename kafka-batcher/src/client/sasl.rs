@@ -176,6 +176,16 @@ fn password(config: &SaslConfig) -> Place<'_> {
     Place { value: &config.password, file: &config.password_file, env: &config.password_env }
 }
 
+/// The password as it is kept now: for a client that is not ours.
+#[cfg(feature = "rdkafka")]
+pub(crate) fn password_now(config: &SaslConfig) -> Result<Secret, String> {
+    match password(config).read() {
+        Some(Ok(secret)) => Ok(secret),
+        Some(Err((_, error))) => Err(format!("sasl.password: {error}")),
+        None => Err("sasl.password: missing".to_owned()),
+    }
+}
+
 /// What is wrong with the settings; `tls`: whether the connections are encrypted.
 pub(crate) fn check(config: &SaslConfig, tls: bool, tell: &mut dyn FnMut(&'static str, String)) {
     if config.token_endpoint_url.as_deref().is_some_and(has_userinfo) {

@@ -6,7 +6,7 @@
 //!
 //! Refuses: brokers before Kafka 0.11 (2017), whose logs do not know the record batches written here.
 
-mod questions;
+pub(super) mod questions;
 mod route;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_batcher_core::wire::{
-    Api, TopicMetadata, describe_configs_request, describe_producers_request, init_producer_id_request,
+    Api, describe_configs_request, describe_producers_request, init_producer_id_request,
     read_described_partition, read_init_producer_id, read_topic_configs,
 };
 use kafka_batcher_core::{Backoff, ErrorClass, ErrorCode, Leader, ProducerIdentity, ProducerState};
@@ -24,7 +24,7 @@ pub(super) async fn topic(
         return Err(ProducerError { class: ErrorClass::Retriable, code: None, message });
     };
     if found.code.0 != 0 {
-        return Err(refusal(found, topic, missing));
+        return Err(refusal(found.code, topic, missing));
     }
     match client.cluster.topic(topic) {
         Some((topic_id, count)) if count > 0 => {
@@ -37,8 +37,8 @@ pub(super) async fn topic(
     }
 }
 
-fn refusal(found: &TopicMetadata, topic: &str, missing: MissingTopic) -> ProducerError {
-    let code = found.code;
+/// Why a topic cannot be written to, and what to do about it.
+pub(in crate::producer) fn refusal(code: ErrorCode, topic: &str, missing: MissingTopic) -> ProducerError {
     let (class, message) = match (code, missing) {
         (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, MissingTopic::Refuse) => (
             ErrorClass::Unavailable,
@@ -223,7 +223,11 @@ pub(super) async fn retention(client: &Client, topic: &str) -> Option<Duration> 
         tracing::debug!(topic, code = %name(found.code), "nobody says how long the topic keeps events");
         return None;
     }
-    let value = |key: &str| found.values.iter().find(|(name, _)| name == key).and_then(|(_, v)| v.as_deref());
+    kept_for(|key| found.values.iter().find(|(name, _)| name == key).and_then(|(_, v)| v.as_deref()))
+}
+
+/// How long a topic with these settings keeps events by their own time.
+pub(in crate::producer) fn kept_for<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
     let by_age = value("cleanup.policy").is_none_or(|policy| policy.split(',').any(|p| p.trim() == "delete"));
     let own_time = value("message.timestamp.type").is_none_or(|kind| kind == "CreateTime");
     // -1: for ever.
