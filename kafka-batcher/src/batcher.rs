@@ -19,7 +19,7 @@ use crate::builder::{Builder, Choices, CollectorBuilder};
 use crate::clock::Clock;
 use crate::collector::Collector;
 use crate::compression::CompressionPool;
-use crate::config::{CollectorMissingError, CollectorSettings, Config, Settings};
+use crate::config::{AT_LEAST_ONCE, CollectorMissingError, CollectorSettings, Config, Settings};
 use crate::connection_manager::{ConnectionManager, Health, SpoolHealth, TopicHealth};
 use crate::dispatcher::{Command, Dispatcher, Parts};
 use crate::error::BuildError;
@@ -167,6 +167,9 @@ impl KafkaBatcher {
             );
         }
         let producer: Arc<dyn Producer> = Arc::new(Contained::new(producer));
+        if !producer.accepts_stamped() {
+            tracing::warn!("{AT_LEAST_ONCE}");
+        }
         let clock = Clock::start();
         let topics = Topics::default();
         let to_wake = topics.clone();

@@ -12,11 +12,11 @@ use kafka_batcher_core::{BackoffSettings, Interceptor, OnFull, SpoolMode, SpoolS
 use tokio::runtime::Handle;
 
 use crate::batcher::KafkaBatcher;
-use crate::client::{ClientSettings, TokenProvider};
+use crate::client::{ClientSettings, ClientSettingsError, TokenProvider};
 use crate::collector::Collector;
 use crate::config::{
-    BadConfigError, CollectorSettings, Config, LOG, MetricsConfig, Mistake, NATIVE, Places, Resolved,
-    SaslConfig, Settings, SpoolConfig, SslConfig,
+    BadConfigError, CollectorSettings, Config, LOG, MetricsConfig, Mistake, NATIVE, Places, RDKAFKA,
+    Resolved, SaslConfig, Settings, SpoolConfig, SslConfig,
 };
 use crate::error::BuildError;
 use crate::error_notifier::{ErrorNotifier, LogNotifier};
@@ -36,7 +36,7 @@ impl Settings {
         }
     }
 
-    /// What of them concerns the native client.
+    /// What of them concerns the client.
     fn client(&self) -> ClientSettings {
         let mut client = ClientSettings::new(self.endpoints.iter().cloned());
         client.client_id.clone_from(&self.client_id);
@@ -383,7 +383,8 @@ impl Builder {
         mistakes.extend(sasl.check(&ssl).err().into_iter().flat_map(|error| error.0));
         mistakes.extend(metrics.check());
         let producer = match (producer, settings.producer.as_str()) {
-            (None, NATIVE) => None,
+            // Without librdkafka it is a mistake that was found already.
+            (None, NATIVE | RDKAFKA) => None,
             (None, name) => registry.producers.find("producer", name, &mut mistakes),
             (given, _) => given,
         };
@@ -424,10 +425,9 @@ impl Builder {
             None => {
                 let _inside = runtime.enter();
                 let client = ClientSettings { ssl, sasl, token_provider, ..settings.client() };
-                let native = NativeProducer::new(client).map_err(|error| {
+                built_in(&settings.producer, client).map_err(|error| {
                     BadConfigError(error.mistakes.into_iter().map(|m| Mistake::of("client", m)).collect())
-                })?;
-                Arc::new(native)
+                })?
             }
         };
         let storage = match (storage, &spool.dir) {
@@ -455,6 +455,16 @@ impl Builder {
             seed: random_seed(),
         })
     }
+}
+
+/// One of the producers that need no registering.
+fn built_in(name: &str, client: ClientSettings) -> Result<Arc<dyn Producer>, ClientSettingsError> {
+    #[cfg(feature = "rdkafka")]
+    if name == RDKAFKA {
+        return Ok(Arc::new(crate::producer::rdkafka::RdkafkaProducer::new(client)?));
+    }
+    debug_assert_eq!(name, NATIVE, "whatever else there is was found or is a mistake");
+    Ok(Arc::new(NativeProducer::new(client)?))
 }
 
 /// Jitter must differ from process to process, or a fleet comes back as one.

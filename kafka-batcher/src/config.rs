@@ -48,12 +48,13 @@ use std::path::Path;
 use serde::de::{Deserialize, Deserializer, Error as _};
 
 pub use buckets::ProducerBuckets;
+pub(crate) use check::AT_LEAST_ONCE;
 pub use mistake::{BadConfigError, CollectorMissingError, Mistake, Origin, SaslConfigError};
 pub use reference::{commented_file, reference};
 pub(crate) use resolved::Places;
 pub use resolved::Resolved;
 pub use table::{CollectorSettings, MetricsConfig, SaslConfig, SettingRow, Settings, SpoolConfig, SslConfig};
-pub(crate) use table::{LOG, NATIVE};
+pub(crate) use table::{LOG, NATIVE, RDKAFKA};
 pub use value::Value;
 
 /// Where an entry stands.

@@ -7,8 +7,13 @@ use kafka_batcher_core::{
 };
 
 use super::mistake::{Mistake, SaslConfigError};
-use super::table::{CollectorSettings, MetricsConfig, SaslConfig, Settings, SpoolConfig, SslConfig};
+use super::table::{CollectorSettings, MetricsConfig, RDKAFKA, SaslConfig, Settings, SpoolConfig, SslConfig};
 use super::units::duration_text;
+
+/// What is to be known of a producer that stamps batches anew.
+pub(crate) const AT_LEAST_ONCE: &str = "delivery is at-least-once with this producer, also with required_acks = -1: the numbers of \
+                                        batches are not kept, and one in doubt is sent again and may be written twice; native writes \
+                                        each once";
 
 impl Settings {
     /// Every mistake in them, all at once.
@@ -44,6 +49,11 @@ impl Settings {
                 "0 would ask a failing broker without pause; the default is 100 ms".to_owned(),
             ));
         }
+        if self.producer == RDKAFKA && !cfg!(feature = "rdkafka") {
+            let message = "this build is without librdkafka: build with the feature rdkafka (cargo build --features rdkafka), or \
+                           choose native";
+            found.push(mistake("producer", message.to_owned()));
+        }
         for (key, value) in
             [("request_timeout", self.request_timeout), ("connect_timeout", self.connect_timeout)]
         {
@@ -52,6 +62,12 @@ impl Settings {
             }
         }
         found
+    }
+
+    /// What can be, and must be known.
+    pub(super) fn warnings(&self) -> Vec<Mistake> {
+        let told = (self.producer == RDKAFKA).then(|| Mistake::of("producer", AT_LEAST_ONCE.to_owned()));
+        told.into_iter().collect()
     }
 
     /// The most bytes that one partition may hold: a quarter of the memory, but at least two batches.

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::document::{COLLECTORS, METRICS, SASL, SPOOL, SSL};
 use super::mistake::{BadConfigError, CollectorMissingError, Mistake, Origin, suggestion};
 use super::table::{
-    ALIASES, CollectorSettings, MetricsConfig, SaslConfig, Settings, SpoolConfig, SslConfig, Table,
+    ALIASES, CollectorSettings, MetricsConfig, RDKAFKA, SaslConfig, Settings, SpoolConfig, SslConfig, Table,
 };
 use super::value::{Value, Written};
 use super::{Config, Entry, Layer, Place};
@@ -233,9 +233,15 @@ pub(super) fn resolve(config: &Config) -> Result<Resolved, BadConfigError> {
 }
 
 fn warnings(resolved: &Resolved) -> Vec<Mistake> {
-    let mut found = Vec::new();
+    let whole = resolved.settings.warnings().into_iter();
+    let mut found: Vec<_> = whole.map(|warning| placed(warning, &[&resolved.places.whole])).collect();
     for (topic, settings) in &resolved.collectors {
         let origins = resolved.places.collectors.get(topic).cloned().unwrap_or_default();
+        if resolved.settings.producer == RDKAFKA && settings.enable_idempotence == Some(true) {
+            let message = "librdkafka numbers its messages itself, so this does nothing".to_owned();
+            let warning = Mistake::of("enable_idempotence", message).in_collector(topic);
+            found.push(placed(warning, &[&origins]));
+        }
         let warnings = settings.warnings().into_iter().map(|warning| warning.in_collector(topic));
         found.extend(warnings.map(|warning| placed(warning, &[&origins])));
     }

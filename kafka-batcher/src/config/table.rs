@@ -114,7 +114,7 @@ settings! {
         max_restart: u32 = 100, "restarts a second";
         /// How long `shutdown` may take to deliver what is left. With a spool, writing the rest to disk comes after it: milliseconds, or up to 10 s where the disk does not take it.
         shutdown_timeout: Duration = Duration::from_secs(10), "ms";
-        /// What delivers: `native`, or the name under which a producer of your own was registered (`Builder::register_producer`).
+        /// What delivers: `native`; `rdkafka`, over librdkafka, in a build with the cargo feature of that name: at-least-once, the numbers of batches are not kept; or the name under which a producer of your own was registered (`Builder::register_producer`).
         producer: String = NATIVE.to_owned(), "";
         /// Who is told of trouble: `log`, or the name under which a notifier of your own was registered (`Builder::register_error_notifier`).
         error_notifier: String = LOG.to_owned(), "";
@@ -265,6 +265,8 @@ settings! {
 
 /// The built-in producer's name.
 pub(crate) const NATIVE: &str = "native";
+/// The name of the one over librdkafka, whether or not this build has it.
+pub(crate) const RDKAFKA: &str = "rdkafka";
 /// The built-in notifier's name.
 pub(crate) const LOG: &str = "log";
 

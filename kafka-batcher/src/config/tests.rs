@@ -370,6 +370,31 @@ fn what_can_be_and_is_hardly_meant_is_a_warning() {
 }
 
 #[test]
+fn librdkafka_is_chosen_by_name_where_it_is_built_and_what_it_cannot_promise_is_a_warning() {
+    let config = file(
+        "endpoints = \"a:1\"\nproducer = \"rdkafka\"\n[[collectors]]\ntopic_name = \"a\"\nenable_idempotence = true\n",
+    );
+    if !cfg!(feature = "rdkafka") {
+        begin_as(
+            &mistakes(&config),
+            &["k.toml:2:1: producer: this build is without librdkafka: build with the feature rdkafka"],
+        );
+        return;
+    }
+    let resolved = config.resolve().expect("no mistakes");
+    let warnings: Vec<_> = resolved.warnings.iter().map(Mistake::to_string).collect();
+    begin_as(
+        &warnings,
+        &[
+            "k.toml:2:1: producer: delivery is at-least-once with this producer, also with required_acks = -1: the numbers \
+             of batches are not kept",
+            "k.toml:5:1: enable_idempotence of topic \"a\": librdkafka numbers its messages itself, so this does nothing",
+        ],
+    );
+    assert_eq!(file("endpoints = \"a:1\"\n").resolve().expect("no mistakes").warnings, []);
+}
+
+#[test]
 fn a_contradiction_is_told_where_somebody_said_something() {
     let config = file("endpoints = \"a:1\"\nmemory = \"1MiB\"\n[[collectors]]\ntopic_name = \"a\"\n");
     begin_as(
