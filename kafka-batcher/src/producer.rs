@@ -5,8 +5,9 @@
 //! whether the batch may have been written.
 //!
 //! Two fill it: [`native`], this crate's own client, and `rdkafka`, over librdkafka, in builds with the cargo feature of that name. A
-//! third may be anybody's.
+//! third may be anybody's: [`conformance`] says whether it is right.
 
+pub mod conformance;
 pub(crate) mod contained;
 pub mod native;
 #[cfg(feature = "rdkafka")]

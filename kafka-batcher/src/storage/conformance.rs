@@ -118,7 +118,7 @@ fn batch(values: &[&str]) -> RecordBatch {
 }
 
 /// A batch as the accumulator makes it.
-fn sealed(records: &[OwnedRecord]) -> RecordBatch {
+pub(crate) fn sealed(records: &[OwnedRecord]) -> RecordBatch {
     let settings = AccumulatorSettings {
         batch_size: u32::MAX,
         max_batch_bytesize: 1 << 20,
@@ -161,10 +161,15 @@ fn numbers(first_sequence: i32) -> Numbers {
 
 /// The batch with these numbers in its bytes.
 fn with_numbers(batch: &RecordBatch, numbers: &Numbers) -> RecordBatch {
+    with_stamp(batch, &numbers.stamp)
+}
+
+/// The same, whatever the numbers are of.
+pub(crate) fn with_stamp(batch: &RecordBatch, stamp: &Stamp) -> RecordBatch {
     let mut bytes = batch.to_bytes();
-    bytes[43..51].copy_from_slice(&numbers.stamp.producer_id.to_be_bytes());
-    bytes[51..53].copy_from_slice(&numbers.stamp.epoch.to_be_bytes());
-    bytes[53..57].copy_from_slice(&numbers.stamp.first_sequence.to_be_bytes());
+    bytes[43..51].copy_from_slice(&stamp.producer_id.to_be_bytes());
+    bytes[51..53].copy_from_slice(&stamp.epoch.to_be_bytes());
+    bytes[53..57].copy_from_slice(&stamp.first_sequence.to_be_bytes());
     let crc = crc32c::crc32c(&bytes[21..]);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     let (mut same, _) =
