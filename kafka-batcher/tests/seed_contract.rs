@@ -5,8 +5,7 @@ use std::path::Path;
 
 const HEADING: &str = "### The contract, row by row";
 
-/// The parts, settings, metrics and phash2; a row that is left out would otherwise not be missed. (A second client, Producers.KafkaEx
-/// there, is not there yet.)
+/// The parts, settings, metrics and phash2; a row that is left out would otherwise not be missed.
 const ROWS: &[&str] = &[
     "Supervisor",
     "AccumulatorsPoolSupervisor",
@@ -21,6 +20,7 @@ const ROWS: &[&str] = &[
     "Behaviours.Producer",
     "Producers.Base",
     "Producers.Kaffe",
+    "Producers.KafkaEx",
     "ConnectionManager, its State",
     "Behaviours.TempStorage",
     "TempStorage, TempStorage.Batch",
@@ -104,4 +104,27 @@ fn every_row_of_the_contract_names_tests_that_exist() {
     for row in expected.chain((1..=DEFECTS).map(|n| format!("defect {n}"))) {
         assert!(rows.contains(&row), "the table has no row {row:?}");
     }
+}
+
+/// A test that only a feature builds proves nothing where nobody builds it.
+#[test]
+fn tests_that_only_a_feature_builds_are_run_by_ci() {
+    let ci = fs::read_to_string(root().join(".ci/run")).expect(".ci/run");
+    let mut binaries = 0;
+    for entry in fs::read_dir(root().join("kafka-batcher/tests")).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|end| end != "rs") || path.ends_with("seed_contract.rs") {
+            continue;
+        }
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let rust = fs::read_to_string(&path).expect("text");
+        if rust.contains("feature = \"rdkafka\"") || rust.contains("producer::rdkafka::") {
+            assert!(ci.contains(&format!("--test {name} ")), ".ci/run does not run {name} with the feature");
+            binaries += 1;
+        }
+    }
+    assert!(
+        binaries >= 2 && ci.contains("--features kafka-batcher/rdkafka"),
+        "{binaries} test binaries need it"
+    );
 }
