@@ -6,6 +6,7 @@
 //! It runs before the event is accepted, by the thread that adds the event, outside any lock, once for each event. If it
 //! panics, that event is refused; what was accepted before is not touched.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::record::{Header, Record};
@@ -42,12 +43,12 @@ impl<T: Interceptor + ?Sized> Interceptor for Arc<T> {
 /// The headers that an [`Interceptor`] adds to one event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddedHeaders {
-    added: Vec<(String, Option<Vec<u8>>)>,
+    added: Vec<(Cow<'static, str>, Option<Vec<u8>>)>,
 }
 
 impl AddedHeaders {
     /// One more. Names may repeat, order is kept, a `None` value is null.
-    pub fn add(&mut self, name: impl Into<String>, value: Option<&[u8]>) {
+    pub fn add(&mut self, name: impl Into<Cow<'static, str>>, value: Option<&[u8]>) {
         self.added.push((name.into(), value.map(<[u8]>::to_vec)));
     }
 

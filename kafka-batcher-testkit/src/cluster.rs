@@ -170,6 +170,13 @@ impl RealKafka {
         matches!(self.processes, Processes::Ours { .. })
     }
 
+    /// Whether `KAFKA_BATCHER_BROKER_VERSION` asks `dev/kafka` for brokers that are older than this version.
+    pub fn is_older_than(&self, version: (u32, u32)) -> bool {
+        let asked = std::env::var("KAFKA_BATCHER_BROKER_VERSION").unwrap_or_default();
+        let mut parts = asked.split('.').map_while(|part| part.parse().ok());
+        parts.next().zip(parts.next()).is_some_and(|asked| asked < version)
+    }
+
     /// Ends node `n` (1 is the first) and waits until its process is gone. Leaders may still be moving then.
     ///
     /// # Errors

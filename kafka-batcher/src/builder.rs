@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use crate::batcher::KafkaBatcher;
 use crate::client::{ClientSettings, ClientSettingsError, TokenProvider};
 use crate::collector::Collector;
+use crate::config;
 use crate::config::{
     BadConfigError, CollectorSettings, Config, LOG, MetricsConfig, Mistake, NATIVE, Places, RDKAFKA,
     Resolved, SaslConfig, Settings, SpoolConfig, SslConfig,
@@ -114,7 +115,7 @@ impl Builder {
 
     /// Changes application-wide settings.
     pub fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
-        change(&mut self.settings);
+        config::change(&mut self.places.whole, &mut self.settings, change);
         self
     }
 
@@ -132,7 +133,7 @@ impl Builder {
 
     /// Changes how metrics are called and grouped.
     pub fn metrics(mut self, change: impl FnOnce(&mut MetricsConfig)) -> Self {
-        change(&mut self.metrics);
+        config::change(&mut self.places.metrics, &mut self.metrics, change);
         self
     }
 
@@ -234,14 +235,14 @@ impl Builder {
     /// ```
     pub fn ssl(mut self, change: impl FnOnce(&mut SslConfig)) -> Self {
         self.ssl.enabled = Some(true);
-        change(&mut self.ssl);
+        config::change(&mut self.places.ssl, &mut self.ssl, change);
         self
     }
 
     /// Says who this client is to the brokers.
     pub fn sasl(mut self, change: impl FnOnce(&mut SaslConfig)) -> Self {
         self.sasl.enabled = Some(true);
-        change(&mut self.sasl);
+        config::change(&mut self.places.sasl, &mut self.sasl, change);
         self
     }
 
@@ -277,7 +278,7 @@ impl Builder {
 
     /// Changes the spool's settings, all of them in one place.
     pub fn spool_settings(mut self, change: impl FnOnce(&mut SpoolConfig)) -> Self {
-        change(&mut self.spool);
+        config::change(&mut self.places.spool, &mut self.spool, change);
         self
     }
 

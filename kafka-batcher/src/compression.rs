@@ -5,6 +5,7 @@
 //! asks for no more than that, so that one with a long queue leaves room for others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kafka_batcher_core::{BufferPool, Compression, Compressor, DecodeError, Fitted, RecordBatch, Share};
@@ -17,6 +18,11 @@ pub(crate) struct CompressionPool {
     size: usize,
     /// At most as many as there are permits.
     idle: Mutex<Vec<Compressor>>,
+    /// Batches that are being compressed at this moment, and those that were.
+    working: AtomicUsize,
+    done: AtomicU64,
+    #[cfg(test)]
+    asked: AtomicU64,
 }
 
 /// A batch that is being compressed.
@@ -67,7 +73,15 @@ impl CompressionPool {
     /// One for each core.
     pub(crate) fn new() -> Self {
         let size = std::thread::available_parallelism().map_or(1, usize::from);
-        CompressionPool { permits: Arc::new(Semaphore::new(size)), size, idle: Mutex::default() }
+        CompressionPool {
+            permits: Arc::new(Semaphore::new(size)),
+            size,
+            idle: Mutex::default(),
+            working: AtomicUsize::new(0),
+            done: AtomicU64::new(0),
+            #[cfg(test)]
+            asked: AtomicU64::new(0),
+        }
     }
 
     /// Nothing is compressed while somebody has this.
@@ -77,20 +91,41 @@ impl CompressionPool {
         self.permits.clone().acquire_many_owned(all).await.expect("it is never closed")
     }
 
+    /// How many batches it was ever asked for.
+    #[cfg(test)]
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// How many batches are compressed at once.
     pub(crate) fn size(&self) -> usize {
         self.size
     }
 
+    /// A batch is being compressed, of whichever topic.
+    pub(crate) fn is_working(&self) -> bool {
+        self.working.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many batches it is done with.
+    pub(crate) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
     /// Compresses the job's batch, unless it is taken back before. It stays as it is if there is no runtime any more.
     pub(crate) async fn run(self: Arc<Self>, job: Arc<Job>) {
+        #[cfg(test)]
+        self.asked.fetch_add(1, Ordering::Relaxed);
         // It is never closed.
         let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
         let Ok(runtime) = Handle::try_current() else { return };
         let pool = self;
         let work = runtime.spawn_blocking(move || {
             let mut compressor = lock(&pool.idle).pop().unwrap_or_default();
+            pool.working.fetch_add(1, Ordering::Relaxed);
             job.work(&mut compressor, Compressor::fit);
+            pool.done.fetch_add(1, Ordering::Relaxed);
+            pool.working.fetch_sub(1, Ordering::Relaxed);
             compressor.rest();
             lock(&pool.idle).push(compressor);
             drop(permit);
@@ -122,11 +157,6 @@ impl Job {
             State::Done(batches, compressed) => (batches, compressed),
             State::Taken => (Vec::new(), false),
         }
-    }
-
-    /// A codec is at it.
-    pub(crate) fn is_worked_at(&self) -> bool {
-        matches!(&*lock(&self.state), State::Working(_))
     }
 
     fn work(&self, compressor: &mut Compressor, fit: Fit) {

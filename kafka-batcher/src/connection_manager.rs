@@ -169,9 +169,11 @@ fn is_birth(error: &ProducerError, missing: MissingTopic) -> bool {
 }
 
 /// Whether nobody answered, or nobody lets this client in: the whole cluster's trouble, and not one topic's.
-fn concerns_cluster(error: &ProducerError) -> bool {
+fn concerns_cluster(error: &ProducerError, cluster: &ClusterHealth) -> bool {
     match error.code {
-        None => true,
+        None if error.class == ErrorClass::Retriable => true,
+        // Somebody must act, and where the cluster answers that is about the topic.
+        None => !matches!(cluster, ClusterHealth::Connected(_)),
         Some(code) => matches!(
             code,
             ErrorCode::SASL_AUTHENTICATION_FAILED
@@ -298,9 +300,12 @@ impl ConnectionManager {
 
     fn topic_failed(&self, topic: &Arc<str>, error: &ProducerError, told: &mut bool) {
         let message = error.message.clone();
-        if concerns_cluster(error) {
-            // Told by the cluster's task, not once more for each topic.
+        let of_cluster = concerns_cluster(error, &self.health.borrow().cluster);
+        if of_cluster || error.code.is_none() {
             self.doubts.notify_one();
+        }
+        if of_cluster {
+            // Told by the cluster's task, not once more for each topic.
             return;
         }
         self.set_topic(topic, |health| *health = TopicHealth::Unavailable { message: message.clone() });

@@ -25,7 +25,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_batcher_core::partitioner::{Placement, TopicNotice};
 use kafka_batcher_core::{
     Compression, FailureReason, Leader, Outbox, OutboxSettings, ProduceAnswer, ProducerIdentity,
-    ProducerState, Sealed, StorageError, Time, TopicId,
+    ProducerState, ReadBack, Sealed, StorageError, Time, TopicId,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -36,7 +36,7 @@ use self::measuring::{Attempt, Meter};
 use self::outcomes::{Loss, Losses, lost};
 use self::pace::Pace;
 use self::spooling::{PendingRead, Stored};
-use self::unassigned::{Gone, Step, Stuck, Unassigned};
+use self::unassigned::{Gone, Unassigned, Written};
 use crate::compression::CompressionPool;
 use crate::connection_manager::{ConnectionManager, TopicHealth};
 use crate::error_notifier::NotificationKind;
@@ -79,7 +79,8 @@ enum Done {
     Identified { partition: i32, answer: Result<ProducerIdentity, String> },
     Retention { partition: i32, retention: Option<Duration> },
     Stored(Stored),
-    Regrouped(Result<Step, Stuck>),
+    LaneRead(Result<ReadBack, StorageError>),
+    Regrouped(Written),
     LaneExpired(Result<Gone, StorageError>),
     LanePutAside(Result<(), StorageError>),
 }
@@ -174,8 +175,9 @@ pub(crate) struct Dispatcher {
     /// The partitions of batches that are to be compressed, in the order of sealing; and how many are being.
     to_compress: VecDeque<i32>,
     compressing: usize,
-    /// When the pool was last seen to do something of it; and that it does nothing any more was told.
+    /// When the pool was last seen to do something, how much it had done then, and that it does nothing any more was told.
     pool_answered_at: Time,
+    pool_done: u64,
     pool_stuck: bool,
     /// The storage has said what an earlier process left; before that nothing is sent.
     opened: bool,
@@ -250,6 +252,7 @@ impl Dispatcher {
             to_compress: VecDeque::new(),
             compressing: 0,
             pool_answered_at: Time::ZERO,
+            pool_done: 0,
             pool_stuck: false,
             parts,
             lanes: Vec::new(),
@@ -377,7 +380,7 @@ impl Dispatcher {
         let spool = self.unassigned_timer(now);
         let losses = self.losses.values().filter_map(Losses::due).min();
         let slow = self.calls.values().copied().min();
-        let pace = self.pace.as_ref().filter(|_| !self.reads.is_empty()).map(Pace::next);
+        let pace = self.pace.as_ref().filter(|_| !self.reads.is_empty()).and_then(|pace| pace.timer(now));
         let due = self.parts.topic.next_due();
         let pool = self.pool_due();
         let timers = [due, retry, deadline, spool, self.open_again_at, losses, slow, pace, pool];
@@ -636,7 +639,8 @@ impl Dispatcher {
             }
             Done::Compressed { partition, ordinal } => self.compressed(partition, ordinal),
             Done::Stored(stored) => self.on_stored(stored),
-            Done::Regrouped(step) => self.regrouped(step),
+            Done::LaneRead(read) => self.lane_read(read),
+            Done::Regrouped(written) => self.regrouped(written),
             Done::LaneExpired(gone) => self.lane_expired(gone),
             Done::LanePutAside(result) => self.letters_put_aside(result),
             Done::Described { partition, state, leader } => {

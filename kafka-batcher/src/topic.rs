@@ -383,10 +383,10 @@ impl Topic {
         interceptor: &dyn Interceptor,
         record: &Record<'_>,
     ) -> Result<Option<Box<AddedHeaders>>, AddError> {
-        let mut headers = Box::new(AddedHeaders::default());
+        let mut headers = AddedHeaders::default();
         contained("interceptor", || interceptor.on_event(record, &mut headers))
             .map_err(|panicked| self.refuse(panicked))?;
-        Ok(Some(headers).filter(|headers| !headers.is_empty()))
+        Ok((!headers.is_empty()).then(|| Box::new(headers)))
     }
 
     /// Counts a refusal.
@@ -422,6 +422,12 @@ impl Topic {
         spare: &mut Option<Chunk>,
         want_receipt: bool,
     ) -> Result<Option<Receipt>, NotAdded> {
+        // Where the record's own key says the same later, nothing needs to be kept. It does not if the record itself or
+        // a typed collector's rule said where to. Nor if one of the record's own headers would be taken for what was kept.
+        let derived = record.partition.is_none()
+            && self.source == PlacementSource::RecordKey
+            && record.headers.first().is_none_or(|header| header.name != PLACEMENT_HEADER)
+            && self.asked(|| self.assigner.placement(&self.input(record)))? == placement;
         let lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
         // The partitions may have become known between the choice of the lane and its lock.
         if self.slots.count() != 0 {
@@ -430,11 +436,6 @@ impl Topic {
             let target = self.asked(|| self.place(placement, &input))?;
             return self.push_to(target, flush_after, record, spare, want_receipt);
         }
-        // Where the record's own key says the same later, nothing needs to be kept. It does not if the record itself or
-        // a typed collector's rule said where to.
-        let derived = record.partition.is_none()
-            && self.source == PlacementSource::RecordKey
-            && self.asked(|| self.assigner.placement(&self.input(record)))? == placement;
         let kept = placement.encode();
         let mut headers = Vec::new();
         if !derived {

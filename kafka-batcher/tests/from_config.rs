@@ -134,6 +134,19 @@ async fn a_name_that_nobody_registered_is_a_mistake_that_says_which_there_are() 
 }
 
 #[tokio::test]
+async fn a_mistake_of_the_programs_is_not_the_files() {
+    let text = "endpoints = \"127.0.0.1:9092\"\nproducer = \"mine\"\n";
+    let builder = Builder::from_config(&Config::from_toml(text, "k.toml")).unwrap();
+    let Err(BuildError::BadConfig(mistakes)) =
+        builder.settings(|s| s.producer = "other".to_owned()).start().await
+    else {
+        panic!("it started")
+    };
+    let said = mistakes.to_string();
+    assert!(said.contains("\"other\"") && !said.contains("k.toml"), "{said}");
+}
+
+#[tokio::test]
 async fn a_file_with_mistakes_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bad.toml");

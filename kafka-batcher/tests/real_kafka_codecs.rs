@@ -429,7 +429,9 @@ fn replayed(kafka: &RealKafka) -> Result<(), Error> {
                         })
                         .collector_defaults(|c| {
                             compresses(c, (way, None));
+                            // All batches are full ones: what holds only a few events may not shrink, and then goes plain.
                             c.batch_size = 50;
+                            c.max_wait_time = LONG;
                         })
                         .spool(dir)
                         .spool_mode(mode)
@@ -437,7 +439,8 @@ fn replayed(kafka: &RealKafka) -> Result<(), Error> {
                         .start()
                         .await
                         .expect("it starts");
-                    let collector = batcher.collector(topic).build().expect("a collector");
+                    let collector = batcher.collector(topic.as_str()).build().expect("a collector");
+                    ready(&batcher, &topic).await;
                     (batcher, collector)
                 }
             };

@@ -311,7 +311,8 @@ pub(crate) struct Args {
     #[arg(long, help_heading = "Delivery")]
     pub(crate) allow_topic_auto_creation: bool,
 
-    /// End with the reason when nothing at all was acknowledged for so long
+    /// End with the reason when nothing at all was acknowledged for so long; a topic that is missing and a login that is refused end
+    /// it after 3 s
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration, help_heading = "Delivery")]
     pub(crate) timeout: Duration,
 

@@ -17,13 +17,6 @@ const REFUSED: Duration = Duration::from_secs(3);
 /// How often progress is looked at, at most.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Whether the user knows how long this may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    HowLong,
-}
-
 /// Resolves with the number of partitions when the topic can be written to.
 ///
 /// The error says why it cannot, after `--timeout`; sooner where waiting would not help.
@@ -32,7 +25,8 @@ pub(super) async fn wait_until_ready(
     plan: &Plan<'_>,
     console: &Console,
 ) -> Result<Option<i32>, String> {
-    let mut told = Told::Nothing;
+    // How long the user knows that it may take.
+    let mut told = None;
     let mut health = batcher.health();
     let deadline = tokio::time::Instant::now() + plan.args.timeout;
     let mut refused_since = None;
@@ -54,8 +48,7 @@ pub(super) async fn wait_until_ready(
             }
             _ => refused_since = None,
         }
-        if told == Told::Nothing && (unreachable || refused_since.is_some()) {
-            told = Told::HowLong;
+        if unreachable || refused_since.is_some() {
             let timeout = plan.args.timeout;
             let what = if unreachable { "Kafka" } else { "the topic" };
             let (time, option) = match refused_since {
@@ -63,7 +56,11 @@ pub(super) async fn wait_until_ready(
                 Some(_) if REFUSED < timeout => (REFUSED, ""),
                 _ => (timeout, " (--timeout)"),
             };
-            console.say(format_args!("waiting up to {} for {what}{option}", seconds(time)));
+            // What is refused now and not reached in between is told once.
+            if told.is_none_or(|told| time < told) {
+                told = Some(time);
+                console.say(format_args!("waiting up to {} for {what}{option}", seconds(time)));
+            }
         }
         let until = refused_since.map_or(deadline, |since| deadline.min(since + REFUSED));
         match tokio::time::timeout_at(until, health.changed()).await {

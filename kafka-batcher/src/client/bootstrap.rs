@@ -78,11 +78,7 @@ impl From<AskError> for ProducerError {
     fn from(error: AskError) -> Self {
         let message = error.to_string();
         match error {
-            // Whoever is not let in will not be by trying alone.
-            AskError::Unreachable { code: Some(code), .. } => {
-                ProducerError { class: code.class(), code: Some(code), message }
-            }
-            AskError::Unreachable { class, .. } => ProducerError { class, code: None, message },
+            AskError::Unreachable { class, code, .. } => ProducerError { class, code, message },
             _ => ProducerError { class: ErrorClass::Retriable, code: None, message },
         }
     }

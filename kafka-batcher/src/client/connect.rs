@@ -116,7 +116,8 @@ impl ConnectError {
     pub(super) fn needs_somebody(&self) -> bool {
         let shut = |problem: &Problem| match problem {
             Problem::Sasl(error) => error.code.is_some(),
-            Problem::Tls(_) | Problem::Versions { .. } => true,
+            Problem::Tls(error) => error.is_refusal(),
+            Problem::Versions { .. } => true,
             _ => false,
         };
         self.attempts.iter().all(|(_, problem)| shut(problem))

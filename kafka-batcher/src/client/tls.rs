@@ -223,7 +223,7 @@ impl Tls {
             return Ok(config);
         }
         let said: Vec<_> = mistakes.iter().map(|(key, message)| format!("ssl.{key}: {message}")).collect();
-        let error = TlsError(said.join("; "));
+        let error = TlsError::refused(said.join("; "));
         let Some(made) = &mut *made else { return Err(error) };
         if !std::mem::replace(&mut made.outlived, true) {
             tracing::warn!(%error, "the files of TLS cannot be used, what was read before is");
@@ -235,7 +235,7 @@ impl Tls {
     pub(super) fn begin(&self, host: &str) -> Result<(ClientConnection, Words), TlsError> {
         let name = self.ssl.server_name.as_deref().unwrap_or(host);
         let server = ServerName::try_from(name.to_owned()).map_err(|_| {
-            TlsError(format!(
+            TlsError::refused(format!(
                 "{name:?} cannot stand in a certificate; give the name that does (ssl.server_name)"
             ))
         })?;
@@ -251,11 +251,29 @@ impl Tls {
 
 /// Why TLS to a broker does not work, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TlsError(pub(super) String);
+pub(super) struct TlsError {
+    message: String,
+    /// The connection ended, and nobody refused anything: a broker that starts does so, or whatever stands before it.
+    broke: bool,
+}
+
+impl TlsError {
+    fn refused(message: String) -> Self {
+        TlsError { message, broke: false }
+    }
+
+    pub(super) fn broke(message: String) -> Self {
+        TlsError { message, broke: true }
+    }
+
+    pub(super) fn is_refusal(&self) -> bool {
+        !self.broke
+    }
+}
 
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 
@@ -278,7 +296,7 @@ pub(super) struct Words {
 
 impl Words {
     pub(super) fn of(&self, error: &rustls::Error) -> TlsError {
-        TlsError(match error {
+        TlsError::refused(match error {
             rustls::Error::InvalidCertificate(error) => self.certificate(error),
             rustls::Error::AlertReceived(alert) => self.alert(*alert),
             rustls::Error::InvalidMessage(_) => {
@@ -369,7 +387,7 @@ impl Words {
             true => "",
             false => ", or does it want a certificate of its clients (ssl.certificate_file)",
         };
-        TlsError(format!(
+        TlsError::broke(format!(
             "it closed the connection when asked for TLS; is this its SSL or SASL_SSL listener{wants_one}? For a listener without TLS \
              leave TLS out (ssl)"
         ))

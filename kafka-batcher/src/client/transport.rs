@@ -179,7 +179,7 @@ impl TlsStream {
             None if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
                 self.words.ended()
             }
-            None => TlsError(format!("the connection broke while TLS was agreed upon: {error}")),
+            None => TlsError::broke(format!("the connection broke while TLS was agreed upon: {error}")),
         }
     }
 

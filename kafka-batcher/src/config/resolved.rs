@@ -15,7 +15,14 @@ use super::{Config, Entry, Layer, Place};
 pub(super) const TOPIC_NAME: &str = "topic_name";
 
 /// Where the values of one table come from.
-type Origins = BTreeMap<&'static str, Origin>;
+pub(crate) type Origins = BTreeMap<&'static str, Origin>;
+
+/// The program changes settings: what it has changed comes from no configuration any more.
+pub(crate) fn change<T: Table + Clone>(origins: &mut Origins, settings: &mut T, change: impl FnOnce(&mut T)) {
+    let before = settings.clone();
+    change(settings);
+    settings.changed_since(&before).into_iter().for_each(|name| drop(origins.remove(name)));
+}
 
 /// The settings in effect.
 #[derive(Clone, Debug, Default)]
@@ -43,11 +50,11 @@ pub struct Resolved {
 /// Where the values in effect come from.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
-    whole: Origins,
-    spool: Origins,
-    ssl: Origins,
-    sasl: Origins,
-    metrics: Origins,
+    pub(crate) whole: Origins,
+    pub(crate) spool: Origins,
+    pub(crate) ssl: Origins,
+    pub(crate) sasl: Origins,
+    pub(crate) metrics: Origins,
     defaults: Origins,
     collectors: BTreeMap<String, Origins>,
 }

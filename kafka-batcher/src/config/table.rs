@@ -29,12 +29,15 @@ pub struct SettingRow {
 }
 
 /// What can be set by name.
-pub(super) trait Table {
+pub(crate) trait Table {
     /// The names, in order.
     const NAMES: &'static [&'static str];
 
     /// Sets what has this name; what is wrong with the value. `None`: nothing has this name.
     fn set(&mut self, name: &str, value: &Value) -> Option<Result<(), String>>;
+
+    /// The names of what is not as there.
+    fn changed_since(&self, before: &Self) -> Vec<&'static str>;
 }
 
 macro_rules! settings {
@@ -54,6 +57,14 @@ macro_rules! settings {
 
         impl Table for $type {
             const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+
+            fn changed_since(&self, before: &Self) -> Vec<&'static str> {
+                let mut changed = Vec::new();
+                $(if self.$name != before.$name {
+                    changed.push(stringify!($name));
+                })*
+                changed
+            }
 
             fn set(&mut self, name: &str, value: &Value) -> Option<Result<(), String>> {
                 match name {
@@ -190,7 +201,7 @@ settings! {
         max_age: Option<Duration> = None, "ms";
         /// What happens when the spool is full. `backpressure`: events stay in memory, and when that is full callers wait (`max_block`). `reject`: the same, but callers are refused at once. `drop_oldest`: each partition drops its own oldest events (lost, counted, told), unless they may be in Kafka already.
         on_full: OnFull = OnFull::Backpressure, "";
-        /// How fast each topic's backlog is read from the spool and sent, once Kafka is back. What is in memory still needs no read and goes at once. It must be more than what comes in, or the backlog grows. Unset: as fast as Kafka takes it.
+        /// How fast each topic's backlog is read from the spool and sent, once Kafka is back. What is in memory still needs no read and goes at once. It must be more than what comes in, or the backlog grows. What is read to find what is to be dropped counts, too. Unset: as fast as Kafka takes it.
         replay_rate: Option<u64> = None, "bytes/s";
         /// Send events from the spool that are older than the topic's `retention.ms`, too. False: they are held and the operator is told, because Kafka would acknowledge and delete them.
         replay_expired: bool = false, "";

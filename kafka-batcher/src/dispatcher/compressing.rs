@@ -12,6 +12,7 @@ use kafka_batcher_core::{Codec, Compression, FailureReason, RecordBatch, Time};
 
 use super::{Dispatcher, Done, Lane};
 use crate::compression::{How, Job};
+use crate::storage::UNASSIGNED;
 
 /// No pool is thought to be stuck sooner: a machine with ten times more to do than it can takes seconds to begin with anything, and
 /// batches that wait so long are not in danger, only late.
@@ -57,6 +58,11 @@ impl Stage {
     /// Acceptance of the oldest event.
     pub(super) fn oldest(&self) -> Option<Time> {
         self.jobs.front().map(|staged| staged.opened)
+    }
+
+    fn push(&mut self, batch: RecordBatch, how: How, opened: Time) {
+        let (events, plain) = (batch.count(), batch.encoded_len());
+        self.jobs.push_back(Staged { job: Job::new(batch, how), opened, events, plain, done: false });
     }
 
     fn ordinal_behind(&self) -> u64 {
@@ -107,9 +113,7 @@ impl Dispatcher {
             return self.give_up(&batch, FailureReason::Internal, "its partition has no outbox".to_owned());
         };
         if compresses {
-            let (events, plain) = (batch.count(), batch.encoded_len());
-            let job = Job::new(batch, how);
-            lane.stage.jobs.push_back(Staged { job, opened, events, plain, done: false });
+            lane.stage.push(batch, how, opened);
             self.to_compress.push_back(partition);
             return self.begin_compressing();
         }
@@ -119,6 +123,23 @@ impl Dispatcher {
         lane.dirty = true;
     }
 
+    /// The batches of a step of regrouping, on their way through a codec: all of them together, and their order is kept.
+    pub(super) fn compress_lane(&mut self, batches: Vec<RecordBatch>) {
+        let (how, opened) = (self.how(), self.parts.topic.clock.now());
+        for batch in batches {
+            self.unassigned.stage.push(batch, how.clone(), opened);
+            self.to_compress.push_back(UNASSIGNED);
+        }
+        self.begin_compressing();
+    }
+
+    fn stage_mut(&mut self, partition: i32) -> Option<&mut Stage> {
+        match partition {
+            UNASSIGNED => Some(&mut self.unassigned.stage),
+            _ => self.lane_mut(partition).map(|lane| &mut lane.stage),
+        }
+    }
+
     /// Begins as many as may run at once; they are of all partitions, in the order of sealing.
     fn begin_compressing(&mut self) {
         if self.compressing == 0 {
@@ -126,8 +147,7 @@ impl Dispatcher {
         }
         while self.compressing < self.parts.compression.size() {
             let Some(partition) = self.to_compress.pop_front() else { return };
-            let Some(lane) = self.lane_mut(partition) else { continue };
-            let stage = &mut lane.stage;
+            let Some(stage) = self.stage_mut(partition) else { continue };
             let Some(staged) = stage.jobs.get(stage.begun) else { continue };
             let (job, ordinal) = (staged.job.clone(), stage.handed + stage.begun as u64);
             stage.begun += 1;
@@ -144,13 +164,28 @@ impl Dispatcher {
         self.compressing = self.compressing.saturating_sub(1);
         (self.pool_answered_at, self.pool_stuck) = (self.parts.topic.clock.now(), false);
         self.begin_compressing();
-        let Some(lane) = self.lane_mut(partition) else { return };
+        let Some(stage) = self.stage_mut(partition) else { return };
         // It may have been taken back meanwhile.
-        let at = ordinal.checked_sub(lane.stage.handed).and_then(|at| usize::try_from(at).ok());
-        if let Some(staged) = at.and_then(|at| lane.stage.jobs.get_mut(at)) {
+        let at = ordinal.checked_sub(stage.handed).and_then(|at| usize::try_from(at).ok());
+        if let Some(staged) = at.and_then(|at| stage.jobs.get_mut(at)) {
             staged.done = true;
         }
-        while self.hand_over(partition, |staged| staged.done) {}
+        if partition != UNASSIGNED {
+            while self.hand_over(partition, |staged| staged.done) {}
+        } else if self.unassigned.stage.jobs.iter().all(|staged| staged.done) {
+            self.hand_over_lane();
+        }
+    }
+
+    /// The step goes on with what its batches have become.
+    fn hand_over_lane(&mut self) {
+        let stage = &mut self.unassigned.stage;
+        if stage.is_empty() {
+            return;
+        }
+        (stage.handed, stage.begun) = (stage.ordinal_behind(), 0);
+        let batches = stage.jobs.drain(..).map(|staged| staged.job.take().0).collect();
+        self.lane_compressed(batches);
     }
 
     /// The partition's oldest batch goes to the outbox, if it is one of these.
@@ -182,7 +217,6 @@ impl Dispatcher {
     /// From now on batches go as they are, those first that wait here.
     pub(super) fn stop_compressing(&mut self) {
         self.compression = Compression::NONE;
-        self.unassigned.codec.give_up();
         self.take_all_back();
     }
 
@@ -191,22 +225,15 @@ impl Dispatcher {
         for partition in 0..self.lanes.len() as i32 {
             while self.hand_over(partition, |_| true) {}
         }
-    }
-
-    fn pool_patience(&self) -> Duration {
-        self.parts.outbox.spool.map_or(self.parts.request_timeout, |spool| spool.after).max(POOL_PATIENCE)
+        self.hand_over_lane();
     }
 
     /// By when the pool should have begun with something, or be done with it.
     pub(super) fn pool_due(&self) -> Option<Time> {
-        let waits = self.lanes.iter().any(|lane| !lane.stage.is_empty());
-        let staged = waits.then(|| self.pool_answered_at + self.pool_patience());
-        staged.into_iter().chain(self.lane_codec_due()).min()
-    }
-
-    /// By when it should have begun with what is regrouped.
-    pub(super) fn lane_codec_due(&self) -> Option<Time> {
-        self.unassigned.codec.waits_since().map(|since| since + self.pool_patience())
+        let after = self.parts.outbox.spool.map_or(self.parts.request_timeout, |spool| spool.after);
+        let mut stages = self.lanes.iter().map(|lane| &lane.stage).chain([&self.unassigned.stage]);
+        let waits = stages.any(|stage| !stage.is_empty());
+        waits.then(|| self.pool_answered_at + after.max(POOL_PATIENCE))
     }
 
     /// The runtime's blocking threads may all be busy, with the program's own work, and for ever: what waits for one goes as it is.
@@ -215,10 +242,10 @@ impl Dispatcher {
         if self.pool_due().is_none_or(|due| due > now) {
             return;
         }
-        let mut staged = self.lanes.iter().flat_map(|lane| &lane.stage.jobs);
-        if staged.any(|staged| staged.job.is_worked_at()) {
+        // Whoever it works for.
+        let done = self.parts.compression.done();
+        if self.parts.compression.is_working() || std::mem::replace(&mut self.pool_done, done) != done {
             self.pool_answered_at = now;
-            self.unassigned.codec.wait_from(now);
             return;
         }
         if !std::mem::replace(&mut self.pool_stuck, true) {
@@ -228,7 +255,6 @@ impl Dispatcher {
                  busy; give it more (max_blocking_threads), or block fewer"
             );
         }
-        self.unassigned.codec.give_up();
         self.take_all_back();
     }
 }

@@ -29,6 +29,12 @@ impl Pace {
         self.until
     }
 
+    /// When reads that wait have to be looked at because of the pace. Once its time is over, what they still wait for says so itself: an
+    /// answer of the storage, or memory; a timer for it would go off again and again.
+    pub(super) fn timer(&self, now: Time) -> Option<Time> {
+        Some(self.until).filter(|until| *until > now)
+    }
+
     /// So much was read.
     pub(super) fn read(&mut self, bytes: usize, now: Time) {
         let takes = Duration::try_from_secs_f64(bytes as f64 / self.bytes_per_second.max(1) as f64);
@@ -52,5 +58,14 @@ mod tests {
         pace.read(100_000, Time::from_millis(60_000));
         assert_eq!(pace.next(), Time::from_millis(60_100));
         assert_eq!(Pace::new(1).stretch(), 1);
+    }
+
+    #[test]
+    fn a_time_that_is_over_wakes_nobody() {
+        let mut pace = Pace::new(1_000);
+        assert_eq!(pace.timer(Time::ZERO), None);
+        pace.read(1_000, Time::from_millis(5_000));
+        let over = Time::from_millis(6_000);
+        assert_eq!((pace.timer(Time::from_millis(5_500)), pace.timer(over)), (Some(over), None));
     }
 }

@@ -176,10 +176,6 @@ impl Dispatcher {
                     self.spool_troubled(UNASSIGNED, false, true, &message);
                     self.answer_reports();
                 }
-                // It waits for a codec, which is looked after elsewhere.
-                (UNASSIGNED, LANE_CALL) if self.unassigned.codec.is_awaited() => {
-                    self.expect_answer(UNASSIGNED, LANE_CALL);
-                }
                 (UNASSIGNED, _) => {
                     let message = "it does not answer, and events without a partition wait for it";
                     self.spool_troubled(UNASSIGNED, false, true, message);

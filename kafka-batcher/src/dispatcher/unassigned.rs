@@ -17,9 +17,9 @@ use kafka_batcher_core::{
 };
 
 pub(super) use self::expiry::Gone;
-use self::regrouping::Codec;
-pub(super) use self::regrouping::{Step, Stuck};
+pub(super) use self::regrouping::{Step, Written};
 
+use super::compressing::Stage;
 use super::outcomes::error_of;
 use super::spooling::{LANE_CALL, Stored, guarded};
 use super::{Dispatcher, Done, End};
@@ -51,8 +51,10 @@ pub(super) struct Unassigned {
     saving: Option<usize>,
     /// A step is under way.
     regrouping: bool,
-    /// What of it waits for a codec.
-    pub(super) codec: Codec,
+    /// That step, while its batches are compressed; and of each its partition, and whether it was found at the start.
+    step: Option<(Step, Vec<(i32, bool)>)>,
+    /// Where they are.
+    pub(super) stage: Stage,
     /// Something is being put aside or dropped.
     expiring: bool,
     /// What of the lane below this position has no partition was put aside, but the step that did it failed later; and of
@@ -288,13 +290,17 @@ impl Dispatcher {
             batch.spans().durable();
             self.parts.topic.settled(batch.count());
         }
-        self.tell_lane_spools();
+        self.tell_lane_spools(now);
     }
 
     /// Once: when the topic is known there is no lane any more.
-    fn tell_lane_spools(&mut self) {
+    fn tell_lane_spools(&mut self, now: Time) {
         let away = self.parts.outbox.spool.filter(|spool| spool.mode != SpoolMode::Always);
         let Some(spool) = away.filter(|_| self.end == End::NotYet) else { return };
+        // It may be saved for another reason: behind what an earlier process left.
+        if self.unassigned.since.is_none_or(|since| since + spool.after > now) {
+            return;
+        }
         if !std::mem::replace(&mut self.unassigned.told, true) {
             let why = self.parts.manager.why_unknown(&self.parts.topic.name);
             let after = spool.after;

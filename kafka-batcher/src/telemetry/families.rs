@@ -42,7 +42,7 @@ families! {
     DELIVERED Counter "events_delivered_total" ["topic"] "Events in Kafka.";
     LOST Counter "events_lost_total" ["topic"] "Events that are not in Kafka, and not kept anywhere.";
     EVENTS Gauge "events" ["topic" "state"] "Accepted or recovered events that are neither delivered nor lost, by where they are: in_memory, in_flight, spooled, dead_lettered, in_doubt.";
-    REFUSED Counter "events_refused_total" ["topic"] "Events never accepted: too large, no memory, closed, a failing partitioner or encoder.";
+    REFUSED Counter "events_refused_total" ["topic"] "Events never accepted: too large, no memory, closed, a failing partitioner, flusher, interceptor or encoder.";
     DEAD_LETTERED Counter "events_dead_lettered_total" ["topic"] "Events put aside because Kafka will never take them, those included that had to go from there since (lost then).";
     IN_DOUBT Counter "events_in_doubt_total" ["topic"] "Events of which nobody can know whether they are in Kafka, and that are kept nowhere; in events with the state in_doubt.";
     DUPLICATES Counter "events_possibly_duplicated_total" ["topic"] "Events sent again although the first attempt may lie in the log, too.";

@@ -1,25 +1,30 @@
 //! Kafka says no for a reason that passes only when somebody acts: no permission, no such topic. Events are held on disk, not
 //! refused; it is told once, and they arrive when somebody has acted.
 
-use kafka_batcher::{KafkaBatcher, NotificationKind};
+use kafka_batcher::{KafkaBatcher, Notification, NotificationKind};
 use kafka_batcher_broker::{Api, ErrorCode, Fault, TopicSpec};
 
 use crate::support::{outcome, ready, until};
 use crate::{LONG, PARTITIONS, Site, TOPIC, everywhere};
 
+/// About deliveries, or why there are none. A machine that is busy elsewhere may make Kafka look slow, before and after.
+fn is_trouble(told: &Notification) -> bool {
+    let kinds = [NotificationKind::ProducerError, NotificationKind::ProducerStartFailed];
+    kinds.contains(&told.kind) && !told.message.contains("nothing was acknowledged for")
+}
+
 impl Site {
-    /// What the operator was told about deliveries, or why there are none, since the last call.
+    /// What the operator was told about deliveries since the last call.
     fn troubles(&self) -> Vec<String> {
-        let kinds = [NotificationKind::ProducerError, NotificationKind::ProducerStartFailed];
         let told = std::mem::take(&mut *self.told.0.lock().unwrap());
-        let told = told.into_iter().filter(|told| kinds.contains(&told.kind)).map(|told| told.message);
-        // A machine that is busy elsewhere may make Kafka look slow, before and after.
-        told.filter(|message| !message.contains("nothing was acknowledged for")).collect()
+        told.into_iter().filter(is_trouble).map(|told| told.message).collect()
     }
 
-    /// Waits until all of these are durable and Kafka was asked again so often, then looks what was told.
+    /// Waits until all of these are durable, trouble was told, and Kafka was asked several times more.
     async fn held(&mut self, batcher: &KafkaBatcher, receipts: &[(u32, kafka_batcher::Receipt)], api: Api) {
         self.durable(receipts).await;
+        // Requests are counted before they are answered.
+        until(|| self.told.0.lock().unwrap().iter().any(is_trouble)).await;
         let asked = self.kafka.stats().requests(api);
         until(|| self.kafka.stats().requests(api) >= asked + 5).await;
         let report = batcher.report().await;

@@ -54,7 +54,7 @@ pub(crate) fn values(kafka: &EmbeddedKafka, partition: i32) -> Vec<String> {
     kafka.log("flights", partition).into_iter().map(|record| value(record.value)).collect()
 }
 
-/// Waits, for as long as it takes, until something that only this process knows has happened. Gives way in between, to
+/// Waits until something that only this process knows has happened. Gives way in between, to
 /// tasks and threads alike; nothing hangs on how long it takes.
 pub(crate) async fn until(mut happened: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
