@@ -275,7 +275,7 @@ impl WrongProducer {
             if self.is(Wrong::NoLeaderInTheAnswer) {
                 answer.leader = None;
             }
-            if matches!(answer.result, ProduceResult::Lost { .. }) {
+            if matches!(answer.result, ProduceResult::Lost { .. } | ProduceResult::NotSent { .. }) {
                 self.was_away.store(true, Ordering::SeqCst);
             }
         }
