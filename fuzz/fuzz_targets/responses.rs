@@ -1,2 +1,7 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|input: (u8, u8, &[u8])| kafka_batcher_fuzz::responses(input.0, input.1, input.2));
+// A byte for the request, one for its version, the answer.
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    if let Some(([api, version], bytes)) = input.split_first_chunk() {
+        kafka_batcher_fuzz::responses(*api, *version, bytes);
+    }
+});

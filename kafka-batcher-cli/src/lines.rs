@@ -53,9 +53,12 @@ impl<R: Read> LineReader<R> {
         self.start = 0;
         // Every whole line was taken, so this is the beginning of one. One byte more than allowed may be a CR.
         if self.dropped > 0 || self.end > self.limit + 1 {
-            self.dropped += self.end as u64;
-
-            self.end = 0;
+            // A CR at the end is kept: whether the line ends with it only the next byte tells.
+            let cr = self.buffer.get(..self.end).is_some_and(|read| read.ends_with(b"\r"));
+            let dropped = self.end - usize::from(cr);
+            self.dropped += dropped as u64;
+            self.buffer.copy_within(dropped..self.end, 0);
+            self.end -= dropped;
         }
         if self.buffer.len() < self.end + BLOCK / 4 {
             self.buffer.resize(self.end + BLOCK, 0);
@@ -86,7 +89,7 @@ impl<R: Read> LineReader<R> {
             let line = block.get(from..newline).unwrap_or_default();
             from = newline + 1;
             self.start = base + from;
-            take(judge(line.strip_suffix(b"\r").unwrap_or(line), line.len(), &mut self.dropped, self.limit))?;
+            take(judge(line.strip_suffix(b"\r").unwrap_or(line), &mut self.dropped, self.limit))?;
         }
         ControlFlow::Continue(())
     }
@@ -98,14 +101,14 @@ impl<R: Read> LineReader<R> {
         if line.is_empty() && self.dropped == 0 {
             return None;
         }
-        Some(judge(line, line.len(), &mut self.dropped, self.limit))
+        Some(judge(line, &mut self.dropped, self.limit))
     }
 }
 
 #[inline]
-fn judge<'a>(line: &'a [u8], with_cr: usize, dropped: &mut u64, limit: usize) -> Line<'a> {
+fn judge<'a>(line: &'a [u8], dropped: &mut u64, limit: usize) -> Line<'a> {
     if *dropped > 0 {
-        return Line::TooLong(std::mem::take(dropped) + with_cr as u64);
+        return Line::TooLong(std::mem::take(dropped) + line.len() as u64);
     }
     if line.len() > limit { Line::TooLong(line.len() as u64) } else { Line::Bytes(line) }
 }
@@ -175,6 +178,18 @@ mod tests {
             assert_eq!(lines(b"1234\r\n1234\nx", step, 4), texts(&["1234", "1234", "x"]));
             assert_eq!(lines(b"12345\nx\n", step, 4), [Err(5), Ok(b"x".to_vec())]);
             assert_eq!(lines(b"12345", step, 4), [Err(5)]);
+        }
+    }
+
+    /// The fuzzer's story: the CR counted if the line had come in several reads, and did not if it had come in one.
+    #[test]
+    fn the_length_of_a_long_line_is_without_its_end_whatever_the_reads() {
+        for step in [1, 2, 3, 4, 5, 6, 7, 1000] {
+            for limit in [0, 1, 2, 4] {
+                assert_eq!(lines(b"12345\r\n\n", step, limit), [Err(5), Ok(Vec::new())], "{step} {limit}");
+                assert_eq!(lines(b"12345\r\r6\r\n", step, limit), [Err(8)], "{step} {limit}");
+                assert_eq!(lines(b"12345\r", step, limit), [Err(6)], "{step} {limit}");
+            }
         }
     }
 

@@ -15,6 +15,8 @@ mod config;
 mod console;
 mod demo;
 mod exit;
+#[cfg(test)]
+mod garbage;
 mod http;
 mod json;
 mod lines;

@@ -128,6 +128,10 @@ pub(super) fn is_control(bytes: &[u8]) -> bool {
         && bytes.get(43..51) == Some(&[0xff; 8])
 }
 
+/// Positions lie below: no log comes this far, and a number beyond is damage. So what is added to a position does not overflow, and
+/// each is an offset to Kafka.
+pub(super) const POSITIONS: u64 = 1 << 62;
+
 /// Where a batch's bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {

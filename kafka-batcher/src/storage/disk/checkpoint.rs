@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
+use super::bytes::POSITIONS;
 use super::control::Cursor;
 use super::fs::{Fs, read_all, replace};
 
@@ -51,7 +52,13 @@ impl Checkpoint {
         if cursor.array() != Some(*MAGIC) || cursor.u32() != Some(VERSION) {
             return Err("it is of another version");
         }
-        Checkpoint::fields(&mut cursor).filter(|_| cursor.0.is_empty()).ok_or("it is cut off")
+        let checkpoint = Checkpoint::fields(&mut cursor).filter(|_| cursor.0.is_empty());
+        let checkpoint = checkpoint.ok_or("it is cut off")?;
+        let Checkpoint { next, end, through, .. } = &checkpoint;
+        if through.values().chain([next, end]).any(|position| *position >= POSITIONS) {
+            return Err("it names a position that no log has");
+        }
+        Ok(checkpoint)
     }
 
     fn fields(cursor: &mut Cursor<'_>) -> Option<Checkpoint> {

@@ -234,6 +234,9 @@ impl Loaded {
         };
         let offset = group.members.first().map_or(segment.length, |found| found.offset);
         let length = segment.length.saturating_sub(offset);
+        // What is damaged in front of it had its positions all the same.
+        let first = group.members.first().map_or(0, |found| found.member.place.position);
+        self.state.next = self.state.next.max(first);
         group.members.iter().for_each(|found| visitor.batch(id, found, false));
         let lane = self.state.lanes.get(&super::super::UNASSIGNED);
         let waiting = lane

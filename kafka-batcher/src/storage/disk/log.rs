@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use kafka_batcher_core::{Numbers, RecordBatch, StorageError};
 
-use super::bytes::{Place, placed_header};
+use super::bytes::{POSITIONS, Place, placed_header};
 use super::control::{Control, Events, Fact, Member};
 use super::fs::{File, Fs, failed, is_full, remove_if_there};
 use super::topic::segment_name;
@@ -192,6 +192,13 @@ impl Log {
             return Err(Unwritten::new("open", &self.dir, &io::ErrorKind::NotFound.into()));
         };
         let group = Group::of(draft, &active, self.next, self.fs.unix_ms());
+        if group.control.position + group.control.positions() > POSITIONS {
+            let why = "its positions are used up, which only damage can bring about: stop, deliver what waits with \
+                       `kafka-batcher spool replay`, then begin a new spool";
+            let unwritten = Unwritten::new("write to", &active.path, &io::Error::other(why));
+            self.active = Some(active);
+            return Err(unwritten);
+        }
         let mut pieces: Vec<IoSlice<'_>> = Vec::with_capacity(2 * draft.batches.len() + 1);
         for ((_, batch, _), header) in draft.batches.iter().zip(&group.headers) {
             pieces.push(IoSlice::new(header));

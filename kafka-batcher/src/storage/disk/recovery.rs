@@ -65,6 +65,10 @@ pub(super) fn recover(place: &SpoolDir, dir: &Path, segment_bytes: u64) -> Resul
     }
     fs.sync_dir(dir).map_err(|error| failed("fsync", dir, &error))?;
     let taken = state.segments.values().map(|segment| segment.base).max();
+    // One that holds nothing but damage may stay, if that could not be kept aside; no other gets its name.
+    if let Some(taken) = taken {
+        state.next = state.next.max(taken + 1);
+    }
     let log = Log::new(fs.clone(), dir, (state.next, taken), next_id, segment_bytes);
     Ok(Recovered { state, damage, log })
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kafka_batcher_core::{Backlog, Origin};
 
+use super::bytes::POSITIONS;
 use super::control::{Fact, Member};
 use super::fs::File;
 use super::index::{Entry, Freed, Lane, NEVER_SENT};
@@ -70,7 +71,7 @@ pub(super) fn segment_base(name: &str) -> Option<u64> {
         .all(|b| b.is_ascii_digit())
         .then(|| digits.parse().ok())
         .flatten()
-        .filter(|base| *base < 1 << 62)
+        .filter(|base| *base < POSITIONS)
 }
 
 /// A topic.

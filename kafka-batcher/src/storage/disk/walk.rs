@@ -3,7 +3,9 @@
 
 use kafka_batcher_core::HEADER_LEN;
 
-use super::bytes::{CONTROL_PARTITION, CRC_START, Frame, Framed, Place, crc_of, frame, heal, is_control};
+use super::bytes::{
+    CONTROL_PARTITION, CRC_START, Frame, Framed, POSITIONS, Place, crc_of, frame, heal, is_control,
+};
 use super::control::{Control, Fact, GROUP, Member, VERSION};
 
 /// A group commit whose control batch is valid.
@@ -142,7 +144,7 @@ fn read_control(bytes: &[u8], at: usize, found: &Frame, base: u64, done: usize) 
         }
         next = member.place.position.checked_add(u64::from(member.count))?;
     }
-    let sane = control.from >= base && control.position >= next && control.position < 1 << 62;
+    let sane = control.from >= base && control.position >= next && control.position < POSITIONS;
     (here && sane).then_some(control)
 }
 
