@@ -121,5 +121,6 @@ fn a_checkpoint_that_leaves_no_position_is_damaged_and_the_spool_goes_on() {
 #[test]
 fn a_torn_regrouping_behind_nothing_but_damage_does_not_keep_a_spool_from_being_written() {
     fuzz::spool(include_bytes!("fixtures/garbage/regrouping_torn_behind_damage_1.log"), None);
+    fuzz::spool(include_bytes!("fixtures/garbage/regrouping_torn_behind_damage_3.log"), None);
     fuzz::groups(include_bytes!("fixtures/garbage/regrouping_torn_behind_damage_2.log"));
 }

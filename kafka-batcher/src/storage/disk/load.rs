@@ -476,8 +476,9 @@ fn regrouped(group: &Group) -> Option<u64> {
 /// Below which position nothing waits, whoever it belonged to: 0 unless something is known of every partition that there is
 /// and of the unassigned lane. One of which nothing is known may have had all that is missing.
 fn settled_of_all(settled: &BTreeMap<i32, u64>, partitions: Option<i32>) -> u64 {
-    let Some(partitions) = partitions else { return 0 };
+    // A log behind whose right CRCs there is garbage may say that there are fewer than none.
+    let Some(partitions) = partitions.map(|partitions| partitions.max(0)) else { return 0 };
     let known = settled.range(super::super::UNASSIGNED..partitions).count() as u64;
-    let all = known == u64::from(partitions.max(0).unsigned_abs()) + 1;
+    let all = known == u64::from(partitions.unsigned_abs()) + 1;
     if all { settled.values().copied().min().unwrap_or(0) } else { 0 }
 }
