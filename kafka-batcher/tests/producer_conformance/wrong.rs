@@ -269,7 +269,10 @@ impl WrongProducer {
                     *result = ProduceResult::Lost { message: String::new() };
                 }
                 (Wrong::AcksWhatIsNowhere, result) if nowhere => *result = acked,
-                (Wrong::AcksWhileNobodyAnswers, result @ ProduceResult::Lost { .. }) => *result = acked,
+                (
+                    Wrong::AcksWhileNobodyAnswers,
+                    result @ (ProduceResult::Lost { .. } | ProduceResult::NotSent { .. }),
+                ) => *result = acked,
                 _ => {}
             }
             if self.is(Wrong::NoLeaderInTheAnswer) {
