@@ -215,7 +215,8 @@ pub fn spool(segment: &[u8], checkpoint: Option<&[u8]>) {
         storage.close().await;
         some.batches
     });
-    assert_eq!(found.len(), 1, "what was saved is found, once");
+    let places: Vec<_> = found.iter().map(|stored| (stored.position, stored.batch.count())).collect();
+    assert_eq!(places, [(position, 1)], "what was saved is found, once");
     assert_eq!((found[0].position, found[0].batch.records()), (position, event().records()));
 }
 

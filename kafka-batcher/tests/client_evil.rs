@@ -201,6 +201,16 @@ async fn brokers_too_old_and_too_new_are_told_apart() {
 }
 
 #[tokio::test]
+async fn as_long_as_one_of_several_addresses_may_come_back_nobody_is_shut_out() {
+    let old = bad_broker(&[(0, 0, 2), (3, 0, 4), (18, 0, 0)], |_| None).await;
+    let mut both = settings(&old.to_string());
+    both.bootstrap.push("127.0.0.1:1".to_owned());
+    let error = NativeProducer::new(both).unwrap().connect().await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Retriable, "{error}");
+    says(&error.message, &["too old", "connection refused"]);
+}
+
+#[tokio::test]
 async fn a_broker_that_knows_only_the_first_version_of_api_versions_is_asked_again() {
     let address = bad_broker(&[(0, 0, 3), (3, 0, 4), (18, 0, 0)], |header| {
         (header.request_api_key == 18 && header.request_api_version == 3).then(|| {

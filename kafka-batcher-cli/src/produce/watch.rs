@@ -40,10 +40,7 @@ pub(super) async fn wait_until_ready(
         match state {
             Some(TopicHealth::Ready { partitions }) => return Ok(Some(partitions)),
             Some(TopicHealth::Failed { message }) => return Err(about(Some(&plan.topic), &message)),
-            Some(TopicHealth::Unavailable { .. }) => {
-                refused_since.get_or_insert_with(tokio::time::Instant::now);
-            }
-            _ if shut_out => {
+            state if shut_out || matches!(state, Some(TopicHealth::Unavailable { .. })) => {
                 refused_since.get_or_insert_with(tokio::time::Instant::now);
             }
             _ => refused_since = None,

@@ -160,11 +160,6 @@ fn numbers(first_sequence: i32) -> Numbers {
 }
 
 /// The batch with these numbers in its bytes.
-fn with_numbers(batch: &RecordBatch, numbers: &Numbers) -> RecordBatch {
-    with_stamp(batch, &numbers.stamp)
-}
-
-/// The same, whatever the numbers are of.
 pub(crate) fn with_stamp(batch: &RecordBatch, stamp: &Stamp) -> RecordBatch {
     let mut bytes = batch.to_bytes();
     bytes[43..51].copy_from_slice(&stamp.producer_id.to_be_bytes());
@@ -180,7 +175,7 @@ pub(crate) fn with_stamp(batch: &RecordBatch, stamp: &Stamp) -> RecordBatch {
 
 fn stamped(values: &[&str], first_sequence: i32) -> ToSave {
     let numbers = numbers(first_sequence);
-    ToSave { batch: with_numbers(&batch(values), &numbers), numbers: Some(numbers) }
+    ToSave { batch: with_stamp(&batch(values), &numbers.stamp), numbers: Some(numbers) }
 }
 
 fn error() -> DeliveryError {

@@ -12,7 +12,7 @@ use kafka_batcher_core::{
 };
 
 use super::super::{TempStorage, UNASSIGNED};
-use super::{Medium, error, sealed, with_numbers};
+use super::{Medium, error, sealed, with_stamp};
 
 /// An event: its position, itself, its numbers, and whether the user gave it its time.
 type Seen = (u64, OwnedRecord, Option<Numbers>, bool);
@@ -221,7 +221,7 @@ impl<'m> Model<'m> {
     /// A batch of so many new events.
     pub(super) fn batch(&mut self, count: u64, numbers: Option<Numbers>) -> ToSave {
         let batch = sealed(&self.records(count));
-        let batch = numbers.as_ref().map(|numbers| with_numbers(&batch, numbers)).unwrap_or(batch);
+        let batch = numbers.as_ref().map(|numbers| with_stamp(&batch, &numbers.stamp)).unwrap_or(batch);
         ToSave { batch, numbers }
     }
 
