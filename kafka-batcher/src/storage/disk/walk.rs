@@ -76,7 +76,7 @@ pub(super) fn walk(bytes: &[u8], base: u64, limit: Option<u64>, each: &mut dyn F
         let framed = frame(bytes.get(at..).unwrap_or_default(), &mut in_vain);
         let control = match framed {
             Framed::Whole(found) if found.control => {
-                read_control(bytes, at, &found, base, done).map(|c| (c, found))
+                read_control(bytes, at, &found, (base, expected), done).map(|c| (c, found))
             }
             _ => None,
         };
@@ -99,7 +99,7 @@ pub(super) fn walk(bytes: &[u8], base: u64, limit: Option<u64>, each: &mut dyn F
                 pending.push((at, found));
                 at += found.length as usize;
             }
-            (None, framed) => match find_control(bytes, at + 1, base, done) {
+            (None, framed) => match find_control(bytes, at + 1, (base, expected), done) {
                 Some(next) => at = next,
                 None => {
                     bad |= framed != Framed::CutOff;
@@ -128,8 +128,15 @@ fn in_vain(bytes: &[u8]) -> usize {
     bytes.len().saturating_mul(8).max(1 << 20)
 }
 
-/// The control batch at `at`, if it is one of this place.
-fn read_control(bytes: &[u8], at: usize, found: &Frame, base: u64, done: usize) -> Option<Control> {
+/// The control batch at `at`, if it is one of this place: of the segment that begins at position `base`, with positions
+/// from `expected` on, since what stands before it in the file has those below.
+fn read_control(
+    bytes: &[u8],
+    at: usize,
+    found: &Frame,
+    (base, expected): (u64, u64),
+    done: usize,
+) -> Option<Control> {
     let mut whole = bytes.get(at..at + found.length as usize)?.to_vec();
     let place = Place { position: found.position, partition: found.partition };
     heal(&mut whole, place, found.length, found.crc);
@@ -144,12 +151,12 @@ fn read_control(bytes: &[u8], at: usize, found: &Frame, base: u64, done: usize) 
         }
         next = member.place.position.checked_add(u64::from(member.count))?;
     }
-    let sane = control.from >= base && control.position >= next && control.position < POSITIONS;
+    let sane = control.from >= expected && control.position >= next && control.position < POSITIONS;
     (here && sane).then_some(control)
 }
 
 /// The next place from `from` on where a control batch of this segment stands, whole.
-fn find_control(bytes: &[u8], from: usize, base: u64, done: usize) -> Option<usize> {
+fn find_control(bytes: &[u8], from: usize, (base, expected): (u64, u64), done: usize) -> Option<usize> {
     // Who knows at which byte of which segment his payload will lie can plant what must be hashed in vain: so many bytes are.
     let mut budget = in_vain(bytes);
     (from..bytes.len()).find(|&at| {
@@ -161,7 +168,7 @@ fn find_control(bytes: &[u8], from: usize, base: u64, done: usize) -> Option<usi
         budget = budget.saturating_sub(length.min(rest.len()));
         // What is left was asked above.
         let Framed::Whole(found) = frame(rest, &mut { usize::MAX }) else { return false };
-        read_control(bytes, at, &found, base, done).is_some()
+        read_control(bytes, at, &found, (base, expected), done).is_some()
     })
 }
 
@@ -255,7 +262,13 @@ fn emit_gap(
     let mut kept = Vec::new();
     for (offset, frame) in pending {
         let end = frame.position.saturating_add(u64::from(frame.count));
-        if *offset != at || frame.position != next || end > before || offset + frame.length as usize > to {
+        // A group lists no batch without events, so one here is none of ours.
+        if frame.count == 0
+            || *offset != at
+            || frame.position != next
+            || end > before
+            || offset + frame.length as usize > to
+        {
             break;
         }
         (at, next) = (offset + frame.length as usize, end);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::super::control::{Control, Member};
 use super::super::scan::{BatchScan, Spool};
 use super::*;
 
@@ -249,6 +250,27 @@ fn an_event_that_holds_a_whole_spool_is_never_taken_for_a_part_of_this_one() {
     let (_, storage, recovered) = start(disk, settings());
     assert_eq!((all(&storage), waiting(&storage, 3).len()), (vec!["z".to_owned()], 0));
     assert_eq!(named(&recovered.damage), 1, "{:?}", recovered.damage);
+}
+
+/// The fuzzer's story: behind a group at high positions stood one at low ones, its CRCs right. It set the end of the log
+/// back, and the next event was saved at a position that there was.
+#[test]
+fn a_group_that_claims_positions_of_the_one_before_it_vouches_for_nothing() {
+    let mut log = Vec::new();
+    for (partition, at) in [(0, 1_000), (0, 3)] {
+        let (offset, place) = (log.len(), Place { position: at, partition });
+        let records = [Plain { value: Some(b"a"), ..Plain::default() }];
+        log.extend(encode(place, false, &records));
+        let (length, crc) = ((log.len() - offset) as u32, crc32c::crc32c(&log[offset + 21..]));
+        let member = Member { place, count: 1, length, crc, origin: None };
+        let (offset, members) = (log.len() as u64, vec![member]);
+        log.extend(Control { offset, position: at + 1, from: at, members, ..Control::default() }.encode());
+    }
+    let mut disk = sample().disk;
+    *disk.bytes(&PathBuf::from(LOG)) = log;
+    let (_, storage, _) = start(disk, settings());
+    assert!(save(&storage, 0, vec![fresh(&["z"])])[0] > 1_001);
+    assert_eq!(waiting(&storage, 0), ["a", "z"]);
 }
 
 #[test]
