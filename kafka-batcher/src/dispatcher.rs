@@ -192,8 +192,9 @@ pub(crate) struct Dispatcher {
     reading: HashMap<(i32, u64), usize>,
     /// Until when it holds that a partition makes room on the full disk, or that none can.
     looked_for_room: Option<(Time, bool)>,
-    /// The partition that has read beyond the bound, and its ticket.
-    reads_beyond: Option<(i32, u64)>,
+    /// By broker: the partition that has read beyond the bound, and its ticket. A broker that is gone does not keep others' partitions
+    /// waiting.
+    reads_beyond: HashMap<Option<i32>, (i32, u64)>,
     /// Of how few partitions the operator was told.
     told_fewer: Option<i32>,
     /// The partition count that the storage knows.
@@ -264,7 +265,7 @@ impl Dispatcher {
             reports: Vec::new(),
             reads: VecDeque::new(),
             reading: HashMap::new(),
-            reads_beyond: None,
+            reads_beyond: HashMap::new(),
             looked_for_room: None,
             told_fewer: None,
             remembered_partitions: 0,

@@ -121,7 +121,8 @@ pub(super) struct Spool {
     /// How often a save is halved before it is tried: a nearly full disk has room for a small one.
     halvings: u32,
     renumbering: Option<(u64, Vec<(u64, Stamp)>)>,
-    pub(super) reading: Option<u64>,
+    /// The read that was asked for, and when.
+    pub(super) reading: Option<(u64, Time)>,
     committing: Option<(u64, u64)>,
     pub(super) rejecting: Option<Rejecting>,
     /// What is to be put aside once the call that is under way has been answered.
@@ -167,8 +168,10 @@ impl Outbox {
         let spool = self.settings.spool?;
         let away = self.spool.away_since.map(|since| since + spool.after).filter(|at| *at > now);
         let away = away.filter(|_| !matches!(self.state, State::Spooling(_) | State::Ending));
-        let away = away.filter(|_| !self.waits_for_storage());
-        [away, self.spool.condition.next_try()].into_iter().flatten().min()
+        let away = away.filter(|_| !self.waits_for_storage(spool, now));
+        // A read that takes longer is no excuse any more.
+        let read = self.spool.reading.map(|(_, asked)| asked + spool.after).filter(|at| *at > now);
+        [away, read, self.spool.condition.next_try()].into_iter().flatten().min()
     }
 
     /// Notes since when nothing was acknowledged; after `spool_after` of that, Kafka is away.
@@ -283,7 +286,7 @@ impl Outbox {
             return None;
         }
         let ticket = self.ticket();
-        self.spool.reading = Some(ticket);
+        self.spool.reading = Some((ticket, now));
         Some(Action::Read { ticket, from: self.spool.gap.first, max_bytes: READ_BYTES })
     }
 

@@ -365,6 +365,42 @@ mod tests {
         }
     }
 
+    /// What comes of asking for TLS whoever answers the first message of the handshake so, and then closes.
+    async fn tls_answered_by(answer: &[u8]) -> ConnectError {
+        let connector = Connector {
+            client_id: "test".into(),
+            connect_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(30),
+            cluster: Weak::new(),
+            tls: Some(Tls::new(SslConfig::default())),
+            sasl: None,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let broker = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut header = [0; 5];
+            socket.read_exact(&mut header).await.unwrap();
+            let length = u16::from_be_bytes([header[3], header[4]]);
+            socket.read_exact(&mut vec![0; length.into()]).await.unwrap();
+            socket.write_all(answer).await.unwrap();
+        };
+        let (connected, ()) = tokio::join!(connector.connect(&endpoint, Role::Control), broker);
+        connected.err().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_breaks_off_tls_may_be_starting_and_one_that_refuses_it_needs_somebody() {
+        let broke = tls_answered_by(&[]).await;
+        assert!(!broke.needs_somebody() && broke.to_string().contains("closed the connection"), "{broke}");
+        // A fatal alert: handshake failure.
+        let refused = tls_answered_by(&[21, 3, 3, 0, 2, 2, 40]).await;
+        assert!(refused.needs_somebody() && refused.to_string().contains("certificate"), "{refused}");
+        // The first byte of an answer, and then nothing any more.
+        let broke = tls_answered_by(&[22, 3, 3]).await;
+        assert!(!broke.needs_somebody(), "{broke}");
+    }
+
     #[tokio::test]
     async fn no_broker_is_blamed_for_a_token_that_takes_long() {
         let config = SaslConfig {

@@ -19,8 +19,8 @@ use crate::panics;
 use crate::storage::{Recovered, TempStorage, UNASSIGNED};
 
 /// Bytes that all partitions of a topic together may hold in memory for replay, besides the memory bound; a quarter of that
-/// bound, if that is less. Beyond it one partition at a time reads, a batch, when it has nothing to send: replay must not
-/// stop for want of the memory that replay would free.
+/// bound, if that is less. Beyond it one partition of each broker at a time reads, a batch, when it has nothing to send: replay
+/// must not stop for want of the memory that replay would free, and what a silent broker's partitions hold is not freed.
 const REPLAY_BYTES: usize = 16 << 20;
 
 /// How long a call of the storage may take until it counts as not answered, at least: a disk is not held to a `spool_after` of
@@ -395,8 +395,8 @@ impl Dispatcher {
             let lane = usize::try_from(partition).ok().and_then(|p| lanes.get(p));
             lane.is_none_or(|lane| lane.outbox.replay_bytes() == 0)
         };
-        self.reads_beyond.take_if(|(partition, ticket)| {
-            !self.reading.contains_key(&(*partition, *ticket)) && idle(&self.lanes, *partition)
+        self.reads_beyond.retain(|_, (partition, ticket)| {
+            self.reading.contains_key(&(*partition, *ticket)) || !idle(&self.lanes, *partition)
         });
         let mut waiting = std::mem::take(&mut self.reads);
         while let Some(read) = waiting.pop_front() {
@@ -405,11 +405,13 @@ impl Dispatcher {
             if held + batch <= bound {
                 max_bytes = max_bytes.min(bound - held);
             } else {
-                if self.reads_beyond.is_some() || !idle(&self.lanes, partition) {
+                let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
+                let node = leader.map(|leader| leader.node);
+                if self.reads_beyond.contains_key(&node) || !idle(&self.lanes, partition) {
                     self.reads.push_back(read);
                     continue;
                 }
-                self.reads_beyond = Some((partition, ticket));
+                self.reads_beyond.insert(node, (partition, ticket));
                 max_bytes = 1;
             }
             held += max_bytes.max(batch);

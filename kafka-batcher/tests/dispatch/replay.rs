@@ -42,7 +42,7 @@ async fn what_is_read_back_is_bounded_whatever_the_number_of_partitions_and_all_
     for i in 0..2 * PARTITIONS {
         flights.add_event(to(i % PARTITIONS, &value)).await.unwrap();
     }
-    flights.flush().await;
+    tokio::time::timeout(LONG, flights.flush()).await.expect("all of it is saved");
     assert_eq!(batcher.report().await.spooled, 2 * PARTITIONS as u64);
     // Nothing is acknowledged for a while: whatever may read, reads.
     let silence = kafka.inject(Fault::never_serve().on(Api::Produce).always());
@@ -96,9 +96,12 @@ async fn a_bound_on_the_rate_of_replay_holds_what_is_read_until_its_time() {
     assert_eq!(batcher.shutdown(Duration::ZERO).await.spooled, EVENTS);
     kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
     let (batcher, _flights) = start(Some(1), dir.path()).await;
-    while batcher.report().await.delivered == 0 {
-        tokio::task::yield_now().await;
-    }
+    let first = async {
+        while batcher.report().await.delivered == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, first).await.expect("the first read is delivered");
     let report = batcher.shutdown(Duration::from_millis(200)).await;
     assert_eq!((report.delivered, report.spooled), (1, EVENTS - 1), "{report:?}");
     // The rest goes at once where nobody says otherwise.

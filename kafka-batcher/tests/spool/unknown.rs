@@ -1,10 +1,12 @@
 //! Kafka has been unknown since the process started: nobody knows how many partitions the topic has.
 
+use std::time::Duration;
+
 use kafka_batcher::{NotificationKind, Record, SpoolMode};
 
 use crate::mortal::{Death, Moment};
 use crate::support::{outcome, until};
-use crate::{LONG, Site, everywhere};
+use crate::{LONG, Site, TOPIC, everywhere};
 
 #[tokio::test]
 async fn events_of_an_unknown_topic_go_to_disk_and_keep_the_order_of_their_keys() {
@@ -32,6 +34,33 @@ async fn events_of_an_unknown_topic_go_to_disk_and_keep_the_order_of_their_keys(
             assert_eq!(report.recovered, if kills == 0 { 0 } else { 50 + kills * 50 }, "{report:?}");
             site.check();
         }
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_goes_to_disk_is_told_once_and_one_that_goes_behind_a_backlog_is_no_news_yet() {
+    for mut site in everywhere() {
+        site.stop_kafka();
+        let (batcher, collector) = site.start().await;
+        for _ in 0..3 {
+            let receipts = site.send(&collector, 20).await;
+            site.durable(&receipts).await;
+        }
+        // Where every event is written first, that says nothing.
+        let told = usize::from(site.mode == SpoolMode::OnFailure);
+        until(|| site.told.count(NotificationKind::Spooling) >= told).await;
+        site.kill(batcher, collector).await;
+        let storage = site.life().await;
+        let patient = site.settings().spool_after(Duration::from_secs(3600)).storage(storage);
+        let batcher = patient.start().await.expect("it starts");
+        let collector = batcher.collector(TOPIC).build().expect("the collector starts");
+        let receipts = site.send(&collector, 20).await;
+        site.durable(&receipts).await;
+        assert_eq!(site.told.count(NotificationKind::Spooling), told, "{:?}", site.told.0);
+        site.start_kafka();
+        site.drained(&batcher).await;
+        assert!(batcher.shutdown(LONG).await.all_delivered());
+        site.check();
     }
 }
 

@@ -111,7 +111,7 @@ impl Outbox {
         let under_way = [
             (Call::Save, spool.saving.as_ref().map(|saving| saving.ticket)),
             (Call::Renumber, spool.renumbering.as_ref().map(|(ticket, _)| *ticket)),
-            (Call::Read, spool.reading),
+            (Call::Read, spool.reading.map(|(ticket, _)| ticket)),
             (Call::Reject, spool.rejecting.as_ref().and_then(|rejecting| rejecting.ticket)),
             (Call::Commit, spool.committing.map(|(ticket, _)| ticket)),
         ];
@@ -181,14 +181,15 @@ impl Outbox {
         }
     }
 
-    /// True if it is the storage, not Kafka, that the head waits for.
-    pub(super) fn waits_for_storage(&self) -> bool {
+    /// True if it is the storage, not Kafka, that the head waits for. A read is no excuse for longer than `spool_after`: it may
+    /// wait for memory that others hold until Kafka is back, and what came behind it would wait in memory as long.
+    pub(super) fn waits_for_storage(&self, settings: SpoolSettings, now: Time) -> bool {
         let spool = &self.spool;
         if self.in_flight > 0 || self.state.pause().is_some() || matches!(self.state, State::Spooling(_)) {
             return false;
         }
         match self.entries.front() {
-            None => spool.reading.is_some(),
+            None => spool.reading.is_some_and(|(_, asked)| now < asked + settings.after),
             Some(head) => {
                 let written = self.is_saving(head.id) || spool.renumbering.is_some();
                 let new_run = self.run.is_none() && !spool.condition.is_silent(Call::Commit);
@@ -199,7 +200,8 @@ impl Outbox {
 
     /// Kafka does not count as away for the time in which the head waits for the storage.
     pub(super) fn excuse_kafka(&mut self, now: Time) {
-        if self.spool.away_since.is_some() && self.waits_for_storage() {
+        let Some(settings) = self.settings.spool else { return };
+        if self.spool.away_since.is_some() && self.waits_for_storage(settings, now) {
             self.spool.away_since = Some(now);
         }
     }

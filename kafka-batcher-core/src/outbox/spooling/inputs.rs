@@ -131,7 +131,7 @@ impl Outbox {
     /// The answer to [`Action::Read`](crate::Action::Read).
     pub fn on_read(&mut self, ticket: u64, result: Result<ReadBack, StorageError>, now: Time) {
         self.excuse_kafka(now);
-        if self.spool.reading.take_if(|t| *t == ticket).is_none() {
+        if self.spool.reading.take_if(|(asked, _)| *asked == ticket).is_none() {
             return;
         }
         let back = match result {

@@ -375,6 +375,23 @@ fn who_waits_for_what_the_storage_does_not_give_back_would_wait_for_ever() {
     assert!(completions[1].get(0).is_none(), "the other one was given back");
 }
 
+/// The story: forty partitions, Kafka away, memory to read back for five of them, which held it. The others' reads waited, and with
+/// them in memory, never saved, all that came behind what they had on disk: a read excused Kafka for as long as it took.
+#[test]
+fn what_comes_behind_a_read_that_never_begins_would_never_be_saved() {
+    let mut desk = Desk::with_backlog(1);
+    let probe = desk.poll();
+    assert_eq!((probe.reads.len(), probe.saves.len()), (1, 0), "{probe:?}");
+    desk.bench.seal(2);
+    assert!(desk.poll().saves.is_empty(), "it is close behind what is read");
+    let Bench { outbox, now, unix_ms, leader, .. } = &mut desk.bench;
+    let excused = *now + AFTER;
+    let wait = outbox.poll_action(Some(*leader), *now, *unix_ms);
+    assert!(matches!(wait, Action::Wait { until: Some(until) } if until == excused), "{wait:?}");
+    desk.bench.now = excused;
+    assert_eq!(desk.poll().saves.len(), 1);
+}
+
 #[test]
 fn what_a_storage_keeps_nothing_of_is_lost_and_counted_and_what_may_be_in_the_log_is_not() {
     let spool =
