@@ -52,6 +52,9 @@ impl Collector {
     /// [`AddError`]; the event was not accepted, those before and after it are unharmed.
     pub async fn add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
         let record = event.into();
+        if self.topic.take_short(&record) {
+            return Ok(());
+        }
         let chosen = self.topic.choose(&record)?;
         match self.topic.push(&chosen, &record, &mut None, false) {
             Ok(_) => Ok(()),
@@ -67,6 +70,9 @@ impl Collector {
     /// As [`Collector::add_event`].
     pub async fn send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
         let record = event.into();
+        if let Some(receipt) = self.topic.take_short_with_receipt(&record) {
+            return Ok(receipt);
+        }
         let chosen = self.topic.choose(&record)?;
         let added = match self.topic.push(&chosen, &record, &mut None, true) {
             Ok(receipt) => receipt,
@@ -83,6 +89,9 @@ impl Collector {
     /// [`AddError::Full`] if there is no memory for it now; the others as for [`Collector::add_event`].
     pub fn try_add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
         let record = event.into();
+        if self.topic.take_short(&record) {
+            return Ok(());
+        }
         self.add_now(&self.topic.choose(&record)?, &record, false).map(|_| ())
     }
 
@@ -92,6 +101,9 @@ impl Collector {
     /// As [`Collector::try_add_event`].
     pub fn try_send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
         let record = event.into();
+        if let Some(receipt) = self.topic.take_short_with_receipt(&record) {
+            return Ok(receipt);
+        }
         self.add_now(&self.topic.choose(&record)?, &record, true)?.ok_or_else(no_receipt)
     }
 
@@ -102,6 +114,9 @@ impl Collector {
     /// As [`Collector::add_event`].
     pub fn blocking_add_event<'a>(&self, event: impl Into<Record<'a>>) -> Result<(), AddError> {
         let record = event.into();
+        if self.topic.take_short(&record) {
+            return Ok(());
+        }
         self.add_blocking(&self.topic.choose(&record)?, &record, false).map(|_| ())
     }
 
@@ -111,6 +126,9 @@ impl Collector {
     /// As [`Collector::add_event`].
     pub fn blocking_send<'a>(&self, event: impl Into<Record<'a>>) -> Result<Receipt, AddError> {
         let record = event.into();
+        if let Some(receipt) = self.topic.take_short_with_receipt(&record) {
+            return Ok(receipt);
+        }
         self.add_blocking(&self.topic.choose(&record)?, &record, true)?.ok_or_else(no_receipt)
     }
 

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use kafka_batcher_core::Record;
-use kafka_batcher_core::partitioner::{KeyHash, PartitionKey, Placement, Strategy};
+use kafka_batcher_core::partitioner::{PartitionKey, Placement};
 use serde::Serialize;
 
 use crate::collector::Collector;
@@ -86,16 +86,6 @@ impl Collector {
     }
 }
 
-/// What the strategy hashes keys with; for one that looks at no key, what the default does.
-fn key_hash(strategy: Strategy) -> KeyHash {
-    match strategy {
-        Strategy::Phash2 => KeyHash::Phash2,
-        Strategy::Crc32 => KeyHash::Crc32,
-        Strategy::Fnv1a => KeyHash::Fnv1a,
-        _ => KeyHash::Murmur2,
-    }
-}
-
 impl<T: Serialize + ?Sized> TypedCollector<T> {
     fn with(mut self, change: impl FnOnce(&mut Rules<T>)) -> Self {
         change(Arc::make_mut(&mut self.rules));
@@ -144,7 +134,7 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
     /// # Errors
     /// As there; also [`AddError::Encode`] and [`AddError::Panicked`].
     pub fn try_add_event(&self, value: &T) -> Result<(), AddError> {
-        self.add_here(value, |chosen, record| self.collector.add_now(chosen, record, false)).map(|_| ())
+        self.add_here(value, false, Collector::add_now).map(|_| ())
     }
 
     /// As [`Collector::try_send`].
@@ -152,8 +142,7 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
     /// # Errors
     /// As [`TypedCollector::try_add_event`].
     pub fn try_send(&self, value: &T) -> Result<Receipt, AddError> {
-        self.add_here(value, |chosen, record| self.collector.add_now(chosen, record, true))?
-            .ok_or(AddError::Closed)
+        self.add_here(value, true, Collector::add_now)?.ok_or(AddError::Closed)
     }
 
     /// As [`Collector::blocking_add_event`].
@@ -161,7 +150,7 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
     /// # Errors
     /// As [`TypedCollector::add_event`].
     pub fn blocking_add_event(&self, value: &T) -> Result<(), AddError> {
-        self.add_here(value, |chosen, record| self.collector.add_blocking(chosen, record, false)).map(|_| ())
+        self.add_here(value, false, Collector::add_blocking).map(|_| ())
     }
 
     /// As [`Collector::blocking_send`].
@@ -169,20 +158,24 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
     /// # Errors
     /// As [`TypedCollector::add_event`].
     pub fn blocking_send(&self, value: &T) -> Result<Receipt, AddError> {
-        self.add_here(value, |chosen, record| self.collector.add_blocking(chosen, record, true))?
-            .ok_or(AddError::Closed)
+        self.add_here(value, true, Collector::add_blocking)?.ok_or(AddError::Closed)
     }
 
     /// Encodes the value and adds it, all on this thread.
     fn add_here(
         &self,
         value: &T,
-        add: impl FnOnce(&Chosen<'_>, &Record<'_>) -> Result<Option<Receipt>, AddError>,
+        want_receipt: bool,
+        add: impl FnOnce(&Collector, &Chosen<'_>, &Record<'_>, bool) -> Result<Option<Receipt>, AddError>,
     ) -> Result<Option<Receipt>, AddError> {
         let mut buffer = ENCODED.take();
         let added = self.encode(value, &mut buffer).and_then(|Encoded { key, placement, flush }| {
             let record = Record { key: key.as_deref(), value: Some(&buffer), ..Record::default() };
-            add(&self.collector.topic.choose_typed(&record, placement, flush)?, &record)
+            if let Some(taken) = self.add_short(&record, placement, flush, want_receipt) {
+                return Ok(taken);
+            }
+            let chosen = self.collector.topic.choose_typed(&record, placement, flush)?;
+            add(&self.collector, &chosen, &record, want_receipt)
         });
         ENCODED.set(buffer);
         added
@@ -209,10 +202,32 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
         let topic = &self.collector.topic;
         let Encoded { key, placement, flush } = self.encode(value, buffer)?;
         let record = Record { key: key.as_deref(), value: Some(buffer), ..Record::default() };
+        if let Some(taken) = self.add_short(&record, placement, flush, want_receipt) {
+            return Ok(taken);
+        }
         let chosen = topic.choose_typed(&record, placement, flush)?;
         match topic.push(&chosen, &record, &mut None, want_receipt) {
             Ok(receipt) => Ok(receipt),
             Err(full) => self.collector.add_slowly(full, &chosen, &record, want_receipt).await,
+        }
+    }
+
+    /// [`Topic::take_short`], where the value's own rules say nothing against it. `None`: not taken.
+    #[inline]
+    fn add_short(
+        &self,
+        record: &Record<'_>,
+        placement: Option<Placement>,
+        flush: bool,
+        want_receipt: bool,
+    ) -> Option<Option<Receipt>> {
+        let topic = &self.collector.topic;
+        if flush || placement.is_some() {
+            return None;
+        }
+        match want_receipt {
+            true => topic.take_short_with_receipt(record).map(Some),
+            false => topic.take_short(record).then_some(None),
         }
     }
 
@@ -222,7 +237,8 @@ impl<T: Serialize + ?Sized> TypedCollector<T> {
         let rules = &*self.rules;
         let key =
             contained("partitioner", || rules.key.as_ref().and_then(|key| key(value))).map_err(refuse)?;
-        let hash = key_hash(self.collector.topic.settings.partition_strategy);
+        // For one that looks at no key, what the default does.
+        let hash = self.collector.topic.settings.partition_strategy.key_hash().unwrap_or_default();
         let place = || rules.place.as_ref().map(|place| place(value).placement(hash));
         let placement = contained("partitioner", place).map_err(refuse)?;
         let flush = contained("flusher", || rules.flush.as_ref().is_some_and(|flush| flush(value)))

@@ -27,7 +27,17 @@ pub enum KeyHash {
 impl KeyHash {
     /// The value to be reduced modulo the number of partitions.
     #[must_use]
+    #[inline]
     pub fn hash(self, key: &[u8]) -> u32 {
+        match self {
+            // The default, for every event: without a call.
+            Self::Murmur2 => murmur2(key) & 0x7fff_ffff,
+            other => other.hash_otherwise(key),
+        }
+    }
+
+    #[inline(never)]
+    fn hash_otherwise(self, key: &[u8]) -> u32 {
         match self {
             Self::Murmur2 => murmur2(key) & 0x7fff_ffff,
             Self::Phash2 => hash_binary(key),

@@ -8,6 +8,7 @@ const SEED: u32 = 0x9747_b28c;
 const MIX: u32 = 0x5bd1_e995;
 
 /// All 32 bits; Kafka clears the sign bit before it reduces (`Utils.toPositive`).
+#[inline]
 pub(super) fn murmur2(data: &[u8]) -> u32 {
     // Java lengths are 32 bits; a record key cannot be longer.
     let mut h = SEED ^ data.len() as u32;

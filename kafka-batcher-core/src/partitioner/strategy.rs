@@ -6,8 +6,8 @@ use crate::nearest::nearest;
 use std::sync::Arc;
 
 use super::{
-    Assigner, Crc32, Fnv1a, Murmur2, PartitionInput, Partitioner, Phash2, Placement, PlacementSource, Random,
-    RoundRobin, Sticky,
+    Assigner, Crc32, Fnv1a, KeyHash, Murmur2, PartitionInput, Partitioner, Phash2, Placement,
+    PlacementSource, Random, RoundRobin, Sticky,
 };
 
 /// A built-in strategy; [`Strategy::assigner`] makes it work.
@@ -55,6 +55,18 @@ impl Strategy {
             Self::Phash2 => "phash2",
             Self::Crc32 => "crc32",
             Self::Fnv1a => "fnv1a",
+        }
+    }
+
+    /// What it hashes keys with; `None` where it looks at no key.
+    #[must_use]
+    pub fn key_hash(self) -> Option<KeyHash> {
+        match self {
+            Self::Murmur2 => Some(KeyHash::Murmur2),
+            Self::Phash2 => Some(KeyHash::Phash2),
+            Self::Crc32 => Some(KeyHash::Crc32),
+            Self::Fnv1a => Some(KeyHash::Fnv1a),
+            Self::Sticky | Self::Random | Self::RoundRobin => None,
         }
     }
 

@@ -125,6 +125,12 @@ impl Told {
         self.told.borrow().clone()
     }
 
+    /// Resolves when these words were told.
+    pub(crate) async fn says(&self, words: &str) {
+        let said = |told: &Vec<Notification>| told.iter().any(|told| told.message.contains(words));
+        let _ = self.told.subscribe().wait_for(said).await.expect("it lives as long as this does");
+    }
+
     pub(crate) fn of(&self, kind: NotificationKind) -> Vec<String> {
         self.all().into_iter().filter(|n| n.kind == kind).map(|n| n.message).collect()
     }
