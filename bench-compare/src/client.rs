@@ -22,6 +22,7 @@ pub(crate) fn run(client: Rust, job: &Job) -> anyhow::Result<Line> {
     match client {
         Rust::AddEvent => measure::<ours::AddEvent>(job),
         Rust::Send => measure::<ours::WithReceipts>(job),
+        Rust::Adaptive => measure::<ours::Adaptive>(job),
         Rust::Typed => measure::<ours::Typed>(job),
         Rust::Spool => measure::<ours::Spool>(job),
         Rust::RdkafkaThreaded => measure::<rdkafka::Threaded>(job),

@@ -15,6 +15,7 @@ pub(crate) enum Language {
 pub(crate) enum Rust {
     AddEvent,
     Send,
+    Adaptive,
     Typed,
     Spool,
     RdkafkaThreaded,
@@ -48,6 +49,8 @@ enum When {
     Floor,
     /// Where there is a rate.
     Paced,
+    /// The same, and nothing is sent.
+    Pacing,
 }
 
 /// A row.
@@ -78,6 +81,12 @@ pub(crate) const ROSTER: &[Entry] = &[
         Program::Rust(Rust::Send),
         When::Always,
         "kafka-batcher, `blocking_send` (from a task `send`): a receipt for each event, every one looked at",
+    ),
+    row(
+        "ours-adaptive",
+        Program::Rust(Rust::Adaptive),
+        When::Paced,
+        "kafka-batcher: as ours-send, with `adaptive_linger`",
     ),
     row(
         "ours-typed",
@@ -177,13 +186,13 @@ impl Entry {
             When::Always => true,
             When::Saturated => !scenario.paced(),
             When::Floor => sink && scenario.plain(),
-            When::Paced => scenario.paced(),
+            When::Paced | When::Pacing => scenario.paced(),
         }
     }
 
     /// It sends nothing, and so is no client.
     pub(crate) fn is_pacing(&self) -> bool {
-        self.when == When::Paced
+        self.when == When::Pacing
     }
 
     pub(crate) fn is_floor(&self) -> bool {

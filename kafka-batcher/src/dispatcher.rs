@@ -38,6 +38,7 @@ use self::pace::Pace;
 use self::spooling::{PendingRead, Stored};
 use self::unassigned::{Gone, Unassigned, Written};
 use crate::compression::CompressionPool;
+use crate::config::CollectorSettings;
 use crate::connection_manager::{ConnectionManager, TopicHealth};
 use crate::error_notifier::NotificationKind;
 use crate::identity::Identity;
@@ -214,6 +215,10 @@ pub(crate) struct Dispatcher {
     storing: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Produce requests under way, by node.
     under_way: HashMap<i32, usize>,
+    /// With `adaptive_linger`: the least time between a request to a broker and one before its batches' time.
+    early_gap: Option<Duration>,
+    /// With that, by node: when the last request went there.
+    sent_at: HashMap<i32, Time>,
     barriers: Vec<Barrier>,
     closing: Option<Closing>,
     /// It was told to close, and has.
@@ -244,10 +249,17 @@ pub(crate) struct Dispatcher {
     latency: Latency,
 }
 
+/// With `adaptive_linger`. Half of the linger: at 10 000 events/s that halves the median latency, for a third more CPU (DESIGN, The
+/// adaptive linger).
+fn early_gap(settings: &CollectorSettings) -> Option<Duration> {
+    settings.adaptive_linger.then_some(settings.max_wait_time / 2)
+}
+
 impl Dispatcher {
     pub(crate) fn new(parts: Parts) -> Self {
         Dispatcher {
             meter: parts.topic.telemetry.clone().map(Meter::new),
+            early_gap: early_gap(&parts.topic.settings),
             compression: parts.topic.compression,
             pace: parts.replay_rate.map(Pace::new),
             to_compress: VecDeque::new(),
@@ -281,6 +293,7 @@ impl Dispatcher {
             failed: None,
             touched: UNASSIGNED,
             under_way: HashMap::new(),
+            sent_at: HashMap::new(),
             barriers: Vec::new(),
             closing: None,
             troubled: 0,
@@ -328,6 +341,7 @@ impl Dispatcher {
             self.collect();
             self.look_after_pool();
             self.drive();
+            self.say_how_early();
             let done = self.is_done();
             self.tell_losses(done);
             if done {
@@ -405,7 +419,8 @@ impl Dispatcher {
         if topic.next_due().is_some_and(|due| due <= now) {
             let node =
                 |partition| self.parts.producer.leader(&topic.name, partition).map(|leader| leader.node);
-            for partition in topic.seal_due(now, could_go, node) {
+            let early = |partition| self.early(partition);
+            for partition in topic.seal_due(now, could_go, node, early) {
                 if let Some(lane) = self.lane_mut(partition) {
                     lane.held = true;
                 }
@@ -620,6 +635,9 @@ impl Dispatcher {
                 }
                 if let Some(n) = self.under_way.get_mut(&node) {
                     *n = n.saturating_sub(1);
+                    if *n == 0 && self.early_gap.is_some() {
+                        self.parts.topic.look_again();
+                    }
                 }
                 for lane in self.lanes.iter_mut().filter(|lane| lane.crowded) {
                     lane.dirty = true;

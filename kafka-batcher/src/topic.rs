@@ -59,6 +59,8 @@ pub(crate) struct Topic {
     pub(crate) wake: Notify,
     /// When the dispatcher will look by itself, in microseconds of the clock.
     armed: AtomicU64,
+    /// From when on it would send a batch that opens now, in microseconds; `u64::MAX`: not before its time. Only the dispatcher writes.
+    early: AtomicU64,
     closed: AtomicBool,
     /// Why it was closed, where nobody asked for that.
     failed: OnceLock<String>,
@@ -148,6 +150,7 @@ impl Topic {
             queue: Mutex::new(VecDeque::new()),
             wake: Notify::new(),
             armed: AtomicU64::new(u64::MAX),
+            early: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
             failed: OnceLock::new(),
             refusing: watch::Sender::new(false),
@@ -337,7 +340,7 @@ impl Topic {
         if ready == Ready::Sealed {
             self.wake.notify_one();
         } else if let Some(deadline) = deadline {
-            self.arm(deadline);
+            self.arm(deadline.min(Time::from_micros(self.early.load(Ordering::Relaxed))));
         }
     }
 
@@ -571,12 +574,14 @@ impl Topic {
     /// others: it had better go on filling. Whoever knows that they can go again calls [`Topic::look_again`].
     ///
     /// With the due ones go the open batches for the same nodes: a request to that broker is on its way anyhow. What
-    /// waits in the unassigned lane has nowhere to go, and is left alone.
+    /// waits in the unassigned lane has nowhere to go, and is left alone. A batch of a partition for which `early` gives a time is
+    /// due then, if that is before its own time.
     pub(crate) fn seal_due(
         &self,
         now: Time,
         could_go: impl Fn(i32) -> bool,
         node: impl Fn(i32) -> Option<i32>,
+        early: impl Fn(i32) -> Option<Time>,
     ) -> Vec<i32> {
         // Before the scan: a push that comes after it sees "never" and wakes us.
         self.armed.store(u64::MAX, Ordering::SeqCst);
@@ -592,11 +597,15 @@ impl Topic {
             let Some(slot) = self.slots.get(partition) else { continue };
             let (lock, _) = self.slots.accumulator(slot, partition);
             let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
-            match accumulator.poll_timeout() {
+            let deadline = accumulator.poll_timeout();
+            match deadline.map(|at| early(partition).map_or(at, |early| early.min(at))) {
                 None => {}
                 Some(at) if at > now => open.push((partition, at)),
                 Some(_) if may_go(partition) => {
-                    accumulator.handle_timeout(now);
+                    match deadline.is_some_and(|at| at > now) {
+                        true => accumulator.seal(FlushReason::BrokerReady, now),
+                        false => accumulator.handle_timeout(now),
+                    }
                     told.extend(self.take_sealed(&mut accumulator));
                     next = [next, accumulator.poll_timeout()].into_iter().flatten().min();
                     drop(accumulator);
@@ -625,6 +634,11 @@ impl Topic {
             self.armed.fetch_min(next.as_micros(), Ordering::AcqRel);
         }
         held
+    }
+
+    /// From when on a batch that opens now may go although its time has not come.
+    pub(crate) fn go_early(&self, from: Option<Time>) {
+        self.early.store(from.map_or(u64::MAX, Time::as_micros), Ordering::Relaxed);
     }
 
     /// A partition that was due and could not go can go now.

@@ -2,8 +2,11 @@
 
 mod support;
 
+use std::time::Duration;
+
 use kafka_batcher::{Header, Record};
-use support::{LONG, batcher, batcher_with, kafka, values};
+use kafka_batcher_broker::{Api, Fault};
+use support::{LONG, batcher, batcher_with, kafka, outcome, values};
 
 #[tokio::test]
 async fn one_event_goes_the_whole_way_and_its_receipt_says_where() {
@@ -130,4 +133,59 @@ async fn a_topic_collected_as_a_whole_is_sealed_as_a_whole() {
     assert_eq!(report.batches, 3);
     assert_eq!(report.flush_reasons.get("count"), Some(&1));
     assert_eq!(report.flush_reasons.get("topic"), Some(&2));
+}
+
+/// An hour is what nothing here waits for: what is delivered before a flush went before its time.
+#[tokio::test]
+async fn with_an_adaptive_linger_an_event_goes_at_once_while_its_broker_is_idle_and_waits_while_it_is_not() {
+    let kafka = kafka(2);
+    let batcher = batcher(&kafka).await;
+    let flights = batcher
+        .collector("flights")
+        .settings(|s| (s.max_wait_time, s.adaptive_linger) = (Duration::from_secs(3600), true))
+        .build()
+        .unwrap();
+    support::ready(&batcher, "flights").await;
+    let silence = kafka.inject(Fault::never_serve().on(Api::Produce).always());
+    let first = flights.send(Record::value("1").with_partition(0)).await.unwrap();
+    let under_way = async { while batcher.report().await.in_flight == 0 {} };
+    tokio::time::timeout(LONG, under_way).await.expect("it is sent");
+    // Both wait: for what is under way there, and then because half an hour is not over since.
+    for (partition, value) in [(0, "2"), (1, "3")] {
+        flights.add_event(Record::value(value).with_partition(partition)).await.unwrap();
+    }
+    let report = batcher.report().await;
+    assert_eq!(
+        (report.in_flight, report.in_memory, report.flush_reasons["broker_ready"]),
+        (1, 2, 1),
+        "{report:?}"
+    );
+    kafka.remove_fault(silence);
+    outcome(&first).await.expect("it is delivered");
+    let report = batcher.report().await;
+    assert_eq!((report.delivered, report.in_memory), (1, 2), "{report:?}");
+    flights.flush().await;
+    assert_eq!((values(&kafka, 0), values(&kafka, 1)), (vec!["1".into(), "2".into()], vec!["3".into()]));
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+}
+
+/// The other half of the rule, with a time that passes soon: each event alone, and each a round trip after half the linger.
+#[tokio::test]
+async fn with_an_adaptive_linger_half_of_it_between_requests_is_enough() {
+    let kafka = kafka(1);
+    let batcher = batcher(&kafka).await;
+    let flights = batcher
+        .collector("flights")
+        .settings(|s| (s.max_wait_time, s.adaptive_linger) = (Duration::from_millis(400), true))
+        .build()
+        .unwrap();
+    support::ready(&batcher, "flights").await;
+    let began = std::time::Instant::now();
+    for n in 0..4 {
+        outcome(&flights.send(&n.to_string()).await.unwrap()).await.expect("it is delivered");
+    }
+    // Between four requests lie three halves; no less, however quick the broker is.
+    assert!(began.elapsed() >= Duration::from_millis(600), "{:?}", began.elapsed());
+    let report = batcher.shutdown(LONG).await;
+    assert_eq!((report.delivered, report.flush_reasons.get("wait")), (4, None), "{report:?}");
 }

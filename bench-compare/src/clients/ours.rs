@@ -32,6 +32,8 @@ pub(crate) type Spool = Batcher<AddsWithSpool>;
 pub(crate) type Typed = Batcher<AddsTyped>;
 /// `send`: a receipt for each event.
 pub(crate) type WithReceipts = Batcher<Sends>;
+/// The same, with `adaptive_linger`.
+pub(crate) type Adaptive = Batcher<SendsAdaptively>;
 
 /// A batcher with the one way in which `W` emits.
 pub(crate) struct Batcher<W> {
@@ -49,6 +51,7 @@ pub(crate) struct Batcher<W> {
 pub(crate) trait Way: 'static {
     type Lane: Lane;
     const SPOOL: bool = false;
+    const ADAPTIVE: bool = false;
     /// Whether the lanes learn of outcomes; otherwise the report does.
     const RECEIPTS: bool = false;
 
@@ -72,6 +75,9 @@ impl<W: Way> Client for Batcher<W> {
             ("memory", job.memory.to_string()),
             ("compression", job.codec.to_string()),
         ];
+        if W::ADAPTIVE {
+            settings.push(("adaptive_linger", "true".to_owned()));
+        }
         if W::SPOOL {
             settings.push(("spool.mode", "on_failure".to_owned()));
         }
@@ -95,6 +101,7 @@ impl<W: Way> Client for Batcher<W> {
             .settings(|settings| {
                 settings.batch_size = u32::try_from(job.batch_events).unwrap_or(u32::MAX);
                 settings.max_wait_time = job.linger;
+                settings.adaptive_linger = W::ADAPTIVE;
                 settings.max_batch_bytesize = job.batch_bytes;
                 settings.compression = match job.codec {
                     job::Codec::None => Codec::None,
@@ -233,11 +240,29 @@ impl Way for Sends {
     const RECEIPTS: bool = true;
 
     fn lane(batcher: &Batcher<Self>) -> Sender {
+        batcher.sender()
+    }
+}
+
+pub(crate) struct SendsAdaptively;
+
+impl Way for SendsAdaptively {
+    type Lane = Sender;
+    const RECEIPTS: bool = true;
+    const ADAPTIVE: bool = true;
+
+    fn lane(batcher: &Batcher<Self>) -> Sender {
+        batcher.sender()
+    }
+}
+
+impl<W: Way> Batcher<W> {
+    fn sender(&self) -> Sender {
         Sender {
-            collector: batcher.collector.clone(),
-            tasks: batcher.tasks,
-            window: batcher.window.max(1),
-            receipts: Receipts::new(batcher.ledger.clone()),
+            collector: self.collector.clone(),
+            tasks: self.tasks,
+            window: self.window.max(1),
+            receipts: Receipts::new(self.ledger.clone()),
         }
     }
 }

@@ -138,6 +138,16 @@ impl CollectorSettings {
                 "0 leaves no time; for no limit, leave it out or say \"off\"".to_owned(),
             ));
         }
+        if self.adaptive_linger && !self.min_delay.is_zero() {
+            let message =
+                format!("true would send before min_delay, {}, is over", duration_text(self.min_delay));
+            found.push(mistake("adaptive_linger", message).against("min_delay"));
+        }
+        if self.adaptive_linger && !self.collect_by_partition {
+            let message =
+                "true needs collect_by_partition: a topic that is collected as a whole is sealed as a whole";
+            found.push(mistake("adaptive_linger", message.to_owned()).against("collect_by_partition"));
+        }
         if ![-1, 0, 1].contains(&self.required_acks) {
             found.push(mistake("required_acks", format!("{} is none of -1, 0 and 1", self.required_acks)));
         }

@@ -139,6 +139,8 @@ settings! {
         batch_size: u32 = 10_000, "events";
         /// The longest an event waits for others, from its acceptance; other clients call it linger. While batches of its partition wait to be sent, the open one goes on filling. 0: no waiting, batches form only while the broker is busy.
         max_wait_time: Duration = Duration::from_millis(5), "ms";
+        /// Send open batches before `max_wait_time` is over while their broker has nothing of this topic to do, but only once half of it has passed since the last request there. A quiet system then answers in a round trip and a busy one batches as before; costs up to twice the requests of `max_wait_time` alone, here and on the broker. It needs `collect_by_partition`, and no `min_delay`.
+        adaptive_linger: bool = false, "";
         /// The shortest time between a seal and one by `batch_size`. Longer than `max_wait_time` it does nothing.
         min_delay: Duration = Duration::ZERO, "ms";
         /// The most a batch may be, encoded, header included; with `compression`, compressed. Must not exceed the topic's `max.message.bytes`. An event that does not fit alone, uncompressed, is refused to the caller.

@@ -177,6 +177,30 @@ min_delay = "soon"
     );
 }
 
+#[test]
+fn an_adaptive_linger_contradicts_what_is_to_wait_in_any_case() {
+    let config = file(
+        r#"endpoints = ["kafka"]
+adaptive_linger = true
+[[collectors]]
+topic_name = "a"
+min_delay = 100
+[[collectors]]
+topic_name = "b"
+collect_by_partition = false
+[[collectors]]
+topic_name = "c"
+"#,
+    );
+    begin_as(
+        &mistakes(&config),
+        &[
+            "k.toml:2:1: adaptive_linger of topic \"a\": true would send before min_delay, 100ms, is over",
+            "k.toml:2:1: adaptive_linger of topic \"b\": true needs collect_by_partition",
+        ],
+    );
+}
+
 /// Each mistake begins as expected; the whole list where it does not.
 fn begin_as(found: &[String], expected: &[&str]) {
     let fits = found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| f.starts_with(e));

@@ -148,12 +148,37 @@ impl Dispatcher {
         more
     }
 
+    /// With `adaptive_linger`: from when on an open batch of this partition may go before its time; `None` while its broker has
+    /// something to do, or anything of the partition is not delivered yet: trouble is no reason for haste.
+    pub(super) fn early(&self, partition: i32) -> Option<Time> {
+        let gap = self.early_gap?;
+        let lane = self.lanes.get(usize::try_from(partition).ok()?)?;
+        let leader = self.parts.producer.leader(&self.parts.topic.name, partition)?;
+        let idle = lane.stage.is_empty() && lane.outbox.is_empty() && self.is_idle(leader.node);
+        idle.then(|| self.sent_at.get(&leader.node).map_or(Time::ZERO, |at| *at + gap))
+    }
+
+    fn is_idle(&self, node: i32) -> bool {
+        self.under_way.get(&node).is_none_or(|requests| *requests == 0)
+    }
+
+    /// Tells those who open batches when that is, for the broker that is the first: which one is theirs, they need not know.
+    pub(super) fn say_how_early(&self) {
+        let Some(gap) = self.early_gap else { return };
+        let idle = self.sent_at.iter().filter(|(node, _)| self.is_idle(**node));
+        let first = idle.map(|(_, at)| *at + gap).min();
+        self.parts.topic.go_early(if self.sent_at.is_empty() { Some(Time::ZERO) } else { first });
+    }
+
     pub(super) fn spawn(&mut self, request: impl Future<Output = Done> + Send + 'static) {
         self.requests.push(Box::pin(request));
     }
 
     fn produce(&mut self, node: i32, acks: i16, sent: Vec<(i32, u64)>, batches: Vec<PartitionBatch>) {
         *self.under_way.entry(node).or_default() += 1;
+        if self.early_gap.is_some() {
+            self.sent_at.insert(node, self.parts.topic.clock.now());
+        }
         let producer = self.parts.producer.clone();
         let attempt = self.measure_attempt(&batches);
         let request = ProduceRequest { acks, timeout: self.parts.request_timeout, batches };
