@@ -35,9 +35,13 @@ pub(crate) struct Args {
     /// Events of the first run; the second has twice as many
     #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1000..))]
     count: u64,
+
+    /// The most instructions that an event may cost with any of these clients; exit code 1 if one takes more
+    #[arg(long, value_name = "N")]
+    at_most: Option<u64>,
 }
 
-/// Counts, and prints a table.
+/// Counts, and prints a table. False: a client takes more than it may.
 ///
 /// # Errors
 /// There is no valgrind, or a client does not run under it.
@@ -49,6 +53,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     );
     let clients = if args.client.is_empty() { ROSTER } else { args.client.as_slice() };
     let target = Target::sink()?;
+    let mut within = true;
     println!("| client | instructions per event | allocations per event |\n|---|---|---|");
     for client in clients {
         // What keeps the pace and sends nothing shows what the measuring itself costs: it is in all the others.
@@ -58,14 +63,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
         let first = counted(&target, client, args.count)?;
         let second = counted(&target, client, 2 * args.count)?;
         let per_event = |first: u64, second: u64| second.saturating_sub(first) as f64 / args.count as f64;
-        println!(
-            "| {} | {:.0} | {:.3} |",
-            client.name,
-            per_event(first.instructions, second.instructions),
-            per_event(first.allocations, second.allocations)
-        );
+        let instructions = per_event(first.instructions, second.instructions);
+        let allocations = per_event(first.allocations, second.allocations);
+        println!("| {} | {instructions:.0} | {allocations:.3} |", client.name);
+        if let Some(most) = args.at_most.filter(|most| instructions > *most as f64) {
+            eprintln!(
+                "bench-compare: {} takes {instructions:.0} instructions for an event, not {most}",
+                client.name
+            );
+            within = false;
+        }
     }
-    Ok(true)
+    Ok(within)
 }
 
 fn counted(target: &Target, client: &Entry, count: u64) -> anyhow::Result<Counted> {
