@@ -139,19 +139,19 @@ pub(crate) const ROSTER: &[Entry] = &[
     row(
         "pacing-rust",
         Program::Rust(Rust::Nothing),
-        When::Paced,
+        When::Pacing,
         "the load of the clients in Rust, and nothing is sent",
     ),
     row(
         "pacing-go",
         Program::Go { sends: false },
-        When::Paced,
+        When::Pacing,
         "the load of the client in Go, and nothing is sent",
     ),
     row(
         "pacing-java",
         Program::Java { sends: false },
-        When::Paced,
+        When::Pacing,
         "the load of the client in Java, and nothing is sent",
     ),
 ];
