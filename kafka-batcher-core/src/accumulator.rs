@@ -36,7 +36,7 @@ use self::lane::Lanes;
 pub use self::seal::{FlushReason, Sealed};
 pub use self::settings::AccumulatorSettings;
 use crate::batch::HEADER_LEN;
-use crate::batch::encoder::Measured;
+use crate::batch::encoder::{Measured, is_short};
 use crate::buffer_pool::Chunk;
 use crate::completion::Completion;
 use crate::error::RecordError;
@@ -250,6 +250,12 @@ impl Accumulator {
         // In parts, so that they stay in registers as long as this line is not reached.
         let Offer { lane, record, timestamp, flush_after, want_receipt } = offer;
         self.push_any(lane, record, timestamp, (flush_after, want_receipt), spare, &mut clock)
+    }
+
+    /// Whether [`push_short`](Self::push_short) takes such an event at all: to be asked before its partition is looked for.
+    #[inline(always)]
+    pub fn is_short(record: &Record<'_>) -> bool {
+        is_short(record)
     }
 
     /// Takes an event that no rule but the count asks about: one without headers or a time of its own, its key and value not long, that

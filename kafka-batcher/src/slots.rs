@@ -3,7 +3,7 @@
 //! Partitions are only ever added, and callers look one up for every event: so the table grows in segments that never
 //! move, and reading it takes one atomic load and no lock.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kafka_batcher_core::{Accumulator, AccumulatorSettings, FillEstimate, Share};
@@ -20,6 +20,9 @@ pub(crate) struct Slot {
     pub(crate) share: Share,
     /// Whether it has a leader; only the dispatcher writes.
     pub(crate) available: AtomicBool,
+    /// From when on the dispatcher would send a batch that opens now, in microseconds of the clock; `u64::MAX`: not before its time. Only the
+    /// dispatcher writes.
+    pub(crate) early: AtomicU64,
 }
 
 struct Segment {
@@ -107,6 +110,7 @@ impl Slots {
                 accumulator: accumulator(self.limits, self.fill.as_ref(), partition),
                 share: Share::new(self.cap),
                 available: AtomicBool::new(true),
+                early: AtomicU64::new(u64::MAX),
             };
             let segment = Segment { first, slots: (first..first + more).map(slot).collect() };
             let free = self.segments.get(used);

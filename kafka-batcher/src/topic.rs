@@ -59,8 +59,6 @@ pub(crate) struct Topic {
     pub(crate) wake: Notify,
     /// When the dispatcher will look by itself, in microseconds of the clock.
     armed: AtomicU64,
-    /// From when on it would send a batch that opens now, in microseconds; `u64::MAX`: not before its time. Only the dispatcher writes.
-    early: AtomicU64,
     closed: AtomicBool,
     /// Why it was closed, where nobody asked for that.
     failed: OnceLock<String>,
@@ -150,7 +148,6 @@ impl Topic {
             queue: Mutex::new(VecDeque::new()),
             wake: Notify::new(),
             armed: AtomicU64::new(u64::MAX),
-            early: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
             failed: OnceLock::new(),
             refusing: watch::Sender::new(false),
@@ -186,7 +183,7 @@ impl Topic {
         then: impl FnOnce(&mut Accumulator, usize) -> T,
     ) -> Option<T> {
         let (hash, key) = (self.short?, record.key?);
-        if record.partition.is_some() || record.timestamp.is_some() || !record.headers.is_empty() {
+        if record.partition.is_some() || !Accumulator::is_short(record) {
             return None;
         }
         let count = self.slots.count().cast_unsigned();
@@ -286,7 +283,7 @@ impl Topic {
                 let (lock, lane) = self.slots.accumulator(slot, partition);
                 let offer = Offer { lane, record, timestamp, flush_after, want_receipt };
                 let accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
-                self.push_locked(accumulator, &offer, &slot.share, spare)
+                self.push_locked(accumulator, &offer, Some(slot), spare)
             }
             Target::Lane(placement) => {
                 self.push_lane(record, timestamp, placement, flush_after, spare, want_receipt)
@@ -299,7 +296,7 @@ impl Topic {
         &self,
         mut accumulator: MutexGuard<'_, Accumulator>,
         offer: &Offer<'_>,
-        share: &Share,
+        slot: Option<&Slot>,
         spare: &mut Option<Chunk>,
     ) -> Result<Option<Receipt>, NotAdded> {
         // Under the lock, so that nothing can be accepted after the dispatcher has sealed for the last time.
@@ -310,12 +307,13 @@ impl Topic {
         match accumulator.push(*offer, spare, || self.clock.now()) {
             Ok(pushed) => {
                 if pushed.ready != Ready::No {
-                    self.has_news(accumulator, pushed.ready);
+                    self.has_news(accumulator, pushed.ready, slot);
                 }
                 let acknowledged = self.settings.required_acks != 0;
                 Ok(pushed.receipt.map(|(completion, index)| Receipt::new(completion, index, acknowledged)))
             }
             Err(PushError::NeedsChunk { size, least }) => {
+                let share = slot.map_or(&self.lane_share, |slot| &slot.share);
                 Err(NotAdded::NeedsChunk { size, least, share: share.clone() })
             }
             Err(PushError::Record(error)) => {
@@ -332,7 +330,7 @@ impl Topic {
 
     /// Something was sealed, or a deadline came earlier.
     #[inline(never)]
-    fn has_news(&self, mut accumulator: MutexGuard<'_, Accumulator>, ready: Ready) {
+    fn has_news(&self, mut accumulator: MutexGuard<'_, Accumulator>, ready: Ready, slot: Option<&Slot>) {
         let deadline = accumulator.poll_timeout();
         let notices = if ready == Ready::Sealed { self.take_sealed(&mut accumulator) } else { Vec::new() };
         drop(accumulator);
@@ -340,7 +338,8 @@ impl Topic {
         if ready == Ready::Sealed {
             self.wake.notify_one();
         } else if let Some(deadline) = deadline {
-            self.arm(deadline.min(Time::from_micros(self.early.load(Ordering::Relaxed))));
+            let early = slot.map_or(u64::MAX, |slot| slot.early.load(Ordering::Relaxed));
+            self.arm(deadline.min(Time::from_micros(early)));
         }
     }
 
@@ -492,7 +491,7 @@ impl Topic {
         }
         let record = if derived { *record } else { Record { headers: &headers, ..*record } };
         let offer = Offer { lane: 0, record: &record, timestamp, flush_after, want_receipt };
-        self.push_locked(lane, &offer, &self.lane_share, spare)
+        self.push_locked(lane, &offer, None, spare)
     }
 
     /// The topic turns out to have `count` partitions (or more than before). What waits in the lane is sealed and
@@ -595,10 +594,12 @@ impl Topic {
             |partition| if whole { (0..self.slots.count()).any(&could_go) } else { could_go(partition) };
         for partition in 0..partitions {
             let Some(slot) = self.slots.get(partition) else { continue };
+            // It asks the producer, which may be the user's: not under the lock.
+            let early = early(partition);
             let (lock, _) = self.slots.accumulator(slot, partition);
             let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
             let deadline = accumulator.poll_timeout();
-            match deadline.map(|at| early(partition).map_or(at, |early| early.min(at))) {
+            match deadline.map(|at| early.map_or(at, |early| early.min(at))) {
                 None => {}
                 Some(at) if at > now => open.push((partition, at)),
                 Some(_) if may_go(partition) => {
@@ -634,11 +635,6 @@ impl Topic {
             self.armed.fetch_min(next.as_micros(), Ordering::AcqRel);
         }
         held
-    }
-
-    /// From when on a batch that opens now may go although its time has not come.
-    pub(crate) fn go_early(&self, from: Option<Time>) {
-        self.early.store(from.map_or(u64::MAX, Time::as_micros), Ordering::Relaxed);
     }
 
     /// A partition that was due and could not go can go now.

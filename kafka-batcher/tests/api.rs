@@ -320,10 +320,23 @@ async fn each_strategy_puts_keys_where_it_says_and_takes_turns_where_it_says() {
     let kafka = kafka.start().unwrap();
     let batcher = batcher(&kafka).await;
     for (topic, strategy, hash) in HASHES {
-        let collector = batcher.collector(topic).partition_strategy(strategy).build().unwrap();
-        for i in 0..50 {
-            let key = format!("key-{i}");
-            let place = collector.send((&key, "v")).await.unwrap().delivered().await.unwrap();
+        let collector = batcher.collector(topic).partition_strategy(strategy);
+        let collector = collector.settings(|s| s.max_wait_time = LONG).build().unwrap();
+        ready(&batcher, topic).await;
+        // Each three times in the same batches: the first of a batch goes another way in than those behind it. And one with a header,
+        // which goes that way wherever it stands.
+        let headers = [Header::new("h", "v")];
+        let mut sent = Vec::new();
+        for i in 0..200 {
+            let key = format!("key-{}", i % 50);
+            let headers = if i < 150 { &headers[..0] } else { &headers[..] };
+            let record = Record::keyed(&key, "v").with_headers(headers);
+            let receipt = collector.send(record).await.unwrap();
+            sent.push((key, receipt));
+        }
+        collector.flush().await;
+        for (key, receipt) in sent {
+            let place = receipt.delivered().await.unwrap();
             assert_eq!(place.partition as u32, hash.hash(key.as_bytes()) % 7, "{topic} {key}");
         }
     }

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use kafka_batcher::{Header, Record};
-use kafka_batcher_broker::{Api, Fault};
+use kafka_batcher_broker::{Api, EmbeddedKafka, Fault};
 use support::{LONG, batcher, batcher_with, kafka, outcome, values};
 
 #[tokio::test]
@@ -169,6 +169,29 @@ async fn with_an_adaptive_linger_an_event_goes_at_once_while_its_broker_is_idle_
     assert!(batcher.shutdown(LONG).await.all_delivered());
 }
 
+#[tokio::test]
+async fn with_an_adaptive_linger_a_broker_that_hangs_makes_no_other_wait() {
+    let kafka = EmbeddedKafka::builder().brokers(2).topic("flights", 2).start().unwrap();
+    let batcher = batcher(&kafka).await;
+    let flights = batcher
+        .collector("flights")
+        .settings(|s| (s.max_wait_time, s.adaptive_linger) = (Duration::from_secs(3600), true))
+        .build()
+        .unwrap();
+    for (partition, broker) in [(0, 1), (1, 2)] {
+        kafka.move_leader("flights", partition, broker).unwrap();
+    }
+    support::ready(&batcher, "flights").await;
+    let silence = kafka.inject(Fault::never_serve().on(Api::Produce).broker(1).always());
+    flights.add_event(Record::value("1").with_partition(0)).await.unwrap();
+    let under_way = async { while batcher.report().await.in_flight == 0 {} };
+    tokio::time::timeout(LONG, under_way).await.expect("it is sent");
+    let other = flights.send(Record::value("2").with_partition(1)).await.unwrap();
+    outcome(&other).await.expect("its broker has nothing to do");
+    kafka.remove_fault(silence);
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+}
+
 /// The other half of the rule, with a time that passes soon: each event alone, and each a round trip after half the linger.
 #[tokio::test]
 async fn with_an_adaptive_linger_half_of_it_between_requests_is_enough() {
@@ -176,16 +199,16 @@ async fn with_an_adaptive_linger_half_of_it_between_requests_is_enough() {
     let batcher = batcher(&kafka).await;
     let flights = batcher
         .collector("flights")
-        .settings(|s| (s.max_wait_time, s.adaptive_linger) = (Duration::from_millis(400), true))
+        .settings(|s| (s.max_wait_time, s.adaptive_linger) = (Duration::from_secs(2), true))
         .build()
         .unwrap();
     support::ready(&batcher, "flights").await;
     let began = std::time::Instant::now();
-    for n in 0..4 {
+    for n in 0..3 {
         outcome(&flights.send(&n.to_string()).await.unwrap()).await.expect("it is delivered");
     }
-    // Between four requests lie three halves; no less, however quick the broker is.
-    assert!(began.elapsed() >= Duration::from_millis(600), "{:?}", began.elapsed());
+    // Between three requests lie two halves; no less, however quick the broker is.
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
     let report = batcher.shutdown(LONG).await;
-    assert_eq!((report.delivered, report.flush_reasons.get("wait")), (4, None), "{report:?}");
+    assert_eq!((report.delivered, report.flush_reasons.get("wait")), (3, None), "{report:?}");
 }

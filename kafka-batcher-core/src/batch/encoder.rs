@@ -130,6 +130,15 @@ impl std::fmt::Debug for Next {
 /// With a value of this length and a key below 64 bytes, every length of a record takes at most two bytes as a varint.
 const SHORT_VALUE: usize = varint::SHORT as usize / 2 - 128;
 
+/// Whether it is an ordinary record, as [`Encoder::append_short`] takes it.
+#[inline(always)]
+pub(crate) fn is_short(record: &Record<'_>) -> bool {
+    record.value.is_some_and(|value| value.len() <= SHORT_VALUE)
+        && record.key.is_none_or(|key| key.len() < 64)
+        && record.headers.is_empty()
+        && record.timestamp.is_none()
+}
+
 impl Encoder {
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
@@ -209,17 +218,13 @@ impl Encoder {
     /// in a register and stored in one write of eight bytes, which may reach into what is filled afterwards.
     #[inline(always)]
     pub(crate) fn append_short(&mut self, record: &Record<'_>, timestamp: i64) -> bool {
+        if !is_short(record) {
+            return false;
+        }
         let Some(value) = record.value else { return false };
         // A null key has length -1, which is 1 in the varint.
         let (key, key_bits) =
             record.key.map_or((&[][..], varint::MINUS_ONE), |key| (key, (key.len() as u64) << 1));
-        if key.len() >= 64
-            || value.len() > SHORT_VALUE
-            || !record.headers.is_empty()
-            || record.timestamp.is_some()
-        {
-            return false;
-        }
         if (timestamp != self.next.timestamp || self.count >= self.next.until) && !self.foretell(timestamp) {
             return false;
         }

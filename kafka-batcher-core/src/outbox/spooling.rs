@@ -182,7 +182,7 @@ impl Outbox {
             return;
         }
         self.spool.away_since.get_or_insert(now);
-        self.excuse_kafka(now);
+        self.excuse_kafka_so_far(now);
         if !self.is_away(spool, now) {
             return;
         }

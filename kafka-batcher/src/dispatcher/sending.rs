@@ -1,5 +1,8 @@
 //! Asks the outboxes what to do, and does it: which batches share a request, and how many requests are under way.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use kafka_batcher_core::{Action, Time};
 
 use super::{Dispatcher, Done, Groups, REQUESTS_PER_BROKER};
@@ -153,21 +156,26 @@ impl Dispatcher {
     pub(super) fn early(&self, partition: i32) -> Option<Time> {
         let gap = self.early_gap?;
         let lane = self.lanes.get(usize::try_from(partition).ok()?)?;
-        let leader = self.parts.producer.leader(&self.parts.topic.name, partition)?;
-        let idle = lane.stage.is_empty() && lane.outbox.is_empty() && self.is_idle(leader.node);
-        idle.then(|| self.sent_at.get(&leader.node).map_or(Time::ZERO, |at| *at + gap))
+        let idle = lane.stage.is_empty() && lane.outbox.is_empty();
+        if idle { self.broker_early(partition, gap) } else { None }
     }
 
-    fn is_idle(&self, node: i32) -> bool {
-        self.under_way.get(&node).is_none_or(|requests| *requests == 0)
+    /// The same by its broker alone.
+    fn broker_early(&self, partition: i32, gap: Duration) -> Option<Time> {
+        let node = self.parts.producer.leader(&self.parts.topic.name, partition)?.node;
+        let idle = self.under_way.get(&node).is_none_or(|requests| *requests == 0);
+        idle.then(|| self.sent_at.get(&node).map_or(Time::ZERO, |at| *at + gap))
     }
 
-    /// Tells those who open batches when that is, for the broker that is the first: which one is theirs, they need not know.
-    pub(super) fn say_how_early(&self) {
-        let Some(gap) = self.early_gap else { return };
-        let idle = self.sent_at.iter().filter(|(node, _)| self.is_idle(**node));
-        let first = idle.map(|(_, at)| *at + gap).min();
-        self.parts.topic.go_early(if self.sent_at.is_empty() { Some(Time::ZERO) } else { first });
+    /// Tells those who open batches when their broker would take them.
+    pub(super) fn say_how_early(&mut self) {
+        let Some(gap) = self.early_gap.filter(|_| std::mem::take(&mut self.early_changed)) else { return };
+        for partition in 0..self.parts.topic.slots.count() {
+            if let Some(slot) = self.parts.topic.slots.get(partition) {
+                let early = self.broker_early(partition, gap).map_or(u64::MAX, Time::as_micros);
+                slot.early.store(early, Ordering::Relaxed);
+            }
+        }
     }
 
     pub(super) fn spawn(&mut self, request: impl Future<Output = Done> + Send + 'static) {
@@ -178,6 +186,7 @@ impl Dispatcher {
         *self.under_way.entry(node).or_default() += 1;
         if self.early_gap.is_some() {
             self.sent_at.insert(node, self.parts.topic.clock.now());
+            self.early_changed = true;
         }
         let producer = self.parts.producer.clone();
         let attempt = self.measure_attempt(&batches);

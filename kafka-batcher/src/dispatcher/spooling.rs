@@ -395,7 +395,7 @@ impl Dispatcher {
             let lane = usize::try_from(partition).ok().and_then(|p| lanes.get(p));
             lane.is_none_or(|lane| lane.outbox.replay_bytes() == 0)
         };
-        self.reads_beyond.retain(|_, (partition, ticket)| {
+        self.reads_beyond.retain(|(partition, ticket)| {
             self.reading.contains_key(&(*partition, *ticket)) || !idle(&self.lanes, *partition)
         });
         let mut waiting = std::mem::take(&mut self.reads);
@@ -405,13 +405,15 @@ impl Dispatcher {
             if held + batch <= bound {
                 max_bytes = max_bytes.min(bound - held);
             } else {
-                let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
-                let node = leader.map(|leader| leader.node);
-                if self.reads_beyond.contains_key(&node) || !idle(&self.lanes, partition) {
+                let (producer, topic) = (&self.parts.producer, &self.parts.topic.name);
+                let node = |partition| producer.leader(topic, partition).map(|leader| leader.node);
+                // By who leads now: a partition may have moved away from the broker that it waits for.
+                let taken = self.reads_beyond.iter().any(|(other, _)| node(*other) == node(partition));
+                if taken || !idle(&self.lanes, partition) {
                     self.reads.push_back(read);
                     continue;
                 }
-                self.reads_beyond.insert(node, (partition, ticket));
+                self.reads_beyond.push((partition, ticket));
                 max_bytes = 1;
             }
             held += max_bytes.max(batch);

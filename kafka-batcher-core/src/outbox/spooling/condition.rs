@@ -198,6 +198,14 @@ impl Outbox {
         }
     }
 
+    /// The same while it waits. Whoever is asked about it while a read lasts does not make the read's excuse longer.
+    pub(super) fn excuse_kafka_so_far(&mut self, now: Time) {
+        match (self.entries.front(), self.spool.reading, self.spool.away_since) {
+            (None, Some((_, asked)), Some(since)) => self.spool.away_since = Some(since.max(asked)),
+            _ => self.excuse_kafka(now),
+        }
+    }
+
     /// Kafka does not count as away for the time in which the head waits for the storage.
     pub(super) fn excuse_kafka(&mut self, now: Time) {
         let Some(settings) = self.settings.spool else { return };
