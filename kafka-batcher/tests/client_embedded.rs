@@ -177,6 +177,18 @@ async fn without_acks_a_batch_is_delivered_when_it_is_written() {
 }
 
 #[tokio::test]
+async fn a_broker_that_refuses_what_needs_no_answer_closes_and_nobody_is_sent_after_sasl() {
+    let kafka = one_broker(1);
+    let producer = ready(&kafka).await;
+    kafka.inject(Fault::lose_request().on(Api::Produce));
+    let send = |acks| producer.produce(ProduceRequest { acks, ..request(vec![to("flights", 0, one("x"))]) });
+    let (unasked, asked) = tokio::join!(send(0), send(1));
+    assert_eq!(unasked[0].result, ProduceResult::Acked { base_offset: None });
+    let ProduceResult::Lost { message } = &asked[0].result else { panic!("{asked:?}") };
+    assert!(message.contains("with required_acks = 0") && !message.contains("SASL"), "{message}");
+}
+
+#[tokio::test]
 async fn a_missing_topic_is_named_with_what_to_do() {
     let kafka = one_broker(1);
     let producer = producer(&kafka.bootstrap());

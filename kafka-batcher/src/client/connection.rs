@@ -84,6 +84,8 @@ struct State {
     unanswered_deadline: Option<Instant>,
     /// The last request in flight waits for the socket, and no byte of it has left.
     last_untouched: bool,
+    /// Whether a request was sent that gets no answer.
+    unasked: bool,
     /// Whether the broker has answered anything since it said its versions.
     heard: bool,
 }
@@ -171,6 +173,7 @@ impl Connection {
                 next_correlation: 1,
                 muted_until: None,
                 unanswered_deadline: None,
+                unasked: false,
                 last_untouched: false,
                 heard: false,
             }),
@@ -319,6 +322,7 @@ impl Connection {
                 let unanswered = match piece.acks {
                     0 => {
                         state.unanswered_deadline = Some(deadline);
+                        state.unasked = true;
                         Some(reply)
                     }
                     _ => {
@@ -471,6 +475,9 @@ impl Connection {
         let silent = !state.heard && !state.in_flight.is_empty();
         let hint = match self.about.sasl {
             _ if state.is_logging_in() => " while this client logged in again",
+            _ if silent && state.unasked => {
+                "; with required_acks = 0 it has no other way to refuse, mostly because it does not lead the partition any more"
+            }
             Some(_) if silent => " without answering anything but its versions and the login",
             None if silent => {
                 " without answering anything but its versions; does this listener want SASL? Then say who this client is ([sasl])"
