@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kafka_batcher::flusher::{FlushError, FlushFn};
@@ -15,9 +15,12 @@ use kafka_batcher::producer::native::{ClientSettings, NativeProducer};
 use kafka_batcher::producer::{
     BoxFuture, ClusterInfo, MissingTopic, ProduceRequest, Producer, ProducerError, TopicInfo,
 };
-use kafka_batcher::{AddError, BatchFlusher, ErrorNotifier, KafkaBatcher, Notification, Partitioner, Record};
+use kafka_batcher::{
+    AddError, BatchFlusher, ClusterHealth, ErrorNotifier, KafkaBatcher, Notification, Partitioner, Record,
+    TopicHealth,
+};
 use kafka_batcher_broker::{EmbeddedKafka, TopicSpec};
-use kafka_batcher_core::{Leader, ProduceAnswer, ProducerIdentity, ProducerState};
+use kafka_batcher_core::{ErrorClass, Leader, ProduceAnswer, ProducerIdentity, ProducerState};
 use support::{LONG, batcher, kafka, outcome, ready, values};
 use tokio::sync::watch;
 
@@ -347,11 +350,24 @@ async fn a_producer_that_panics_costs_attempts_and_no_event_is_lost_doubled_or_r
 }
 
 /// Takes everything and answers too little.
-struct Mute(NativeProducer, AtomicU64);
+struct Mute {
+    native: NativeProducer,
+    /// So many requests get no answer.
+    answers_missing: AtomicU64,
+    /// While it is true nothing is known of any topic, and no broker's code says why.
+    catalogue_down: Arc<AtomicBool>,
+}
+
+impl Mute {
+    fn new(kafka: &EmbeddedKafka, answers_missing: u64) -> Self {
+        let native = NativeProducer::new(ClientSettings::new([kafka.bootstrap()])).unwrap();
+        Mute { native, answers_missing: AtomicU64::new(answers_missing), catalogue_down: Arc::default() }
+    }
+}
 
 impl Producer for Mute {
     fn connect(&self) -> BoxFuture<'_, Result<ClusterInfo, ProducerError>> {
-        self.0.connect()
+        self.native.connect()
     }
 
     fn topic<'a>(
@@ -359,17 +375,23 @@ impl Producer for Mute {
         topic: &'a str,
         missing: MissingTopic,
     ) -> BoxFuture<'a, Result<TopicInfo, ProducerError>> {
-        self.0.topic(topic, missing)
+        if self.catalogue_down.load(Ordering::SeqCst) {
+            let message = "the catalogue of topics is down".to_owned();
+            let error = ProducerError { class: ErrorClass::Unavailable, code: None, message };
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        self.native.topic(topic, missing)
     }
 
     fn init_producer_id(&self) -> BoxFuture<'_, Result<ProducerIdentity, ProducerError>> {
-        self.0.init_producer_id()
+        self.native.init_producer_id()
     }
 
     fn produce(&self, request: ProduceRequest) -> BoxFuture<'_, Vec<ProduceAnswer>> {
         Box::pin(async move {
-            let mut answers = self.0.produce(request).await;
-            if self.1.fetch_add(1, Ordering::SeqCst) < 3 {
+            let mut answers = self.native.produce(request).await;
+            let missing = |left: u64| left.checked_sub(1);
+            if self.answers_missing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, missing).is_ok() {
                 answers.clear();
             }
             answers
@@ -382,34 +404,64 @@ impl Producer for Mute {
         partition: i32,
         producer_id: i64,
     ) -> BoxFuture<'a, (ProducerState, Option<Leader>)> {
-        self.0.describe_producer(topic, partition, producer_id)
+        self.native.describe_producer(topic, partition, producer_id)
     }
 
     fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
-        self.0.leader(topic, partition)
+        self.native.leader(topic, partition)
     }
 
     fn metadata_version(&self) -> watch::Receiver<u64> {
-        self.0.metadata_version()
+        self.native.metadata_version()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        self.0.close()
+        self.native.close()
     }
 }
 
 #[tokio::test]
 async fn a_batch_that_the_producer_does_not_answer_for_is_in_doubt_and_not_lost() {
     let kafka = kafka(1);
-    let native = NativeProducer::new(ClientSettings::new([kafka.bootstrap()])).unwrap();
     let batcher = KafkaBatcher::builder([kafka.bootstrap()])
-        .producer(Mute(native, AtomicU64::new(0)))
+        .producer(Mute::new(&kafka, 3))
         .settings(|s| s.retry_backoff = std::time::Duration::from_millis(1))
         .start()
         .await
         .unwrap();
     let flights = batcher.collector("flights").build().unwrap();
     let receipt = flights.send("once").await.unwrap();
+    assert_eq!(outcome(&receipt).await.unwrap().partition, 0);
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+    assert_eq!(values(&kafka, 0), ["once"]);
+}
+
+/// A producer of the user's need not have a broker's code for what goes wrong: the topic is said to be unavailable in its own words,
+/// not the cluster, which answers; and its events wait.
+#[tokio::test]
+async fn a_topic_that_fails_without_a_code_is_told_in_its_producers_words_and_its_events_wait() {
+    let kafka = kafka(1);
+    let mute = Mute::new(&kafka, 0);
+    let down = mute.catalogue_down.clone();
+    down.store(true, Ordering::SeqCst);
+    let batcher = KafkaBatcher::builder([kafka.bootstrap()])
+        .producer(mute)
+        .settings(|s| s.retry_backoff = std::time::Duration::from_millis(1))
+        .start()
+        .await
+        .unwrap();
+    let flights = batcher.collector("flights").build().unwrap();
+    let receipt = flights.send("once").await.unwrap();
+    let mut health = batcher.health();
+    let said = health.wait_for(|health| {
+        let topic = health.topics.get("flights");
+        let words = |message: &str| message.contains("the catalogue of topics is down");
+        matches!(topic, Some(TopicHealth::Unavailable { message }) if words(message))
+            && matches!(health.cluster, ClusterHealth::Connected(_))
+    });
+    drop(tokio::time::timeout(LONG, said).await.expect("it is said").unwrap());
+    assert!(receipt.try_delivered().is_none());
+    down.store(false, Ordering::SeqCst);
     assert_eq!(outcome(&receipt).await.unwrap().partition, 0);
     assert!(batcher.shutdown(LONG).await.all_delivered());
     assert_eq!(values(&kafka, 0), ["once"]);
