@@ -34,7 +34,13 @@ fn within<T>(test: impl Future<Output = T>) -> T {
 async fn ready(kafka: &RealKafka, topic: &str) -> NativeProducer {
     let producer = producer(kafka.bootstrap());
     assert_eq!(producer.connect().await.unwrap().brokers.len(), 3);
-    producer.topic(topic, MissingTopic::Refuse).await.unwrap();
+    let info = producer.topic(topic, MissingTopic::Refuse).await.unwrap();
+    // Who leads a topic since a moment may not know it yet, and refuses; with acks = 0 by closing the connection.
+    for partition in 0..info.partitions {
+        while let ProducerState::Failed { .. } = producer.describe_producer(topic, partition, 1).await.0 {
+            tokio::task::yield_now().await;
+        }
+    }
     producer
 }
 
@@ -158,17 +164,15 @@ fn acks(kafka: &RealKafka) -> Result<Outcome, Error> {
     let topic = kafka.fresh_topic("acks", 1, &[])?;
     within(async {
         let producer = ready(kafka, &topic).await;
-        // A leader that does not know yet that it is one closes the connection: with acks = 0 it has no other way to say so.
-        assert_eq!(offset(&send_until_acked(&producer, &topic, 0, "first").await), 0);
         for acks in [0, 1, 0, 1] {
             let batches = vec![to(&topic, 0, one(format!("{acks}")))];
             let answers = producer.produce(ProduceRequest { acks, ..request(batches) }).await;
             assert!(matches!(answers[0].result, ProduceResult::Acked { .. }), "{answers:?}");
         }
         // What was written without an answer came before what was answered.
-        assert_eq!(offset(&send(&producer, to(&topic, 0, one("last"))).await), 5);
+        assert_eq!(offset(&send(&producer, to(&topic, 0, one("last"))).await), 4);
     });
-    assert_eq!(kafka.consume(&topic, Isolation::Committed)?.len(), 6);
+    assert_eq!(kafka.consume(&topic, Isolation::Committed)?.len(), 5);
     Ok(Outcome::Passed)
 }
 
