@@ -198,19 +198,21 @@ impl Outbox {
         }
     }
 
-    /// The same while it waits. Whoever is asked about it while a read lasts does not make the read's excuse longer.
-    pub(super) fn excuse_kafka_so_far(&mut self, now: Time) {
-        match (self.entries.front(), self.spool.reading, self.spool.away_since) {
-            (None, Some((_, asked)), Some(since)) => self.spool.away_since = Some(since.max(asked)),
-            _ => self.excuse_kafka(now),
-        }
+    /// Kafka does not count as away for the time in which the head waits for the storage: said when that is over.
+    pub(super) fn excuse_kafka(&mut self, now: Time) {
+        self.excuse_kafka_until(now, now);
     }
 
-    /// Kafka does not count as away for the time in which the head waits for the storage.
-    pub(super) fn excuse_kafka(&mut self, now: Time) {
-        let Some(settings) = self.settings.spool else { return };
-        if self.spool.away_since.is_some() && self.waits_for_storage(settings, now) {
-            self.spool.away_since = Some(now);
+    /// The same while it waits. A read is excused from its beginning on: to be asked meanwhile makes its excuse no longer.
+    pub(super) fn excuse_kafka_so_far(&mut self, now: Time) {
+        let reading = self.spool.reading.filter(|_| self.entries.is_empty());
+        self.excuse_kafka_until(reading.map_or(now, |(_, asked)| asked), now);
+    }
+
+    fn excuse_kafka_until(&mut self, until: Time, now: Time) {
+        let Some((settings, since)) = self.settings.spool.zip(self.spool.away_since) else { return };
+        if self.waits_for_storage(settings, now) {
+            self.spool.away_since = Some(since.max(until));
         }
     }
 }
