@@ -15,6 +15,7 @@ mod model;
 mod plan;
 mod runs;
 mod store;
+mod wave;
 mod world;
 
 use std::cell::Cell;
