@@ -8,6 +8,7 @@ use super::{Body, Compression, Fixed, HEADER_LEN, OwnedRecord, RecordBatch, Stam
 use crate::buffer_pool::{Chunk, MAX_CHUNK, MIN_CHUNK};
 use crate::completion::{Completion, Spans};
 use crate::error::RecordError;
+use crate::prefetch;
 use crate::record::Record;
 use crate::varint;
 
@@ -257,6 +258,7 @@ impl Encoder {
         out[value_end] = 0;
         // Last, so that little need be kept over the call.
         out[value_at..value_end].copy_from_slice(value);
+        prefetch::for_writing(out.as_ptr_range().end);
         true
     }
 
