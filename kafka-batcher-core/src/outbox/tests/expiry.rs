@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::spooling::Desk;
 use super::*;
 use crate::FailureReason;
 use crate::outbox::{OnFull, SpoolMode, SpoolSettings};
@@ -98,6 +99,29 @@ fn what_may_be_in_the_log_does_not_become_too_old() {
     assert_eq!(again.numbers(), sent.numbers());
     bench.ack(&again, 0);
     assert_eq!((bench.delivered(), bench.failed()), (1, vec![]));
+}
+
+/// The answer to the read had it as well: it was put aside twice, and counted twice (seed 780868).
+#[test]
+fn what_was_saved_behind_others_would_expire_while_it_is_being_read() {
+    let spool = Some(SpoolSettings::new(SpoolMode::OnFailure, 2 * TIMEOUT));
+    let mut bench = Bench::with(OutboxSettings { delivery_timeout: Some(TIMEOUT), spool, ..settings() });
+    bench.outbox.on_recovered(Backlog { events: 16, batches: 8, first: 10, ..Backlog::default() });
+    let mut desk = Desk { bench, next_position: 26 };
+    let reading = desk.poll();
+    desk.bench.seal(2);
+    let saving = desk.poll();
+    assert_eq!(saving.saves.len(), 1);
+    desk.saved(&saving);
+    // Nobody asks the outbox for anything until it is too old.
+    desk.bench.pass(TIMEOUT + GRAIN);
+    assert!(desk.poll().rejects.is_empty());
+    desk.bench.seal(3);
+    let saving = desk.poll();
+    desk.saved(&saving);
+    desk.read(&reading, 9, None);
+    let Tally { accepted, recovered, spooled, in_memory, .. } = desk.tally();
+    assert_eq!((accepted, recovered, spooled + in_memory), (5, 16, 21));
 }
 
 #[test]
