@@ -216,10 +216,7 @@ impl Outbox {
             loop {
                 let list = if behind { &self.behind } else { &self.entries };
                 let Some(entry) = list.get(at) else { break };
-                // What lies on disk behind others is about to leave memory, and may be in the answer to a read that is under way.
-                let leaves = behind && entry.place != Place::Memory;
-                let may_go = !leaves && self.may_go(entry);
-                let expired = if may_go { self.expired_events(entry, limit, timeout) } else { 0 };
+                let expired = if self.may_go(entry) { self.expired_events(entry, limit, timeout) } else { 0 };
                 if expired == 0 {
                     at += 1;
                     continue;

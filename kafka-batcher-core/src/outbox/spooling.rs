@@ -49,7 +49,7 @@ pub(super) struct Stretch {
     pub(super) first: u64,
     pub(super) events: u64,
     pub(super) batches: u64,
-    /// Behind its last event, as far as it was put together here.
+    /// Behind its last event, as far as it was put together here; 0: all of it was found.
     end: u64,
     /// Its first events were not accepted before that, in Unix milliseconds; 0: not known.
     pub(super) since: i64,
@@ -58,6 +58,9 @@ pub(super) struct Stretch {
 impl Stretch {
     /// A batch that lies before all of it.
     fn put_before(&mut self, position: u64, events: u64, accepted_by: i64) {
+        if self.events == 0 {
+            self.end = position + events;
+        }
         self.first = position;
         self.since = accepted_by;
         self.events += events;
@@ -68,6 +71,10 @@ impl Stretch {
     fn put_behind(&mut self, position: u64, events: u64, accepted_by: i64) {
         if self.events == 0 {
             self.first = position;
+            self.since = accepted_by;
+        }
+        if self.since == 0 {
+            // Nobody knows how old the first are: then this is when somebody must look.
             self.since = accepted_by;
         }
         self.events += events;
@@ -220,16 +227,7 @@ impl Outbox {
 
     /// What is on disk and not about to be sent leaves memory; what is behind an empty gap comes forward.
     fn move_along(&mut self, spool: SpoolSettings, now: Time) {
-        if self.spool.gap.events == 0 && self.spool.reading.is_none() && self.spool.passed.is_none() {
-            self.entries.append(&mut self.behind);
-        }
-        while self.behind.front().is_some_and(|entry| entry.place != Place::Memory) {
-            let Some(entry) = self.behind.pop_front() else { break };
-            if let Some(position) = entry.position() {
-                self.keep(&entry, position);
-                self.spool.gap.put_behind(position, entry.events(), entry.accepted_by);
-            }
-        }
+        self.move_behind_along();
         let asked = matches!(self.doubt, Doubt::Asked(_));
         // A question about the head is not forgotten during a pause, or it would be raised anew by every probe.
         let open_question =
@@ -265,6 +263,21 @@ impl Outbox {
             let on_disk = self.entries.iter().any(|entry| entry.place != Place::Memory);
             if spool.mode == SpoolMode::Always || !on_disk {
                 self.state = State::Direct;
+            }
+        }
+    }
+
+    /// What is on disk behind the gap is a part of it. At once: it may be in the answer to a read that is under way, and nothing
+    /// else may be done with it meanwhile.
+    fn move_behind_along(&mut self) {
+        if self.spool.gap.events == 0 && self.spool.reading.is_none() && self.spool.passed.is_none() {
+            self.entries.append(&mut self.behind);
+        }
+        while self.behind.front().is_some_and(|entry| entry.place != Place::Memory) {
+            let Some(entry) = self.behind.pop_front() else { break };
+            if let Some(position) = entry.position() {
+                self.keep(&entry, position);
+                self.spool.gap.put_behind(position, entry.events(), entry.accepted_by);
             }
         }
     }

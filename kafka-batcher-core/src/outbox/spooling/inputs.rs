@@ -101,6 +101,7 @@ impl Outbox {
         }
         // What was acknowledged meanwhile is settled, and the disk is to forget it.
         self.settled_some |= !saved.is_empty();
+        self.move_behind_along();
     }
 
     /// The answer to [`Action::Renumber`](crate::Action::Renumber).
@@ -142,18 +143,26 @@ impl Outbox {
         let from = self.spool.gap.first;
         self.spool.gap.first = self.spool.gap.first.max(back.next);
         self.has_looked();
+        // What was saved behind the gap and is in memory still may be in the answer, and is no part of the gap: it lies behind the
+        // gap's end, or, if nothing of this process is in there, behind what was found. While the very first save is not answered, that
+        // place is not known, and only the count tells: of the gap what is not damaged.
+        let (end, damaged) = match (self.spool.gap.end, self.spool.own_from) {
+            (0, None) => (u64::MAX, back.damage.iter().map(|(events, _)| *events).sum()),
+            (0, Some(own)) => (own, 0),
+            (end, _) => (end, 0),
+        };
         let mut given = 0;
         for stored in back.batches {
-            given += 1;
             let events = u64::from(stored.batch.count());
             if self.spool.kept.get(&stored.position).is_some_and(|kept| kept.settled) {
                 // It was delivered before those in front of it, and its events are counted.
+                given += 1;
                 continue;
             }
-            if self.spool.gap.events < events {
-                // Saved a moment ago, and not answered yet: it is in memory still.
+            if stored.position >= end || self.spool.gap.events < events + damaged {
                 break;
             }
+            given += 1;
             self.spool.gap.take(events, 0);
             self.spool.end = self.spool.end.max(stored.position + events);
             let entry = self.read_back(stored);

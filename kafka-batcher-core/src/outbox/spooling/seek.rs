@@ -41,6 +41,9 @@ impl Outbox {
         while !self.entries.is_empty() {
             self.drop_youngest();
         }
+        if self.spool.gap.events == 0 {
+            self.spool.gap.end = passed.end;
+        }
         (self.spool.gap.first, self.spool.gap.since) = (passed.first, passed.since);
         self.spool.gap.events += passed.events;
         self.spool.gap.batches += passed.batches;

@@ -387,3 +387,41 @@ fn a_leader_that_answers_nothing_would_keep_from_the_disk_what_waits_for_it() {
         assert!(matches!(action, Action::Wait { .. }), "no request may go: {action:?}");
     }
 }
+
+/// The answer had a batch that was saved behind the gap a moment ago, and damage in the gap: the batch was taken in the place of
+/// the damaged events, which nobody missed, and was sent twice.
+#[test]
+fn what_is_damaged_would_be_made_good_by_what_was_saved_behind_it() {
+    for answered in [true, false] {
+        let mut desk = Desk::with_backlog(8);
+        desk.next_position = 26;
+        let reading = desk.poll();
+        desk.bench.seal(2);
+        let saving = desk.poll();
+        assert_eq!((saving.saves.len(), reading.reads.len()), (1, 1));
+        if answered {
+            desk.saved(&saving);
+            desk.bench.seal(2);
+        }
+        // Two events of the first batch are gone; the others, and what was just saved, are whole.
+        let stored = |n: u64| Stored { position: 10 + 2 * n, batch: batch(2, 0), numbers: None, saved_ms: 0 };
+        let back =
+            ReadBack { batches: (1..9).map(stored).collect(), next: 28, damage: vec![(2, "gone".into())] };
+        desk.bench.outbox.on_read(reading.reads[0].0, Ok(back), desk.bench.now);
+        if !answered {
+            desk.saved(&saving);
+        }
+        let lost = desk.bench.events().into_iter().filter_map(|event| match event {
+            OutboxEvent::Damaged { events, .. } => Some(events),
+            _ => None,
+        });
+        assert_eq!(lost.collect::<Vec<_>>(), [2], "answered: {answered}");
+        let Tally { accepted, recovered, spooled, in_memory, lost, .. } = desk.tally();
+        assert_eq!(lost, 2);
+        assert_eq!(accepted + recovered, spooled + in_memory + lost, "answered: {answered}");
+        // What is in memory of the batch is there once.
+        let _ = desk.poll();
+        let again = desk.bench.outbox.replay_bytes() / batch(2, 0).encoded_len();
+        assert_eq!(again, if answered { 8 } else { 7 }, "answered: {answered}");
+    }
+}
