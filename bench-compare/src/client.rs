@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 
-use crate::clients::{floor, nothing, ours, rdkafka, rskafka};
+use crate::clients::{floor, nothing, ours, rdkafka, rdkafka_batch, rskafka};
 use crate::drive::{Client, emit};
 use crate::job::Job;
 use crate::ledger::Ledger;
@@ -25,8 +25,10 @@ pub(crate) fn run(client: Rust, job: &Job) -> anyhow::Result<Line> {
         Rust::Adaptive => measure::<ours::Adaptive>(job),
         Rust::Typed => measure::<ours::Typed>(job),
         Rust::Spool => measure::<ours::Spool>(job),
+        Rust::SpoolAlways => measure::<ours::SpoolAlways>(job),
         Rust::RdkafkaThreaded => measure::<rdkafka::Threaded>(job),
         Rust::RdkafkaFuture => measure::<rdkafka::Futures>(job),
+        Rust::RdkafkaBatch => measure::<rdkafka_batch::Batches>(job),
         Rust::Rskafka => measure::<rskafka::Rskafka>(job),
         Rust::Floor => measure::<floor::Floor>(job),
         Rust::Nothing => measure::<nothing::Nothing>(job),

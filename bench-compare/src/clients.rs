@@ -5,4 +5,5 @@ pub(crate) mod nothing;
 pub(crate) mod ours;
 mod pending;
 pub(crate) mod rdkafka;
+pub(crate) mod rdkafka_batch;
 pub(crate) mod rskafka;

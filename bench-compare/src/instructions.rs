@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
         "valgrind is not installed (Debian: apt-get install valgrind)"
     );
     let clients = if args.client.is_empty() { ROSTER } else { args.client.as_slice() };
-    let target = Target::sink()?;
+    let target = Target::sink(Duration::ZERO)?;
     let mut within = true;
     println!("| client | instructions per event | allocations per event |\n|---|---|---|");
     for client in clients {

@@ -13,6 +13,7 @@ mod job;
 mod ledger;
 mod line;
 mod load;
+mod plot;
 mod report;
 mod roster;
 mod runner;
@@ -25,6 +26,7 @@ mod versions;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -37,6 +39,7 @@ use crate::scenario::SCENARIOS;
 enum Command {
     Run(runner::Args),
     Instructions(instructions::Args),
+    Plot(plot::Args),
     /// Show the scenarios and the clients
     List,
     /// Be one client: what `run` starts
@@ -48,7 +51,11 @@ enum Command {
     },
     /// Be the broker that keeps nothing: what `run` starts
     #[command(hide = true)]
-    Sink,
+    Sink {
+        /// How late each answer is, in milliseconds
+        #[arg(default_value_t = 0)]
+        late_ms: u64,
+    },
     /// Be what the floor writes to: what `run` starts
     #[command(hide = true)]
     Drain,
@@ -70,6 +77,7 @@ fn command(command: &Command) -> anyhow::Result<bool> {
     match command {
         Command::Run(args) => runner::run(args),
         Command::Instructions(args) => instructions::run(args),
+        Command::Plot(args) => plot::run(args).map(|()| true),
         Command::List => {
             list()?;
             Ok(true)
@@ -82,7 +90,7 @@ fn command(command: &Command) -> anyhow::Result<bool> {
             writeln!(std::io::stdout().lock(), "{}", serde_json::to_string(&line)?)?;
             Ok(true)
         }
-        Command::Sink => sink::broker().map(|()| true),
+        Command::Sink { late_ms } => sink::broker(Duration::from_millis(*late_ms)).map(|()| true),
         Command::Drain => sink::drain().map(|()| true),
     }
 }

@@ -18,8 +18,10 @@ pub(crate) enum Rust {
     Adaptive,
     Typed,
     Spool,
+    SpoolAlways,
     RdkafkaThreaded,
     RdkafkaFuture,
+    RdkafkaBatch,
     Rskafka,
     Floor,
     Nothing,
@@ -45,6 +47,8 @@ enum When {
     Always,
     /// Where events come as fast as it goes.
     Saturated,
+    /// As fast as it goes from one thread, nothing compressed, to as many partitions and in as large batches as usual.
+    Plain,
     /// Against the sink, as fast as it goes from one thread, nothing compressed.
     Floor,
     /// Where there is a rate.
@@ -101,6 +105,12 @@ pub(crate) const ROSTER: &[Entry] = &[
         "kafka-batcher: as ours-add-event, with a spool (`on_failure`)",
     ),
     row(
+        "ours-spool-always",
+        Program::Rust(Rust::SpoolAlways),
+        When::Plain,
+        "kafka-batcher: as ours-add-event, every event written to the spool before it is sent (`always`)",
+    ),
+    row(
         "rdkafka-threaded",
         Program::Rust(Rust::RdkafkaThreaded),
         When::Always,
@@ -111,6 +121,12 @@ pub(crate) const ROSTER: &[Entry] = &[
         Program::Rust(Rust::RdkafkaFuture),
         When::Always,
         "rust-rdkafka's `FutureProducer`: `send_result`, a bounded number of futures",
+    ),
+    row(
+        "rdkafka-produce-batch",
+        Program::Rust(Rust::RdkafkaBatch),
+        When::Saturated,
+        "librdkafka's `rd_kafka_produce_batch`, called through rust-rdkafka's bindings: as rdkafka-threaded, 1 000 events a call",
     ),
     row(
         "rskafka",
@@ -185,6 +201,7 @@ impl Entry {
         match self.when {
             When::Always => true,
             When::Saturated => !scenario.paced(),
+            When::Plain => scenario.plain() && scenario.is_usual(),
             When::Floor => sink && scenario.plain(),
             When::Paced | When::Pacing => scenario.paced(),
         }

@@ -93,15 +93,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
         for scenario in &scenarios {
             let taking_part = clients.iter().filter(|client| client.takes_part(scenario, target.is_sink()));
             let taking_part: Vec<Entry> = taking_part.copied().collect();
+            let slow = match (scenario.answers_after, target.is_sink()) {
+                (Duration::ZERO, _) => None,
+                (late, true) => Some(Target::sink(late)?),
+                (_, false) => {
+                    report
+                        .skipped
+                        .push(format!("{} against a real Kafka: only the sink can be slow", scenario.name));
+                    continue;
+                }
+            };
+            let target = slow.as_ref().unwrap_or(&target);
             let measured =
-                measure(&target, scenario, &taking_part, &foreign, args, rounds, &mut report.failures)?;
+                measure(target, scenario, &taking_part, &foreign, args, rounds, &mut report.failures)?;
             report.measured.push(measured);
         }
     }
     ensure!(
         report.measured.iter().any(|measured| measured.clients.iter().any(|client| !client.lines.is_empty())),
         "nothing was measured: {}",
-        report.failures.join("; ")
+        [report.failures.as_slice(), &report.skipped].concat().join("; ")
     );
     let markdown = report.markdown();
     print!("{markdown}");
@@ -119,7 +130,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
 /// None: there is no Kafka to be had, nobody insists on one, and the report says why.
 fn start(wanted: Targets, args: &Args, report: &mut Report) -> anyhow::Result<Option<Target>> {
     if wanted == Targets::Sink {
-        return Target::sink().map(Some);
+        return Target::sink(Duration::ZERO).map(Some);
     }
     match Target::kafka(args.brokers.as_deref())? {
         Ok(kafka) => Ok(Some(kafka)),
@@ -187,7 +198,9 @@ fn once(
     small: bool,
     round: u32,
 ) -> anyhow::Result<Line> {
-    let dir = tempfile::tempdir()?;
+    // Beside this program: where programs are built is a real disk, and /tmp may be memory.
+    let exe = std::env::current_exe().context("this program does not find itself")?;
+    let dir = tempfile::tempdir_in(exe.parent().context("this program lies nowhere")?)?;
     let mut job = Job { dir: dir.path().to_owned(), ..scenario.job(small) };
     job.topic = format!("{}.{}.{round}.{}", scenario.name, client.name, std::process::id());
     job.brokers = target.bootstrap().to_owned();

@@ -24,6 +24,8 @@ pub(crate) struct Scenario {
     codec: Codec,
     /// Tasks that emit events; 0: one thread.
     tasks: u64,
+    /// How long the sink waits with each answer before it looks at the connection's next request; where it does, no Kafka takes part.
+    pub(crate) answers_after: Duration,
     /// Part of `--small` when no scenario is named.
     pub(crate) in_small: bool,
 }
@@ -45,10 +47,16 @@ const SATURATED: Scenario = Scenario {
     batch_events: 10_000,
     codec: Codec::None,
     tasks: 0,
+    answers_after: Duration::ZERO,
     in_small: false,
 };
 
 const PACED: Scenario = Scenario { rate: 10_000, count: seconds(10_000, 10), small: 1_000, ..SATURATED };
+
+const PACED_1K: Scenario = Scenario { rate: 1_000, count: seconds(1_000, 10), small: 200, ..SATURATED };
+
+const PACED_100K: Scenario =
+    Scenario { rate: 100_000, count: seconds(100_000, 10), small: 10_000, ..SATURATED };
 
 /// All of them, in the order in which they run.
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -63,15 +71,19 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario { name: "lz4", about: "as fast as it goes, lz4", codec: Codec::Lz4, ..SATURATED },
     Scenario { name: "zstd", about: "as fast as it goes, zstd at level 1", codec: Codec::Zstd, ..SATURATED },
+    Scenario { name: "1k-5ms", about: "1 000 events/s, linger 5 ms", ..PACED_1K },
+    Scenario { name: "1k-0ms", about: "1 000 events/s, linger 0", linger: Duration::ZERO, ..PACED_1K },
     Scenario { name: "10k-5ms", about: "10 000 events/s, linger 5 ms", in_small: true, ..PACED },
     Scenario { name: "10k-1ms", about: "10 000 events/s, linger 1 ms", linger: MS_1, ..PACED },
     Scenario { name: "10k-0ms", about: "10 000 events/s, linger 0", linger: Duration::ZERO, ..PACED },
+    Scenario { name: "100k-5ms", about: "100 000 events/s, linger 5 ms", ..PACED_100K },
+    Scenario { name: "100k-0ms", about: "100 000 events/s, linger 0", linger: Duration::ZERO, ..PACED_100K },
     Scenario {
-        name: "100k-5ms",
-        about: "100 000 events/s, linger 5 ms",
-        rate: 100_000,
-        count: seconds(100_000, 10),
-        small: 10_000,
+        name: "300k-5ms",
+        about: "300 000 events/s, linger 5 ms",
+        rate: 300_000,
+        count: seconds(300_000, 10),
+        small: 30_000,
         ..PACED
     },
     Scenario { name: "partitions-1", about: "as fast as it goes", partitions: 1, ..SATURATED },
@@ -88,6 +100,21 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario { name: "tasks-8", about: "as fast as it goes, from 8 tasks", tasks: 8, ..SATURATED },
     Scenario { name: "tasks-64", about: "as fast as it goes, from 64 tasks", tasks: 64, ..SATURATED },
+    Scenario {
+        name: "tasks-8-one-partition",
+        about: "as fast as it goes, from 8 tasks into one partition",
+        tasks: 8,
+        partitions: 1,
+        ..SATURATED
+    },
+    Scenario {
+        name: "slow-answers",
+        about: "as fast as it goes, a broker that takes 5 ms for each request of a connection",
+        partitions: 10,
+        answers_after: Duration::from_millis(5),
+        count: 1_000_000,
+        ..SATURATED
+    },
     Scenario {
         name: "small-batches",
         about: "as fast as it goes, batches of 10 events",
@@ -122,7 +149,12 @@ impl Scenario {
 
     /// Emitted by one thread, in full speed and as it is: what the floor can be compared with.
     pub(crate) fn plain(&self) -> bool {
-        self.rate == 0 && self.tasks == 0 && self.codec == Codec::None
+        self.rate == 0 && self.tasks == 0 && self.codec == Codec::None && self.answers_after.is_zero()
+    }
+
+    /// To sixteen partitions, in large batches.
+    pub(crate) fn is_usual(&self) -> bool {
+        self.partitions == SATURATED.partitions && self.batch_events == SATURATED.batch_events
     }
 
     /// The order, without the places that only the runner knows.

@@ -2,17 +2,22 @@
 
 use std::io::{Read, Write, stdout};
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
-use kafka_batcher_broker::{EmbeddedKafka, Storage};
+use kafka_batcher_broker::{Api, EmbeddedKafka, Fault, Storage};
 
 use crate::child::until_stdin_ends;
 
-/// The embedded broker in discard mode: acknowledges and counts. Writes its address, and ends with its standard input.
+/// The embedded broker in discard mode: acknowledges and counts. For each Produce request of a connection it
+/// takes so long, one after another. Writes its address, and ends with its standard input.
 ///
 /// # Errors
 /// It cannot listen.
-pub(crate) fn broker() -> anyhow::Result<()> {
+pub(crate) fn broker(late: Duration) -> anyhow::Result<()> {
     let kafka = EmbeddedKafka::builder().storage(Storage::Discard).start()?;
+    if !late.is_zero() {
+        kafka.inject(Fault::delay_answer(late).on(Api::Produce).always());
+    }
     announce(&kafka.bootstrap())?;
     until_stdin_ends();
     Ok(())

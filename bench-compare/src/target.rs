@@ -41,14 +41,19 @@ enum Holds {
 }
 
 impl Target {
-    /// The embedded broker in discard mode, and what the floor writes to.
+    /// The embedded broker in discard mode, which takes so long for each Produce request of a connection, and what the floor writes to.
     ///
     /// # Errors
     /// They do not start.
-    pub(crate) fn sink() -> anyhow::Result<Target> {
-        let broker = Server::start(&["sink"])?;
+    pub(crate) fn sink(late: Duration) -> anyhow::Result<Target> {
+        let broker = Server::start(&["sink", &late.as_millis().to_string()])?;
         let address = broker.address().to_owned();
-        let about = "the embedded broker in discard mode, a process of its own".to_owned();
+        let late = if late.is_zero() {
+            String::new()
+        } else {
+            format!(", {late:?} for each request of a connection")
+        };
+        let about = format!("the embedded broker in discard mode, a process of its own{late}");
         let mut target = Target::new("sink", about, address, Holds::Sink(broker))?;
         target.drain = Some(Server::start(&["drain"])?);
         Ok(target)

@@ -45,7 +45,7 @@ fn every_client_in_rust_has_every_event_acknowledged_and_its_row_in_the_table() 
     assert_eq!(scenarios.keys().copied().collect::<Vec<_>>(), ["100B", "10k-5ms"]);
     let all = ["ours-add-event", "ours-send", "rdkafka-future", "rdkafka-threaded", "rskafka"];
     for (scenario, others) in [
-        ("100B", vec!["floor", "ours-spool", "ours-typed"]),
+        ("100B", vec!["floor", "ours-spool", "ours-spool-always", "ours-typed", "rdkafka-produce-batch"]),
         ("10k-5ms", vec!["ours-adaptive", "pacing-rust"]),
     ] {
         let clients = &scenarios[scenario];
@@ -60,16 +60,22 @@ fn every_client_in_rust_has_every_event_acknowledged_and_its_row_in_the_table() 
 }
 
 #[test]
-fn codecs_tasks_and_small_batches_work_with_every_client_in_rust() {
-    let names = ["lz4", "zstd", "tasks-8", "small-batches", "partitions-200"];
+fn codecs_tasks_small_batches_and_a_slow_broker_work_with_every_client_in_rust() {
+    let names = ["lz4", "zstd", "tasks-8", "small-batches", "partitions-200", "slow-answers"];
     let args: Vec<&str> = names.iter().flat_map(|name| ["--scenario", name]).collect();
     let (_, figures) = run(&args);
     let scenarios = acknowledged(&figures);
     assert_eq!(scenarios.len(), names.len());
     for (scenario, clients) in scenarios {
-        for client in
-            ["ours-add-event", "ours-send", "ours-typed", "rdkafka-threaded", "rdkafka-future", "rskafka"]
-        {
+        for client in [
+            "ours-add-event",
+            "ours-send",
+            "ours-typed",
+            "rdkafka-threaded",
+            "rdkafka-future",
+            "rdkafka-produce-batch",
+            "rskafka",
+        ] {
             assert!(clients.contains_key(client), "{scenario} {client}");
         }
     }
@@ -78,6 +84,7 @@ fn codecs_tasks_and_small_batches_work_with_every_client_in_rust() {
 #[test]
 fn latencies_are_told_for_every_event_of_a_client_that_tells_outcomes() {
     let (_, figures) = run(&["--scenario", "10k-1ms"]);
+    drawn(&figures);
     for client in figures["measured"][0]["clients"].as_array().unwrap() {
         let (name, latency) = (client["client"].as_str().unwrap(), &client["runs"][0]["line"]["latency"]);
         if name == "ours-add-event" {
@@ -86,6 +93,17 @@ fn latencies_are_told_for_every_event_of_a_client_that_tells_outcomes() {
             assert_eq!(latency["events"], 1_000, "{name}");
         }
     }
+}
+
+/// What `run` writes is what `plot` reads.
+fn drawn(figures: &Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let [json, svg] = ["figures.json", "frontier.svg"].map(|name| dir.path().join(name));
+    std::fs::write(&json, figures.to_string()).unwrap();
+    let output = bench(&["plot", "--target", "sink", json.to_str().unwrap(), "--svg", svg.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let drawn = std::fs::read_to_string(svg).unwrap();
+    assert!(drawn.contains("ours-send, linger 1 ms") && drawn.contains("10 k/s"), "{drawn}");
 }
 
 #[test]

@@ -7,13 +7,13 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use kafka_batcher::{Codec, Collector, KafkaBatcher, Receipt, TopicHealth, TypedCollector};
+use kafka_batcher::{Codec, Collector, KafkaBatcher, Receipt, SpoolMode, TopicHealth, TypedCollector};
 
 use crate::drive::{Client, Lane};
 use crate::job::{self, Job};
@@ -24,10 +24,15 @@ use crate::versions::locked;
 /// How long a start and an end may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Between two looks at what is delivered of what is on disk: seldom enough to cost nothing.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// `add_event`: the library accounts for every event, and its report says what became of them.
 pub(crate) type AddEvent = Batcher<Adds>;
 /// The same, with a spool (`on_failure`).
 pub(crate) type Spool = Batcher<AddsWithSpool>;
+/// The same, and every event is on disk before it is sent (`always`).
+pub(crate) type SpoolAlways = Batcher<AddsWithSpoolAlways>;
 /// `TypedCollector`: the value is a struct, and serde makes its JSON.
 pub(crate) type Typed = Batcher<AddsTyped>;
 /// `send`: a receipt for each event.
@@ -50,7 +55,7 @@ pub(crate) struct Batcher<W> {
 /// How events are emitted.
 pub(crate) trait Way: 'static {
     type Lane: Lane;
-    const SPOOL: bool = false;
+    const SPOOL: Option<SpoolMode> = None;
     const ADAPTIVE: bool = false;
     /// Whether the lanes learn of outcomes; otherwise the report does.
     const RECEIPTS: bool = false;
@@ -78,8 +83,8 @@ impl<W: Way> Client for Batcher<W> {
         if W::ADAPTIVE {
             settings.push(("adaptive_linger", "true".to_owned()));
         }
-        if W::SPOOL {
-            settings.push(("spool.mode", "on_failure".to_owned()));
+        if let Some(mode) = W::SPOOL {
+            settings.push(("spool.mode", mode.to_string()));
         }
         if W::RECEIPTS {
             settings.push(("(receipts open at once)", job.window().to_string()));
@@ -92,8 +97,8 @@ impl<W: Way> Client for Batcher<W> {
             settings.memory = job.memory;
             settings.client_id = "bench-compare".to_owned();
         });
-        if W::SPOOL {
-            builder = builder.spool(&job.dir);
+        if let Some(mode) = W::SPOOL {
+            builder = builder.spool(&job.dir).spool_mode(mode);
         }
         let batcher = builder.start().await?;
         let collector = batcher
@@ -138,7 +143,16 @@ impl<W: Way> Client for Batcher<W> {
             return Ok(());
         }
         self.collector.flush().await;
-        let report = self.batcher.report().await;
+        let mut report = self.batcher.report().await;
+        // With write-ahead what is on disk is flushed; here it counts when it is delivered.
+        let gives_up = Instant::now() + PATIENCE;
+        while W::SPOOL == Some(SpoolMode::Always)
+            && report.delivered < report.accepted
+            && Instant::now() < gives_up
+        {
+            tokio::time::sleep(LOOK).await;
+            report = self.batcher.report().await;
+        }
         let before = self.delivered.swap(report.delivered, Ordering::Relaxed);
         self.ledger.count(report.delivered - before);
         for _ in report.delivered..report.accepted {
@@ -170,7 +184,18 @@ pub(crate) struct AddsWithSpool;
 
 impl Way for AddsWithSpool {
     type Lane = Adder;
-    const SPOOL: bool = true;
+    const SPOOL: Option<SpoolMode> = Some(SpoolMode::OnFailure);
+
+    fn lane(batcher: &Batcher<Self>) -> Adder {
+        Adder { collector: batcher.collector.clone(), tasks: batcher.tasks }
+    }
+}
+
+pub(crate) struct AddsWithSpoolAlways;
+
+impl Way for AddsWithSpoolAlways {
+    type Lane = Adder;
+    const SPOOL: Option<SpoolMode> = Some(SpoolMode::Always);
 
     fn lane(batcher: &Batcher<Self>) -> Adder {
         Adder { collector: batcher.collector.clone(), tasks: batcher.tasks }

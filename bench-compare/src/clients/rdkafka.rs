@@ -1,7 +1,6 @@
 //! rust-rdkafka, the safe interface to librdkafka.
 //!
-//! `rd_kafka_produce_batch` is not here: the crate has it only as an `extern "C"` function, and this program has no `unsafe`. Tuning
-//! as librdkafka's INTRODUCTION.md advises for throughput: a linger, large batches, a queue long enough to fill them; the rest is its
+//! Tuning as librdkafka's INTRODUCTION.md advises for throughput: a linger, large batches, a queue long enough to fill them; the rest is its
 //! default.
 
 use std::convert::Infallible;
@@ -30,7 +29,7 @@ use crate::versions::locked;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The pause before an event is tried again for which there is no room in the queue.
-const QUEUE_FULL: Duration = Duration::from_millis(1);
+pub(super) const QUEUE_FULL: Duration = Duration::from_millis(1);
 
 fn version() -> String {
     format!("rdkafka {}, librdkafka {}", locked("rdkafka"), rdkafka::util::get_rdkafka_version().1)
@@ -83,9 +82,9 @@ impl ProducerContext for Outcomes {
 
 /// `ThreadedProducer`.
 pub(crate) struct Threaded {
-    producer: Arc<ThreadedProducer<Outcomes>>,
+    pub(super) producer: Arc<ThreadedProducer<Outcomes>>,
     topic: &'static str,
-    ledger: Arc<Ledger>,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 impl Client for Threaded {

@@ -36,10 +36,12 @@ struct Known {
 }
 
 /// The pauses between two attempts to connect to a broker: half as long as those after which a partition tries again. Were they as
-/// long, every other try would come too early by a little, and wait for its own next time: half of a fleet was served again 4.5 s
-/// after its broker was back, and the last of it after 12.5 s; with half of it after 3.3 and 7.9 s (`simulator/wave.rs`).
+/// long, every other try would come too early by a little, and wait for its own next time: see DESIGN, "How cost grows". The price
+/// is a process with many partitions, which tries whenever it may: twice as often.
 fn between_connects(retries: BackoffSettings) -> BackoffSettings {
-    BackoffSettings { initial: retries.initial / 2, max: retries.max / 2, ..retries }
+    // Zero would stay zero.
+    let initial = (retries.initial / 2).max(Duration::from_nanos(1));
+    BackoffSettings { initial, max: retries.max / 2, ..retries }
 }
 
 impl Cluster {

@@ -24,8 +24,8 @@ pub struct ClientSettings {
     pub connect_timeout: Duration,
     /// How old metadata may become before it is asked for again without a reason. Default: 5 min.
     pub metadata_max_age: Duration,
-    /// The first pause between two attempts (connecting to a broker, asking for metadata); it doubles up to
-    /// `retry_backoff_max`. Default: 100 ms.
+    /// The first pause between two attempts (sending a batch, asking for metadata); it doubles up to
+    /// `retry_backoff_max`. Between two attempts to connect to a broker it is half as long. Default: 100 ms.
     pub retry_backoff: Duration,
     /// The longest pause between two attempts. Default: 5 s.
     pub retry_backoff_max: Duration,

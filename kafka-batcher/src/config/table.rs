@@ -111,7 +111,7 @@ settings! {
         request_timeout: Duration = Duration::from_secs(30), "ms";
         /// How long each step to one address may take: to resolve its name, to connect, to agree upon TLS, to say which versions it speaks, to log in. A token for the login is got before that, within 30 s.
         connect_timeout: Duration = Duration::from_secs(10), "ms";
-        /// The first pause after a failure; it doubles up to `retry_backoff_max`, with 20 % jitter.
+        /// The first pause after a failure; it doubles up to `retry_backoff_max`, with 20 % jitter. Between two attempts to connect to a broker it is half as long.
         retry_backoff: Duration = Duration::from_millis(100), "ms";
         /// The longest pause between two attempts. The Elixir library's `reconnect_timeout` and `recheck_kafka_availability_interval` were 5 s, always.
         retry_backoff_max: Duration = Duration::from_secs(5), "ms";

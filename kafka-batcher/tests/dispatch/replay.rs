@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kafka_batcher::{DiskSettings, DiskStorage};
-use kafka_batcher_broker::{Api, Fault, ProducerMemory};
+use kafka_batcher_broker::{Api, EmbeddedKafka, Fault, ProducerMemory, TopicSpec};
 
 use crate::odd::{Call, Odd};
 use crate::support::{LONG, kafka, ready};
@@ -70,6 +70,47 @@ async fn what_is_read_back_is_bounded_whatever_the_number_of_partitions_and_all_
     assert!(reads.load(Ordering::SeqCst) >= PARTITIONS as u64);
     let report = batcher.shutdown(LONG).await;
     assert!(report.all_delivered() && report.balances() && report.replay_bytes == 0, "{report:?}");
+}
+
+/// One partition of all of them read beyond the bound: while it waited for a broker that is silent, no partition of any other broker
+/// was read, nor delivered.
+#[tokio::test]
+async fn a_broker_that_is_silent_holds_what_is_read_for_it_and_another_gets_its_own_all_the_same() {
+    const PARTITIONS: i32 = 12;
+    const BATCH: usize = 100_000;
+    // Even partitions on one broker, odd ones on the other.
+    let topic = TopicSpec::new(TOPIC, PARTITIONS).replication(1);
+    let kafka = EmbeddedKafka::builder().brokers(2).topic_spec(topic).start().unwrap();
+    let (told, dir) = (Told::default(), tempfile::tempdir().unwrap());
+    let builder = builder_at(&kafka.bootstrap(), &told)
+        .spool(dir.path())
+        .spool_settings(|s| s.min_free_bytes = Some(0))
+        .settings(|s| (s.memory, s.request_timeout) = (2 << 20, Duration::from_secs(1)));
+    let builder = builder.collector_defaults(|d| (d.batch_size, d.max_batch_bytesize) = (1, BATCH + 1_000));
+    let batcher = builder.start().await.unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    ready(&batcher, TOPIC).await;
+    [1, 2].iter().for_each(|id| kafka.stop_broker(*id).unwrap());
+    let value = "x".repeat(BATCH - 200);
+    for i in 0..2 * PARTITIONS {
+        flights.add_event(to(i % PARTITIONS, &value)).await.unwrap();
+    }
+    tokio::time::timeout(LONG, flights.flush()).await.expect("all of it is saved");
+    assert_eq!(batcher.report().await.spooled, 2 * PARTITIONS as u64);
+    let silence = kafka.inject(Fault::never_serve().on(Api::Produce).broker(1).always());
+    kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
+    // A quarter of the memory, and one batch beyond it.
+    let full = async { while batcher.report().await.replay_bytes <= (2 << 20) / 4 {} };
+    tokio::time::timeout(LONG, full).await.expect("it reads for the silent one");
+    kafka.restart_broker(2, ProducerMemory::LastBatch).unwrap();
+    let arrives = async { while batcher.report().await.delivered < PARTITIONS as u64 {} };
+    tokio::time::timeout(LONG, arrives).await.expect("the other broker gets its own");
+    kafka.remove_fault(silence);
+    let report = batcher.shutdown(LONG).await;
+    assert!(
+        report.all_delivered() && report.balances() && report.delivered == 2 * PARTITIONS as u64,
+        "{report:?}"
+    );
 }
 
 /// The rate is so low that what the first read brought is not paid for before the test is over. What an earlier process left is
