@@ -82,7 +82,7 @@ async fn a_broker_that_is_silent_holds_what_is_read_for_it_and_another_gets_its_
     let topic = TopicSpec::new(TOPIC, PARTITIONS).replication(1);
     let kafka = EmbeddedKafka::builder().brokers(2).topic_spec(topic).start().unwrap();
     let (told, dir) = (Told::default(), tempfile::tempdir().unwrap());
-    let builder = builder_at(&kafka.bootstrap(), &told)
+    let builder = builder_at(&kafka.address(1).unwrap().to_string(), &told)
         .spool(dir.path())
         .spool_settings(|s| s.min_free_bytes = Some(0))
         .settings(|s| (s.memory, s.request_timeout) = (2 << 20, Duration::from_secs(1)));
@@ -99,9 +99,10 @@ async fn a_broker_that_is_silent_holds_what_is_read_for_it_and_another_gets_its_
     assert_eq!(batcher.report().await.spooled, 2 * PARTITIONS as u64);
     let silence = kafka.inject(Fault::never_serve().on(Api::Produce).broker(1).always());
     kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
-    // A quarter of the memory, and one batch beyond it.
-    let full = async { while batcher.report().await.replay_bytes <= (2 << 20) / 4 {} };
-    tokio::time::timeout(LONG, full).await.expect("it reads for the silent one");
+    // Not one batch more fits into a quarter of the memory.
+    let full = ((2 << 20) / 4 - (BATCH + 1_000)) as u64;
+    let reads = async { while batcher.report().await.replay_bytes <= full {} };
+    tokio::time::timeout(LONG, reads).await.expect("it reads for the silent one");
     kafka.restart_broker(2, ProducerMemory::LastBatch).unwrap();
     let arrives = async { while batcher.report().await.delivered < PARTITIONS as u64 {} };
     tokio::time::timeout(LONG, arrives).await.expect("the other broker gets its own");
