@@ -85,7 +85,7 @@ async fn a_broker_that_is_silent_holds_what_is_read_for_it_and_another_gets_its_
     let builder = builder_at(&kafka.address(1).unwrap().to_string(), &told)
         .spool(dir.path())
         .spool_settings(|s| s.min_free_bytes = Some(0))
-        .settings(|s| (s.memory, s.request_timeout) = (2 << 20, Duration::from_secs(1)));
+        .settings(|s| (s.memory, s.request_timeout) = (2 << 20, 10 * LONG));
     let builder = builder.collector_defaults(|d| (d.batch_size, d.max_batch_bytesize) = (1, BATCH + 1_000));
     let batcher = builder.start().await.unwrap();
     let flights = batcher.collector(TOPIC).build().unwrap();
@@ -107,6 +107,9 @@ async fn a_broker_that_is_silent_holds_what_is_read_for_it_and_another_gets_its_
     let arrives = async { while batcher.report().await.delivered < PARTITIONS as u64 {} };
     tokio::time::timeout(LONG, arrives).await.expect("the other broker gets its own");
     kafka.remove_fault(silence);
+    // What it was sent goes again over a new connection.
+    kafka.stop_broker(1).unwrap();
+    kafka.restart_broker(1, ProducerMemory::LastBatch).unwrap();
     let report = batcher.shutdown(LONG).await;
     assert!(
         report.all_delivered() && report.balances() && report.delivered == 2 * PARTITIONS as u64,
