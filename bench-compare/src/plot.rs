@@ -78,11 +78,14 @@ fn collect(figures: &Value, target: &str, all: &mut All) -> anyhow::Result<()> {
             };
             // What keeps the pace alone costs, less itself, nothing: it is no client.
             let name = client["client"].as_str().context("a client without a name")?;
+            if name.starts_with("pacing-") {
+                continue;
+            }
             if cpu <= 0.0 {
                 eprintln!(
                     "{name} at {rate}/s costs no more than its pacing, as far as the clock can tell: left out"
                 );
-            } else if !name.starts_with("pacing-") {
+            } else {
                 let point = Point { cpu, p50: p50.median / 1e3 };
                 let linger = format!("{} ms", linger as f64 / 1e3);
                 all.entry((name.to_owned(), linger)).or_default().insert(rate, point);
