@@ -207,15 +207,15 @@ impl Outbox {
                 }
             }
             ErrorClass::Fatal if self.settings.idempotent => {
-                self.set_verdict(at, Verdict::Fenced);
+                self.set_verdict(at, Verdict::Fenced, now);
                 self.stumble(refusal, leader, now);
             }
-            ErrorClass::TooLarge => self.set_verdict(at, Verdict::TooLarge(refusal)),
+            ErrorClass::TooLarge => self.set_verdict(at, Verdict::TooLarge(refusal), now),
             ErrorClass::Rejected => match self.verdict_on_time(at, &refusal, now) {
                 Some(OnExpiredTimestamp::Hold) => self.hold(refusal, leader, now),
-                Some(OnExpiredTimestamp::RestampTime) => self.set_verdict(at, Verdict::OldTime(refusal)),
+                Some(OnExpiredTimestamp::RestampTime) => self.set_verdict(at, Verdict::OldTime(refusal), now),
                 Some(OnExpiredTimestamp::DeadLetter) | None => {
-                    self.set_verdict(at, Verdict::Rejected(refusal));
+                    self.set_verdict(at, Verdict::Rejected(refusal), now);
                 }
             },
             ErrorClass::Retriable => {

@@ -460,8 +460,9 @@ impl Outbox {
     }
 
     /// Keeps a refusal until the batch is the head, alone. A refusal in answer to a proof is no proof.
-    pub(super) fn set_verdict(&mut self, at: usize, verdict: Verdict) {
+    pub(super) fn set_verdict(&mut self, at: usize, verdict: Verdict, now: Time) {
         let fenced = matches!(verdict, Verdict::Fenced);
+        let old = self.is_old(at, self.wall_ms(now));
         let Some(entry) = self.entries.get_mut(at) else { return };
         let producer_id = entry.batch.stamp().producer_id;
         entry.verdict = Some(verdict);
@@ -479,8 +480,9 @@ impl Outbox {
             }
             Doubt::Proving { leader, run, last_sequence } => {
                 // The broker would not even look whether it holds it. Whether it takes the one that follows says as
-                // much: that is next in line only if all before it is there.
-                match self.follower(at, run, last_sequence) {
+                // much: that is next in line only if all before it is there. Unless it may have forgotten the id since it was
+                // asked: then it takes anything.
+                match self.follower(at, run, last_sequence).filter(|_| !old) {
                     Some(last_sequence) => self.doubt = Doubt::Proving { leader, run, last_sequence },
                     None => self.settle_unknowable(run, last_sequence),
                 }

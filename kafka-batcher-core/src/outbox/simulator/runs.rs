@@ -80,6 +80,13 @@ fn every_seed_keeps_every_rule() {
     }
 }
 
+/// Beyond the 20 000, and each a mistake when it was found: an event put aside twice (780868); a younger batch taken for a proof
+/// although the broker had forgotten the id (829644).
+#[test]
+fn seeds_that_once_failed_keep_every_rule() {
+    [780_868, 829_644].into_iter().for_each(|seed| fail(seed, None));
+}
+
 #[test]
 fn every_planted_mutation_is_caught() {
     for mutation in Mutation::ALL {
