@@ -39,6 +39,14 @@ impl Default for BackoffSettings {
 }
 
 impl BackoffSettings {
+    /// The same, with pauses half as long; none becomes 0.
+    #[must_use]
+    pub fn halved(self) -> Self {
+        // Zero would stay zero.
+        let initial = (self.initial / 2).max(Duration::from_nanos(1));
+        BackoffSettings { initial, max: (self.max / 2).max(initial), ..self }
+    }
+
     /// Whether they mean what they say; a configuration asks this, and [`Backoff::new`] makes do with anything.
     ///
     /// # Errors

@@ -35,15 +35,6 @@ struct Known {
     found_by: Option<Endpoint>,
 }
 
-/// The pauses between two attempts to connect to a broker: half as long as those after which a partition tries again. Were they as
-/// long, every other try would come too early by a little, and wait for its own next time: see DESIGN, "How cost grows". The price
-/// is a process with many partitions, which tries whenever it may: twice as often.
-fn between_connects(retries: BackoffSettings) -> BackoffSettings {
-    // Zero would stay zero.
-    let initial = (retries.initial / 2).max(Duration::from_nanos(1));
-    BackoffSettings { initial, max: retries.max / 2, ..retries }
-}
-
 impl Cluster {
     pub(super) fn new(backoff: BackoffSettings) -> Self {
         Cluster { known: RwLock::default(), version: watch::Sender::new(0), refresh: Notify::new(), backoff }
@@ -193,7 +184,10 @@ impl Cluster {
             None => {
                 // Clients that lost the same broker at the same moment must not come back at the same moment.
                 let seed = RandomState::new().hash_one(id);
-                let node = Node::new(id, endpoint, Backoff::new(between_connects(self.backoff), seed));
+                // Were the pauses between two connects as long as those of a partition, every other try of it would come too early by a
+                // little, and wait for its own next time (DESIGN, "How cost grows"). The price: a process with many partitions,
+                // which tries whenever it may, does so twice as often.
+                let node = Node::new(id, endpoint, Backoff::new(self.backoff.halved(), seed));
                 known.nodes.insert(id, Arc::new(node));
             }
         }
@@ -245,4 +239,23 @@ impl Cluster {
 fn endpoint(host: &str, port: i32) -> Option<Endpoint> {
     let port = u16::try_from(port).ok().filter(|port| *port != 0)?;
     (!host.is_empty()).then(|| Endpoint { host: host.to_owned(), port })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_broker_may_be_connected_to_again_before_a_partition_of_it_tries_again() {
+        let backoff = BackoffSettings { initial: Duration::from_millis(100), ..Default::default() };
+        let cluster = Cluster::new(backoff);
+        cluster.broker(1, "127.0.0.1", 9092);
+        let (node, now) = (cluster.node(1).unwrap(), Instant::now());
+        node.failed("refused".into(), now);
+        // A partition waits for 80 to 120 ms, the broker for 40 to 60.
+        let too_early = |ms| node.recent_failure(now + Duration::from_millis(ms)).is_some();
+        assert!(too_early(39) && !too_early(61));
+    }
 }

@@ -38,7 +38,7 @@ struct Plan {
     connect: u64,
     request: u64,
     retries: BackoffSettings,
-    /// The pauses between two attempts to connect.
+    /// The pauses between two attempts to connect: in the library half of the others (`client/cluster.rs`).
     connects: BackoffSettings,
 }
 
@@ -52,7 +52,7 @@ impl Plan {
             connect: 2 * MS,
             request: 330,
             retries: BackoffSettings::default(),
-            connects: half_of(BackoffSettings::default()),
+            connects: BackoffSettings::default().halved(),
         }
     }
 }
@@ -70,6 +70,14 @@ enum Happening {
     Up,
 }
 
+/// A process's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down,
+    Connecting,
+    Up,
+}
+
 struct Process {
     outbox: Outbox,
     /// The broker's.
@@ -79,8 +87,7 @@ struct Process {
     identity: i64,
     /// Counts connections, as in a [`Leader`].
     connection: u64,
-    connected: bool,
-    connecting: bool,
+    link: Link,
     pause: Backoff,
     not_before: u64,
     /// Who waits for the connection that is being made.
@@ -138,8 +145,7 @@ impl Wave {
             timer: None,
             identity: index as i64 + 1,
             connection: 1,
-            connected: false,
-            connecting: false,
+            link: Link::Down,
             pause: Backoff::new(plan.connects, rng.next_u64()),
             not_before: 0,
             waiting: Vec::new(),
@@ -290,7 +296,7 @@ impl Wave {
         self.up = false;
         for c in 0..self.processes.len() {
             let process = &mut self.processes[c];
-            process.connected = false;
+            process.link = Link::Down;
             process.connection += 1;
             let lost = std::mem::take(&mut process.under_way);
             for ticket in lost {
@@ -332,7 +338,7 @@ impl Wave {
 
     fn produce(&mut self, c: usize, ticket: u64, batch: Received) {
         let process = &mut self.processes[c];
-        if process.connected {
+        if process.link == Link::Up {
             return self.send(c, ticket, batch);
         }
         if process.not_before > self.now {
@@ -340,7 +346,7 @@ impl Wave {
             return self.at_once(c, ticket, ProduceResult::NotSent { message });
         }
         process.waiting.push((ticket, batch));
-        if !std::mem::replace(&mut process.connecting, true) {
+        if std::mem::replace(&mut process.link, Link::Connecting) == Link::Down {
             *self.seen.attempts.entry(self.slot()).or_default() += 1;
             let (up, takes) = (self.up, self.plan.connect);
             let done = if up { self.in_line(takes) } else { self.now + MS / 2 };
@@ -358,10 +364,9 @@ impl Wave {
 
     fn connected(&mut self, c: usize, well: bool) {
         let process = &mut self.processes[c];
-        process.connecting = false;
+        process.link = if well && self.up { Link::Up } else { Link::Down };
         let waiting = std::mem::take(&mut process.waiting);
-        if well && self.up {
-            process.connected = true;
+        if process.link == Link::Up {
             process.pause.reset();
             for (ticket, batch) in waiting {
                 self.send(c, ticket, batch);
@@ -434,11 +439,6 @@ fn several(name: &str, plan: Plan) -> Several {
     sum
 }
 
-/// As the library pauses between two attempts to connect (`between_connects` in `client/cluster.rs`).
-fn half_of(retries: BackoffSettings) -> BackoffSettings {
-    BackoffSettings { initial: retries.initial / 2, max: retries.max / 2, ..retries }
-}
-
 #[test]
 fn a_fleet_comes_back_in_a_stream_and_not_in_a_wave() {
     let seen = several("as it is", Plan::fleet());
@@ -455,7 +455,7 @@ fn a_fleet_comes_back_in_a_stream_and_not_in_a_wave() {
 #[test]
 fn without_jitter_it_is_a_wave_and_with_longer_pauses_between_connects_it_is_a_late_one() {
     let retries = BackoffSettings { jitter: 0.0, ..Default::default() };
-    let wave = several("no jitter", Plan { retries, connects: half_of(retries), ..Plan::fleet() });
+    let wave = several("no jitter", Plan { retries, connects: retries.halved(), ..Plan::fleet() });
     assert!(wave.peak > 100, "{wave:?}");
     let late = several("connects as retries", Plan { connects: BackoffSettings::default(), ..Plan::fleet() });
     assert!(late.latest > 10 * SECOND, "{late:?}");

@@ -339,6 +339,27 @@ fn a_proof_sent_past_a_batch_that_is_not_written_would_overtake_it() {
     assert_eq!(bench.outbox.tally().in_doubt, 4);
 }
 
+/// Story: the same, and the one behind it was in doubt as well. Its events were a day old, the broker forgot the id in
+/// between and took the third, which it would have taken of anybody: the second was called delivered, and was not there.
+/// Found by the simulator (seed 829644).
+#[test]
+fn a_follower_of_events_so_old_that_ids_are_forgotten_proves_nothing() {
+    for (age_ms, in_doubt) in [(0, 0), (24 * 3_600_000, 4)] {
+        let (mut bench, sent) = Bench::flying(&[4, 4, 4]);
+        bench.lose_all(&sent);
+        bench.unix_ms += age_ms;
+        let again = bench.one();
+        bench.refuse(&again, 10);
+        bench.asks();
+        bench.knows(0, 4);
+        let proof = bench.one();
+        assert_eq!(proof.numbers(), sent[0].numbers());
+        bench.refuse(&proof, 10);
+        let _ = bench.poll();
+        assert_eq!(bench.outbox.tally().in_doubt, in_doubt, "{age_ms} ms old");
+    }
+}
+
 #[test]
 fn a_proof_is_no_proof_for_a_batch_that_was_definitely_refused() {
     // Should not happen: the broker took a younger batch and refused the older.
