@@ -176,7 +176,7 @@ impl Way for Adds {
     type Lane = Adder;
 
     fn lane(batcher: &Batcher<Self>) -> Adder {
-        Adder { collector: batcher.collector.clone(), tasks: batcher.tasks }
+        batcher.adder()
     }
 }
 
@@ -187,7 +187,7 @@ impl Way for AddsWithSpool {
     const SPOOL: Option<SpoolMode> = Some(SpoolMode::OnFailure);
 
     fn lane(batcher: &Batcher<Self>) -> Adder {
-        Adder { collector: batcher.collector.clone(), tasks: batcher.tasks }
+        batcher.adder()
     }
 }
 
@@ -198,7 +198,7 @@ impl Way for AddsWithSpoolAlways {
     const SPOOL: Option<SpoolMode> = Some(SpoolMode::Always);
 
     fn lane(batcher: &Batcher<Self>) -> Adder {
-        Adder { collector: batcher.collector.clone(), tasks: batcher.tasks }
+        batcher.adder()
     }
 }
 
@@ -282,6 +282,10 @@ impl Way for SendsAdaptively {
 }
 
 impl<W: Way> Batcher<W> {
+    fn adder(&self) -> Adder {
+        Adder { collector: self.collector.clone(), tasks: self.tasks }
+    }
+
     fn sender(&self) -> Sender {
         Sender {
             collector: self.collector.clone(),
