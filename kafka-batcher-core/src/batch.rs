@@ -20,8 +20,8 @@
 //! | 57 | 4 | number of records | seal |
 //!
 //! A sealed batch is immutable but for its [`Stamp`]; its body is shared, so that a request in flight, a retry and the
-//! outbox hold the same bytes. The CRC covers the stamp, so it is computed after stamping, off every lock, once for as
-//! long as the stamp stays.
+//! outbox hold the same bytes. The CRC covers the stamp, so it is completed after stamping, off every lock, once for as
+//! long as the stamp stays; of the records most is summed as they are appended, for they are in the cache then (`batch/sum.rs`).
 //!
 //! With a codec ([`Compressor`]) the records are one compressed block, and the header tells of the records in it. It is then
 //! compressed before it is stamped, and its pieces, should it ever be split, are compressed again, fast.
@@ -30,6 +30,7 @@ pub(crate) mod compression;
 pub(crate) mod decoder;
 pub(crate) mod encoder;
 mod regroup;
+mod sum;
 
 use std::fmt;
 use std::ops::Range;
@@ -38,6 +39,7 @@ use std::sync::{Arc, OnceLock};
 pub use self::compression::{Codec, Compression, CompressionError, Compressor, Fitted, MAX_UNCOMPRESSED};
 pub use self::decoder::{OwnedHeader, OwnedRecord};
 pub use self::regroup::{Place, Regrouped};
+use self::sum::Sum;
 use crate::buffer_pool::Chunk;
 use crate::completion::Spans;
 use crate::error::DecodeError;
@@ -106,6 +108,8 @@ struct Known {
 struct Body {
     chunks: Vec<Chunk>,
     len: usize,
+    /// Of the first records, as far as they were summed.
+    sum: Sum,
     /// The events whose time the user gave, as ascending ranges of indices; all others got theirs at acceptance.
     given: Vec<Range<u32>>,
 }
@@ -113,7 +117,7 @@ struct Body {
 impl Body {
     fn new(chunks: Vec<Chunk>, given: Vec<Range<u32>>) -> Self {
         let len = chunks.iter().map(|chunk| chunk.written().len()).sum();
-        Body { chunks, len, given }
+        Body { chunks, len, sum: Sum::default(), given }
     }
 }
 
@@ -184,6 +188,7 @@ impl RecordBatch {
         }
         let Some(body) = Arc::get_mut(&mut self.body) else { return };
         body.len = compressed.len();
+        body.sum = Sum::default();
         let mut rest = compressed;
         for chunk in &mut body.chunks {
             chunk.clear();
@@ -255,8 +260,14 @@ impl RecordBatch {
         h[53..57].copy_from_slice(&self.stamp.first_sequence.to_be_bytes());
         h[57..61].copy_from_slice(&self.fixed.count.to_be_bytes());
         let crc = *self.crc.get_or_init(|| {
-            let header = crc32c::crc32c(&h[CRC_START..]);
-            self.body().fold(header, crc32c::crc32c_append)
+            let sum = self.body.sum;
+            let mut summed = sum.len();
+            let records = self.body().map(|piece| {
+                let rest = piece.get(summed..).unwrap_or_default();
+                summed -= piece.len() - rest.len();
+                rest
+            });
+            records.fold(sum.behind(crc32c::crc32c(&h[CRC_START..])), crc32c::crc32c_append)
         });
         h[17..21].copy_from_slice(&crc.to_be_bytes());
         h

@@ -15,8 +15,8 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    fn new(partition: i32) -> Self {
-        Lane { partition, encoder: Encoder::default(), opened: Time::ZERO }
+    fn new(partition: i32, compressed: bool) -> Self {
+        Lane { partition, encoder: Encoder::summing(!compressed), opened: Time::ZERO }
     }
 
     /// Bytes of the batch so far, and the size of the chunk that a record of `size` bytes needs, if it needs one.
@@ -51,15 +51,30 @@ pub(super) struct Lanes {
     /// Indexes of those with an open batch, in the order of their opening, so that sealing costs what is open and
     /// not what exists.
     open: Vec<usize>,
+    /// Their batches will be compressed.
+    compressed: bool,
 }
 
 impl Lanes {
     pub(super) fn new(partition: i32) -> Self {
-        Lanes { first: Lane::new(partition), more: Vec::new(), open: Vec::with_capacity(1) }
+        Lanes {
+            first: Lane::new(partition, false),
+            more: Vec::new(),
+            open: Vec::with_capacity(1),
+            compressed: false,
+        }
+    }
+
+    /// To be called before there is anything in them.
+    pub(super) fn will_be_compressed(&mut self) {
+        self.compressed = true;
+        for lane in std::iter::once(&mut self.first).chain(&mut self.more) {
+            *lane = Lane::new(lane.partition, true);
+        }
     }
 
     pub(super) fn add(&mut self, partition: i32) -> usize {
-        self.more.push(Lane::new(partition));
+        self.more.push(Lane::new(partition, self.compressed));
         self.open.reserve(self.len() - self.open.len());
         self.more.len()
     }

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use super::sum::{self, Sum};
 use super::{Body, Compression, Fixed, HEADER_LEN, OwnedRecord, RecordBatch, Stamp};
 use crate::buffer_pool::{Chunk, MAX_CHUNK, MIN_CHUNK};
 use crate::completion::{Completion, Spans};
@@ -87,7 +88,7 @@ fn headers_len(record: &Record<'_>) -> Result<usize, RecordError> {
 pub(crate) const SMALLEST_MAX: usize = 6 + 5;
 
 /// The open batch of one partition.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Encoder {
     /// The chunk being filled: inline, so that an append follows one pointer less.
     current: Option<Chunk>,
@@ -103,6 +104,17 @@ pub(crate) struct Encoder {
     next: Next,
     /// The current chunk may be filled up to here by `append_short` and `append_within`.
     short_end: usize,
+    /// Of all full chunks, and of the current one's first `summed` bytes.
+    sum: Sum,
+    summed: usize,
+    /// So many bytes of a chunk are summed at once; never where the records will be compressed, for others go on the wire then.
+    sum_step: usize,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Encoder::summing(true)
+    }
 }
 
 /// Attributes, timestamp delta and offset delta of the next record, as encoded, if it has the same time as the one
@@ -141,6 +153,29 @@ pub(crate) fn is_short(record: &Record<'_>) -> bool {
 }
 
 impl Encoder {
+    /// With an empty batch. Whether records are summed as they come (`batch/sum.rs`): of no use where they will be compressed.
+    pub(crate) fn summing(sums: bool) -> Self {
+        Encoder {
+            current: None,
+            full: Vec::new(),
+            full_len: 0,
+            count: 0,
+            base_timestamp: 0,
+            max_timestamp: 0,
+            completion: None,
+            given: Vec::new(),
+            next: Next::default(),
+            short_end: 0,
+            sum: Sum::default(),
+            summed: 0,
+            sum_step: if sums { sum::STEP } else { usize::MAX },
+        }
+    }
+
+    fn sums(&self) -> bool {
+        self.sum_step != usize::MAX
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -177,9 +212,29 @@ impl Encoder {
     }
 
     pub(crate) fn add_chunk(&mut self, chunk: Chunk) {
+        if self.sums() {
+            self.sum_up();
+        }
+        self.summed = 0;
         self.full_len += self.chunk_written();
         self.full.extend(self.current.replace(chunk));
         self.short_end = 0;
+    }
+
+    /// Sums what was written since.
+    #[inline(never)]
+    fn sum_up(&mut self) {
+        if let Some(chunk) = &self.current {
+            let written = chunk.written();
+            self.sum.append(written.get(self.summed..).unwrap_or_default());
+            self.summed = written.len();
+        }
+    }
+
+    fn sum_up_when_due(&mut self) {
+        if self.chunk_written() - self.summed >= self.sum_step {
+            self.sum_up();
+        }
     }
 
     fn chunk_written(&self) -> usize {
@@ -259,6 +314,7 @@ impl Encoder {
         // Last, so that little need be kept over the call.
         out[value_at..value_end].copy_from_slice(value);
         prefetch::for_writing(out.as_ptr_range().end);
+        self.sum_up_when_due();
         true
     }
 
@@ -338,6 +394,7 @@ impl Encoder {
         } else {
             put_headers(record, out, end);
         }
+        self.sum_up_when_due();
     }
 
     /// Seals the batch and leaves this encoder empty. `None` if there is nothing in it.
@@ -345,7 +402,8 @@ impl Encoder {
         if self.count == 0 {
             return None;
         }
-        let mut done = std::mem::take(self);
+        let empty = Encoder::summing(self.sums());
+        let mut done = std::mem::replace(self, empty);
         done.full.extend(done.current);
         Some(RecordBatch {
             fixed: Fixed {
@@ -355,7 +413,7 @@ impl Encoder {
                 max_timestamp: done.max_timestamp,
                 count: done.count,
             },
-            body: Arc::new(Body::new(done.full, done.given)),
+            body: Arc::new(Body { sum: done.sum, ..Body::new(done.full, done.given) }),
             stamp: Stamp::NONE,
             crc: OnceLock::new(),
             spans: Spans::whole(done.completion, done.count),

@@ -168,6 +168,43 @@ fn records_larger_than_a_chunk_get_one_of_their_own() {
     );
 }
 
+/// Part of a batch is summed when it is appended, part when a chunk is full, the rest when the header is made.
+#[test]
+fn a_crc_that_grew_with_the_batch_is_that_of_its_bytes() {
+    let headers = [Header::new("h", "v")];
+    for (sums, count) in
+        [(true, 1), (true, 30), (true, 31), (true, 32), (true, 700), (true, 2000), (false, 2000)]
+    {
+        let mut encoder = Encoder::summing(sums);
+        let mut before = None;
+        for n in 0..count {
+            let value = [n as u8; 120];
+            let record = Record::value(&value);
+            let record = if n % 50 == 7 { record.with_headers(&headers) } else { record };
+            encoder.set_room(usize::MAX);
+            if !encoder.append_short(&record, 5) {
+                push(&mut encoder, &record, 5);
+            }
+        }
+        let mut batch = encoder.seal().unwrap();
+        assert_eq!(batch.body.sum.len() > 0, sums && count > 1, "{count}");
+        for stamp in [Stamp::NONE, Stamp { producer_id: 7, epoch: 1, first_sequence: 3 }] {
+            batch.set_stamp(stamp);
+            let bytes = batch.to_bytes();
+            assert_eq!(bytes[17..21], crc32c::crc32c(&bytes[CRC_START..]).to_be_bytes(), "{count}");
+            assert_ne!(before.replace(bytes[17..21].to_owned()).as_deref(), Some(&bytes[17..21]));
+        }
+        // Those whose records are compressed after all are summed anew.
+        let mut compressor = Compressor::new();
+        if compressor.compress(&batch, Compression::of(Codec::Lz4)).is_some() {
+            assert!(compressor.put_into(&mut batch));
+        }
+        let bytes = batch.to_bytes();
+        assert_eq!(bytes[17..21], crc32c::crc32c(&bytes[CRC_START..]).to_be_bytes(), "{count}, compressed");
+        assert!(encoder.is_empty() && encoder.seal().is_none());
+    }
+}
+
 #[test]
 fn receipts_of_a_split_batch_get_their_own_offsets() {
     let mut encoder = Encoder::default();

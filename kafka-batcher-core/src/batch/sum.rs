@@ -1,0 +1,118 @@
+//! `Sum`: the CRC-32C of a batch's first records, computed while they are appended and still in the processor's cache.
+//!
+//! A batch's CRC begins with its header, which is complete only when the batch is stamped. So the records are summed by themselves, and the
+//! header's sum is carried over their bytes: appending `n` bytes multiplies a CRC by x^(8n) modulo its polynomial, whatever the bytes are
+//! (as zlib's `crc32_combine` does).
+//!
+//! Why: where events come faster than they are sent, a batch is long out of the caches when its turn comes, and reading it for its CRC was
+//! what the dispatcher did most. CPU s for 10^6 events, without and with, in turns, medians of four to six (`bench-compare`):
+//!
+//! | | 100 B | 1 KiB |
+//! |---|---|---|
+//! | sink | 0.095, 0.085 | 0.64, 0.50 |
+//! | Kafka | 0.130, 0.123 | 0.79, 0.78 |
+
+use std::sync::OnceLock;
+
+/// How many bytes are summed at once: a call costs little beside them, and they are in the first cache or the second. That it is
+/// done under a partition's lock, for 0.2 us, is the price.
+pub(super) const STEP: usize = 4096;
+
+/// Of so many bytes from the first record on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sum {
+    crc: u32,
+    len: usize,
+}
+
+impl Sum {
+    /// How many bytes it is of.
+    pub(super) fn len(self) -> usize {
+        self.len
+    }
+
+    /// The next bytes.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        self.len += bytes.len();
+    }
+
+    /// The CRC of what has the CRC `before`, followed by these bytes.
+    pub(super) fn behind(self, before: u32) -> u32 {
+        match self.len {
+            0 => before,
+            len => carried_over(before, len) ^ self.crc,
+        }
+    }
+}
+
+/// x^32 and below are the bits of the polynomial of CRC-32C, in the order in which the format has them: the lowest power on top.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+/// x^0.
+const ONE: u32 = 1 << 31;
+/// x^8: one byte.
+const BYTE: u32 = ONE >> 8;
+
+/// The product of two polynomials, modulo that of CRC-32C.
+const fn product(a: u32, mut b: u32) -> u32 {
+    let (mut sum, mut at) = (0, ONE);
+    while at != 0 {
+        if a & at != 0 {
+            sum ^= b;
+        }
+        // Times x.
+        b = (b >> 1) ^ (POLYNOMIAL * (b & 1));
+        at >>= 1;
+    }
+    sum
+}
+
+/// For each byte of a length, x^(8 * that part of it): 4 KiB, made when the first batch needs it.
+fn powers() -> &'static [[u32; 256]; 4] {
+    static POWERS: OnceLock<[[u32; 256]; 4]> = OnceLock::new();
+    POWERS.get_or_init(|| {
+        let mut unit = BYTE;
+        std::array::from_fn(|_| {
+            let mut next = ONE;
+            let row = std::array::from_fn(|_| {
+                let power = next;
+                next = product(power, unit);
+                power
+            });
+            unit = next;
+            row
+        })
+    })
+}
+
+fn carried_over(crc: u32, len: usize) -> u32 {
+    // No batch has more than 2^31 - 1 bytes.
+    let parts = powers().iter().zip((len as u32).to_le_bytes());
+    parts.filter(|(_, n)| *n != 0).fold(crc, |crc, (row, n)| product(row[usize::from(n)], crc))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_summed_in_parts_has_the_crc_of_the_whole() {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|n| (n.wrapping_mul(n) >> 3) as u8).collect();
+        for (header, end) in
+            [(0, 0), (40, 40), (40, 41), (40, 296), (40, 70_000), (1, 100_000), (99_999, 100_000)]
+        {
+            let (before, records) = bytes[..end].split_at(header);
+            let mut sum = Sum::default();
+            records.chunks(777).for_each(|part| sum.append(part));
+            assert_eq!(sum.len(), records.len());
+            assert_eq!(sum.behind(crc32c::crc32c(before)), crc32c::crc32c(&bytes[..end]), "{header} {end}");
+        }
+    }
+
+    #[test]
+    fn a_crc_is_carried_over_any_length_as_another_implementation_does_it() {
+        for len in [1, 255, 256, 65_535, 65_536, 0x0102_0304, 0x7fff_ffff] {
+            assert_eq!(carried_over(0xdead_beef, len), crc32c::crc32c_combine(0xdead_beef, 0, len), "{len}");
+        }
+    }
+}
