@@ -340,6 +340,7 @@ impl KafkaBatcher {
             compression: inner.compression.clone(),
             replay_rate: inner.replay_rate,
             request_timeout: inner.settings.request_timeout,
+            max_request_size: inner.settings.max_request_size,
             info,
             refresh,
             commands: inbox,

@@ -24,8 +24,8 @@ use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_batcher_core::partitioner::{Placement, TopicNotice};
 use kafka_batcher_core::{
-    Compression, FailureReason, Leader, Outbox, OutboxSettings, ProduceAnswer, ProducerIdentity,
-    ProducerState, ReadBack, Sealed, StorageError, Time, TopicId,
+    Codec, Compression, FailureReason, Leader, Outbox, OutboxSettings, ProduceAnswer, ProducerIdentity,
+    ProducerState, ReadBack, Sealed, SpoolMode, StorageError, Time, TopicId,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -35,6 +35,7 @@ pub(crate) use self::failing::tests::panic_if_planted;
 use self::measuring::{Attempt, Meter};
 use self::outcomes::{Loss, Losses, lost};
 use self::pace::Pace;
+use self::sending::UnderWay;
 use self::spooling::{PendingRead, Stored};
 use self::unassigned::{Gone, Unassigned, Written};
 use crate::compression::CompressionPool;
@@ -47,10 +48,6 @@ use crate::panics;
 use crate::producer::{BoxFuture, PartitionBatch, Producer, TopicInfo};
 use crate::storage::TempStorage;
 use crate::topic::{PLACEMENT_HEADER, Topic, UNASSIGNED};
-
-/// Produce requests to one broker under way for one topic. One keeps the wire idle for a round trip; a few fill it;
-/// more only take batches away from the requests to come. What `max.in.flight.requests.per.connection` is elsewhere.
-const REQUESTS_PER_BROKER: usize = 5;
 
 /// How long the disk may take, once the time to deliver is over, to take what is left.
 const SPILLING: Duration = Duration::from_secs(10);
@@ -74,11 +71,30 @@ pub(crate) enum Command {
 
 /// What a request led to.
 enum Done {
-    Compressed { partition: i32, ordinal: u64 },
-    Produced { node: i32, sent: Vec<(i32, u64)>, answers: Vec<ProduceAnswer>, attempt: Option<Attempt> },
-    Described { partition: i32, state: ProducerState, leader: Option<Leader> },
-    Identified { partition: i32, answer: Result<ProducerIdentity, String> },
-    Retention { partition: i32, retention: Option<Duration> },
+    Compressed {
+        partition: i32,
+        ordinal: u64,
+    },
+    Produced {
+        node: i32,
+        bytes: usize,
+        sent: Vec<(i32, u64)>,
+        answers: Vec<ProduceAnswer>,
+        attempt: Option<Attempt>,
+    },
+    Described {
+        partition: i32,
+        state: ProducerState,
+        leader: Option<Leader>,
+    },
+    Identified {
+        partition: i32,
+        answer: Result<ProducerIdentity, String>,
+    },
+    Retention {
+        partition: i32,
+        retention: Option<Duration>,
+    },
     Stored(Stored),
     LaneRead(Result<ReadBack, StorageError>),
     Regrouped(Written),
@@ -113,7 +129,7 @@ struct Lane {
     spooling: bool,
     /// The disk is full, and another lane is to make room.
     needs_room: bool,
-    /// Its open batch is due, and waits until those before it are on their way.
+    /// Its open batch is due, and waits until those before it are on their way, and its broker has less to do.
     held: bool,
     /// It panicked, and is left alone.
     given_up: bool,
@@ -158,6 +174,7 @@ pub(crate) struct Parts {
     /// How many bytes a second may be read back from the storage.
     pub(crate) replay_rate: Option<u64>,
     pub(crate) request_timeout: Duration,
+    pub(crate) max_request_size: usize,
     pub(crate) info: watch::Receiver<Option<TopicInfo>>,
     pub(crate) refresh: Arc<Notify>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
@@ -214,7 +231,10 @@ pub(crate) struct Dispatcher {
     /// Calls of the storage that are under way. Apart from the requests, because they can be waited for without a runtime.
     storing: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Produce requests under way, by node.
-    under_way: HashMap<i32, usize>,
+    under_way: HashMap<i32, UnderWay>,
+    /// Whether a batch that is due goes on filling while its broker has enough to do. Not where something is to be done with it meanwhile:
+    /// where it is compressed, or saved before it is sent.
+    fills_on: bool,
     /// With `adaptive_linger`: the least time between a request to a broker and one before its batches' time.
     early_gap: Option<Duration>,
     /// With that, by node: when the last request went there.
@@ -263,6 +283,8 @@ impl Dispatcher {
             meter: parts.topic.telemetry.clone().map(Meter::new),
             early_gap: early_gap(&parts.topic.settings),
             compression: parts.topic.compression,
+            fills_on: parts.topic.compression.codec() == Codec::None
+                && parts.outbox.spool.is_none_or(|spool| spool.mode != SpoolMode::Always),
             pace: parts.replay_rate.map(Pace::new),
             to_compress: VecDeque::new(),
             compressing: 0,
@@ -401,7 +423,8 @@ impl Dispatcher {
         let pace = self.pace.as_ref().filter(|_| !self.reads.is_empty()).and_then(|pace| pace.timer(now));
         let due = self.parts.topic.next_due();
         let pool = self.pool_due();
-        let timers = [due, retry, deadline, spool, self.open_again_at, losses, slow, pace, pool];
+        let silent = self.next_silence(now);
+        let timers = [due, retry, deadline, spool, self.open_again_at, losses, slow, pace, pool, silent];
         timers.into_iter().flatten().min()
     }
 
@@ -413,10 +436,8 @@ impl Dispatcher {
         self.say_how_early();
         let topic = self.parts.topic.clone();
         let now = topic.clock.now();
-        let could_go = |partition: i32| {
-            let lane = usize::try_from(partition).ok().and_then(|p| self.lanes.get(p));
-            lane.is_some_and(|lane| !lane.has_unsent())
-        };
+        self.look_at_held(now);
+        let could_go = |partition: i32| self.could_go(partition, now);
         let shortages = topic.pool.shortages();
         if topic.pool.waiting() > 0 || shortages != self.shortages {
             topic.seal_for_memory(could_go);
@@ -635,16 +656,14 @@ impl Dispatcher {
     fn on_done(&mut self, done: Done) {
         let now = self.parts.topic.clock.now();
         match done {
-            Done::Produced { node, sent, answers, attempt } => {
+            Done::Produced { node, bytes, sent, answers, attempt } => {
                 if let Some(attempt) = &attempt {
                     self.measure_answers(node, &sent, &answers, attempt);
                 }
-                if let Some(n) = self.under_way.get_mut(&node) {
-                    *n = n.saturating_sub(1);
-                    if *n == 0 && self.early_gap.is_some() {
-                        self.early_changed = true;
-                        self.parts.topic.look_again();
-                    }
+                let idle = self.under_way.entry(node).or_default().answered(bytes, now);
+                if idle && self.early_gap.is_some() {
+                    self.early_changed = true;
+                    self.parts.topic.look_again();
                 }
                 for lane in self.lanes.iter_mut().filter(|lane| lane.crowded) {
                     lane.dirty = true;

@@ -35,6 +35,21 @@ struct Known {
     found_by: Option<Endpoint>,
 }
 
+impl Known {
+    fn place(&self, topic: &str, partition: i32) -> Option<(Leader, &Arc<Node>)> {
+        let topic = self.topics.get(topic)?;
+        let place = topic.partitions.get(usize::try_from(partition).ok()?)?;
+        let node = self.nodes.get(&place.node)?;
+        let leader = Leader {
+            node: place.node,
+            epoch: place.epoch,
+            topic_id: topic.id,
+            connection: node.generation(),
+        };
+        Some((leader, node))
+    }
+}
+
 impl Cluster {
     pub(super) fn new(backoff: BackoffSettings) -> Self {
         Cluster { known: RwLock::default(), version: watch::Sender::new(0), refresh: Notify::new(), backoff }
@@ -67,22 +82,12 @@ impl Cluster {
 
     /// Who leads the partition, over which connection.
     pub(crate) fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
-        self.place(topic, partition).map(|(leader, _)| leader)
+        self.read().place(topic, partition).map(|(leader, _)| leader)
     }
 
     /// The leader with its node.
     pub(crate) fn place(&self, topic: &str, partition: i32) -> Option<(Leader, Arc<Node>)> {
-        let known = self.read();
-        let topic = known.topics.get(topic)?;
-        let place = topic.partitions.get(usize::try_from(partition).ok()?)?;
-        let node = known.nodes.get(&place.node)?;
-        let leader = Leader {
-            node: place.node,
-            epoch: place.epoch,
-            topic_id: topic.id,
-            connection: node.generation(),
-        };
-        Some((leader, node.clone()))
+        self.read().place(topic, partition).map(|(leader, node)| (leader, node.clone()))
     }
 
     /// Resolves when another node than `node` is known to lead one of these partitions. Cancel-safe.

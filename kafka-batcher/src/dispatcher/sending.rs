@@ -5,8 +5,45 @@ use std::time::Duration;
 
 use kafka_batcher_core::{Action, Time};
 
-use super::{Dispatcher, Done, Groups, REQUESTS_PER_BROKER};
+use super::{Dispatcher, Done, Groups};
 use crate::producer::{PartitionBatch, ProduceRequest};
+
+/// Produce requests to one broker under way for one topic. One keeps the wire idle for a round trip; a few fill it;
+/// more only take batches away from the requests to come. What `max.in.flight.requests.per.connection` is elsewhere.
+const REQUESTS_PER_BROKER: usize = 5;
+
+/// So many fill it, if they are large: if together they hold as many bytes as one may (`max_request_size`). Without this bound all of the
+/// memory is soon under way in five requests, what an answer frees goes out at once in as many small batches as there are partitions, and
+/// it stays so. On Kafka, medians of six in turns: CPU s for 10^6 events 0.310 without, 0.265 with it, and 0.242 where batches go on filling
+/// besides, 1.0, 1.15 and 1.25 million events/s, with 1 000 partitions; 0.162, 0.146 and 0.134 with 200. With 16 there is no difference.
+const LARGE_REQUESTS_PER_BROKER: usize = 2;
+
+/// What is under way to one broker.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay {
+    requests: usize,
+    bytes: usize,
+    /// When a request was last sent or answered.
+    moved: Time,
+}
+
+impl UnderWay {
+    fn sent(&mut self, bytes: usize, now: Time) {
+        *self = UnderWay { requests: self.requests + 1, bytes: self.bytes + bytes, moved: now };
+    }
+
+    /// True if nothing is under way any more.
+    pub(super) fn answered(&mut self, bytes: usize, now: Time) -> bool {
+        let (requests, bytes) = (self.requests.saturating_sub(1), self.bytes.saturating_sub(bytes));
+        *self = UnderWay { requests, bytes, moved: now };
+        requests == 0
+    }
+
+    fn is_enough(&self, large: usize) -> bool {
+        self.requests >= REQUESTS_PER_BROKER
+            || self.requests >= LARGE_REQUESTS_PER_BROKER && self.bytes >= large
+    }
+}
 
 impl Dispatcher {
     /// Asks the outboxes to which something happened what to do, and does it, until none of them has anything.
@@ -21,10 +58,7 @@ impl Dispatcher {
         }
         self.tell_slow_calls(now);
         self.ask_all(now, unix_ms);
-        for lane in self.lanes.iter_mut().filter(|lane| lane.held && !lane.has_unsent()) {
-            lane.held = false;
-            self.parts.topic.look_again();
-        }
+        self.look_at_held(now);
         if self.open_again_at.is_some_and(|at| at <= now) {
             self.open_again_at = None;
             self.open_storage();
@@ -67,9 +101,10 @@ impl Dispatcher {
         let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
         // Numbers on disk mean something only in their cluster, so that must be known first.
         let leader = leader.filter(|_| self.parts.storage.is_none() || self.cluster_known);
-        let crowded = leader.is_some_and(|leader| {
-            self.under_way.get(&leader.node).is_some_and(|n| *n >= REQUESTS_PER_BROKER)
-        });
+        let large = self.parts.max_request_size;
+        let crowded = leader
+            .and_then(|leader| self.under_way.get(&leader.node))
+            .is_some_and(|under_way| under_way.is_enough(large));
         let look_again = now + self.parts.outbox.backoff.max;
         let Some(lane) = self.lane_mut(partition) else { return false };
         // It is asked again when a request has been answered.
@@ -151,6 +186,50 @@ impl Dispatcher {
         more
     }
 
+    /// Whether a batch of this partition, sealed now, would be sent at once. If not, it had better go on filling.
+    pub(super) fn could_go(&self, partition: i32, now: Time) -> bool {
+        let lane = usize::try_from(partition).ok().and_then(|partition| self.lanes.get(partition));
+        lane.is_some_and(|lane| !lane.has_unsent()) && !self.is_held_up(partition, now)
+    }
+
+    /// Whether the partition's broker has enough to do, and answers.
+    fn is_held_up(&self, partition: i32, now: Time) -> bool {
+        let large = self.parts.max_request_size;
+        let answers = |under_way: &UnderWay| self.silent_from(under_way).is_none_or(|at| now < at);
+        let holds_up = |under_way: &UnderWay| under_way.is_enough(large) && answers(under_way);
+        self.fills_on && self.under_way.values().any(holds_up) && {
+            let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
+            leader.and_then(|leader| self.under_way.get(&leader.node)).is_some_and(holds_up)
+        }
+    }
+
+    /// From when on a broker that answers nothing may be away. What is open is neither saved nor makes Kafka count as away, so it must be
+    /// sealed well before `spool_after`. Without a spool it had as well stay open: no request takes longer than `request_timeout`, and no event
+    /// grows too old in less.
+    fn silent_from(&self, under_way: &UnderWay) -> Option<Time> {
+        self.parts.outbox.spool.map(|spool| under_way.moved + spool.after / 5)
+    }
+
+    /// When a broker that has enough to do will be one that may be away.
+    pub(super) fn next_silence(&self, now: Time) -> Option<Time> {
+        let busy =
+            self.under_way.values().filter(|under_way| under_way.is_enough(self.parts.max_request_size));
+        busy.filter_map(|under_way| self.silent_from(under_way)).filter(|at| *at > now).min()
+    }
+
+    /// Open batches that were due and had to wait are due again if they can go now.
+    pub(super) fn look_at_held(&mut self, now: Time) {
+        for partition in 0..self.lanes.len() {
+            if self.lanes.get(partition).is_some_and(|lane| lane.held)
+                && self.could_go(partition as i32, now)
+                && let Some(lane) = self.lanes.get_mut(partition)
+            {
+                lane.held = false;
+                self.parts.topic.look_again();
+            }
+        }
+    }
+
     /// With `adaptive_linger`: from when on an open batch of this partition may go before its time; `None` while its broker has
     /// something to do, or anything of the partition is not delivered yet: trouble is no reason for haste.
     pub(super) fn early(&self, partition: i32) -> Option<Time> {
@@ -163,7 +242,7 @@ impl Dispatcher {
     /// The same by its broker alone.
     fn broker_early(&self, partition: i32, gap: Duration) -> Option<Time> {
         let node = self.parts.producer.leader(&self.parts.topic.name, partition)?.node;
-        let idle = self.under_way.get(&node).is_none_or(|requests| *requests == 0);
+        let idle = self.under_way.get(&node).is_none_or(|under_way| under_way.requests == 0);
         idle.then(|| self.sent_at.get(&node).map_or(Time::ZERO, |at| *at + gap))
     }
 
@@ -183,9 +262,11 @@ impl Dispatcher {
     }
 
     fn produce(&mut self, node: i32, acks: i16, sent: Vec<(i32, u64)>, batches: Vec<PartitionBatch>) {
-        *self.under_way.entry(node).or_default() += 1;
+        let now = self.parts.topic.clock.now();
+        let bytes = batches.iter().map(|batch| batch.batch.encoded_len()).sum();
+        self.under_way.entry(node).or_default().sent(bytes, now);
         if self.early_gap.is_some() {
-            self.sent_at.insert(node, self.parts.topic.clock.now());
+            self.sent_at.insert(node, now);
             self.early_changed = true;
         }
         let producer = self.parts.producer.clone();
@@ -193,7 +274,7 @@ impl Dispatcher {
         let request = ProduceRequest { acks, timeout: self.parts.request_timeout, batches };
         self.spawn(async move {
             let answers = producer.produce(request).await;
-            Done::Produced { node, sent, answers, attempt }
+            Done::Produced { node, bytes, sent, answers, attempt }
         });
     }
 }

@@ -1,6 +1,7 @@
 //! The dispatcher between callers, a storage and a cluster that misbehave: what user code that panics, a partition that
 //! nobody leads, or a topic that is not there may cost, and what it may not.
 
+mod filling;
 mod lane;
 mod leaders;
 mod odd;

@@ -1,0 +1,194 @@
+//! Batches that are due while their broker has enough to do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kafka_batcher::producer::native::{ClientSettings, NativeProducer};
+use kafka_batcher::producer::{
+    BoxFuture, ClusterInfo, MissingTopic, ProduceRequest, Producer, ProducerError, TopicInfo,
+};
+use kafka_batcher::{Codec, Collector, KafkaBatcher, MemoryStorage, SpoolMode};
+use kafka_batcher_broker::EmbeddedKafka;
+use kafka_batcher_core::{Leader, ProduceAnswer, ProducerIdentity, ProducerState};
+use tokio::sync::watch;
+
+use super::support::{LONG, kafka, ready, until, values};
+use super::{TOPIC, Told, builder, to};
+
+/// The native producer, but answers to Produce requests are kept until they are let through.
+#[derive(Clone)]
+struct Gated {
+    native: Arc<NativeProducer>,
+    requests: Arc<AtomicUsize>,
+    open: watch::Sender<bool>,
+}
+
+impl Gated {
+    fn new(kafka: &EmbeddedKafka) -> Self {
+        let native = Arc::new(NativeProducer::new(ClientSettings::new([kafka.bootstrap()])).unwrap());
+        Gated { native, requests: Arc::default(), open: watch::Sender::new(false) }
+    }
+
+    async fn has_requests(&self, n: usize) {
+        until(|| self.requests.load(Ordering::SeqCst) == n).await;
+    }
+
+    /// Fills the broker: as many requests as go to one, one event each.
+    async fn has_enough_to_do(&self, flights: &Collector) {
+        for n in 0..5 {
+            flights.add_event(to(n, "before")).await.unwrap();
+            self.has_requests(n as usize + 1).await;
+        }
+    }
+}
+
+impl Producer for Gated {
+    fn connect(&self) -> BoxFuture<'_, Result<ClusterInfo, ProducerError>> {
+        self.native.connect()
+    }
+
+    fn topic<'a>(
+        &'a self,
+        topic: &'a str,
+        missing: MissingTopic,
+    ) -> BoxFuture<'a, Result<TopicInfo, ProducerError>> {
+        self.native.topic(topic, missing)
+    }
+
+    fn init_producer_id(&self) -> BoxFuture<'_, Result<ProducerIdentity, ProducerError>> {
+        self.native.init_producer_id()
+    }
+
+    fn produce(&self, request: ProduceRequest) -> BoxFuture<'_, Vec<ProduceAnswer>> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        let answers = self.native.produce(request);
+        Box::pin(async move {
+            let answers = answers.await;
+            self.open.subscribe().wait_for(|open| *open).await.unwrap();
+            answers
+        })
+    }
+
+    fn describe_producer<'a>(
+        &'a self,
+        topic: &'a str,
+        partition: i32,
+        producer_id: i64,
+    ) -> BoxFuture<'a, (ProducerState, Option<Leader>)> {
+        self.native.describe_producer(topic, partition, producer_id)
+    }
+
+    fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
+        self.native.leader(topic, partition)
+    }
+
+    fn metadata_version(&self) -> watch::Receiver<u64> {
+        self.native.metadata_version()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.native.close()
+    }
+}
+
+/// Adds these events to one partition, and answers how many batches were sealed so far. After each event its dispatcher has looked, for
+/// it has answered since.
+async fn added(batcher: &KafkaBatcher, flights: &Collector, partition: i32, values: &[&str]) -> u64 {
+    for value in values {
+        flights.add_event(to(partition, value)).await.unwrap();
+        batcher.report().await;
+    }
+    batcher.report().await.flush_reasons.values().sum()
+}
+
+/// Sealed, the first of them would have waited for an answer all the same, and the others behind it, in batches of their own.
+#[tokio::test]
+async fn what_comes_while_its_broker_has_enough_to_do_goes_into_one_batch() {
+    let kafka = kafka(6);
+    let producer = Gated::new(&kafka);
+    let batcher = builder(&kafka, &Told::default())
+        .producer(producer.clone())
+        .collector_defaults(|d| d.max_wait_time = Duration::ZERO)
+        .start()
+        .await
+        .unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    ready(&batcher, TOPIC).await;
+    producer.has_enough_to_do(&flights).await;
+    assert_eq!(added(&batcher, &flights, 5, &["a", "b", "c"]).await, 5);
+    producer.open.send_replace(true);
+    producer.has_requests(6).await;
+    let report = batcher.shutdown(LONG).await;
+    assert!(report.all_delivered() && report.balances(), "{report:?}");
+    assert_eq!((report.batches, values(&kafka, 5).join("")), (6, "abc".to_owned()));
+}
+
+#[tokio::test]
+async fn two_requests_are_enough_if_they_are_as_large_as_one_may_be() {
+    for (max_request_size, enough) in [(20_000, true), (30_000, false)] {
+        let kafka = kafka(3);
+        let producer = Gated::new(&kafka);
+        let batcher = builder(&kafka, &Told::default())
+            .producer(producer.clone())
+            .settings(|s| s.max_request_size = max_request_size)
+            .collector_defaults(|d| (d.max_wait_time, d.max_batch_bytesize) = (Duration::ZERO, 20_000))
+            .start()
+            .await
+            .unwrap();
+        let flights = batcher.collector(TOPIC).build().unwrap();
+        ready(&batcher, TOPIC).await;
+        for n in 0..2 {
+            flights.add_event(to(n, &"x".repeat(10_000))).await.unwrap();
+            producer.has_requests(n as usize + 1).await;
+        }
+        let sealed = added(&batcher, &flights, 2, &["a", "b", "c"]).await;
+        assert_eq!(sealed == 2, enough, "{max_request_size}: {sealed}");
+        producer.open.send_replace(true);
+        assert!(batcher.shutdown(LONG).await.all_delivered());
+    }
+}
+
+/// Where something is done with a batch before it is sent, it is done meanwhile.
+#[tokio::test]
+async fn what_is_compressed_or_saved_first_is_not_kept_open() {
+    for always in [false, true] {
+        let kafka = kafka(6);
+        let producer = Gated::new(&kafka);
+        let builder = builder(&kafka, &Told::default())
+            .producer(producer.clone())
+            .collector_defaults(|d| d.max_wait_time = Duration::ZERO);
+        let builder = match always {
+            true => builder.storage(MemoryStorage::default()).spool_mode(SpoolMode::Always).spool_after(LONG),
+            false => builder.collector_defaults(|d| d.compression = Codec::Lz4),
+        };
+        let batcher = builder.start().await.unwrap();
+        let flights = batcher.collector(TOPIC).build().unwrap();
+        ready(&batcher, TOPIC).await;
+        producer.has_enough_to_do(&flights).await;
+        assert!(added(&batcher, &flights, 5, &["a", "b", "c"]).await > 5, "always: {always}");
+        producer.open.send_replace(true);
+        assert!(batcher.shutdown(LONG).await.all_delivered());
+    }
+}
+
+/// It may be away: what is open would not be saved although the spool is there for it.
+#[tokio::test]
+async fn what_waits_for_a_broker_that_answers_nothing_is_saved() {
+    let kafka = kafka(6);
+    let producer = Gated::new(&kafka);
+    let batcher = builder(&kafka, &Told::default())
+        .producer(producer.clone())
+        .storage(MemoryStorage::default())
+        .collector_defaults(|d| d.max_wait_time = Duration::ZERO)
+        .start()
+        .await
+        .unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    ready(&batcher, TOPIC).await;
+    producer.has_enough_to_do(&flights).await;
+    let receipt = flights.send(to(5, "v")).await.unwrap();
+    tokio::time::timeout(LONG, receipt.durable()).await.expect("it is saved").unwrap();
+    producer.open.send_replace(true);
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+}
