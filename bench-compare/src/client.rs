@@ -30,7 +30,8 @@ pub(crate) fn run(client: Rust, job: &Job) -> anyhow::Result<Line> {
         Rust::RdkafkaFuture => measure::<rdkafka::Futures>(job),
         Rust::RdkafkaBatch => measure::<rdkafka_batch::Batches>(job),
         Rust::Rskafka => measure::<rskafka::Rskafka>(job),
-        Rust::Floor => measure::<floor::Floor>(job),
+        Rust::Floor => measure::<floor::Floor<false>>(job),
+        Rust::FloorHolding => measure::<floor::Floor<true>>(job),
         Rust::Nothing => measure::<nothing::Nothing>(job),
     }
 }

@@ -24,6 +24,7 @@ pub(crate) enum Rust {
     RdkafkaBatch,
     Rskafka,
     Floor,
+    FloorHolding,
     Nothing,
 }
 
@@ -151,6 +152,12 @@ pub(crate) const ROSTER: &[Entry] = &[
         Program::Rust(Rust::Floor),
         When::Floor,
         "no client at all: one copy of key and value, CRC-32C, writev of batches of the same size to a process that drops them",
+    ),
+    row(
+        "floor-holding",
+        Program::Rust(Rust::FloorHolding),
+        When::Floor,
+        "the same, but it writes only when it holds as much as the clients' memory is: what it writes is in no cache any more, as with them",
     ),
     row(
         "pacing-rust",

@@ -21,14 +21,17 @@ const HEADER: usize = 61;
 const BATCHES: usize = 64;
 const WRITE: usize = 256 * 1024;
 
-pub(crate) struct Floor {
+/// `HOLDS`: writes only when it holds as much as the clients' memory is. They do, where events come faster than they are taken; and what
+/// has not been touched for so long is in no cache.
+pub(crate) struct Floor<const HOLDS: bool> {
     brokers: String,
     batch_events: usize,
     batch_bytes: usize,
+    write: usize,
     ledger: Arc<Ledger>,
 }
 
-impl Client for Floor {
+impl<const HOLDS: bool> Client for Floor<HOLDS> {
     type Lane = Stream;
 
     fn version() -> String {
@@ -36,12 +39,18 @@ impl Client for Floor {
     }
 
     fn settings(job: &Job) -> Vec<(&'static str, String)> {
-        vec![("batch_events", job.batch_events.to_string()), ("batch_bytes", job.batch_bytes.to_string())]
+        let held = if HOLDS { job.memory } else { WRITE };
+        vec![
+            ("batch_events", job.batch_events.to_string()),
+            ("batch_bytes", job.batch_bytes.to_string()),
+            ("held", held.to_string()),
+        ]
     }
 
     async fn connect(job: &Job, ledger: Arc<Ledger>) -> anyhow::Result<Self> {
-        let Job { brokers, batch_events, batch_bytes, .. } = job.clone();
-        Ok(Floor { brokers, batch_events, batch_bytes, ledger })
+        let Job { brokers, batch_events, batch_bytes, memory, .. } = job.clone();
+        let write = if HOLDS { memory - batch_bytes } else { WRITE };
+        Ok(Floor { brokers, batch_events, batch_bytes, write, ledger })
     }
 
     fn lane(&self) -> anyhow::Result<Stream> {
@@ -51,6 +60,8 @@ impl Client for Floor {
             socket,
             batch_events: self.batch_events,
             batch_bytes: self.batch_bytes,
+            batches: if HOLDS { usize::MAX } else { BATCHES },
+            write: self.write,
             open: Vec::new(),
             events: 0,
             sealed: Vec::new(),
@@ -76,6 +87,8 @@ pub(crate) struct Stream {
     socket: TcpStream,
     batch_events: usize,
     batch_bytes: usize,
+    batches: usize,
+    write: usize,
     open: Vec<u8>,
     events: usize,
     sealed: Vec<([u8; HEADER], Vec<u8>)>,
@@ -128,7 +141,7 @@ impl Lane for Stream {
         let next = self.open.len() + event.key.len() + event.value.len();
         if self.events >= self.batch_events || next > self.batch_bytes {
             self.seal();
-            if self.sealed.len() >= BATCHES || self.held >= WRITE {
+            if self.sealed.len() >= self.batches || self.held >= self.write {
                 self.write()?;
             }
         }
