@@ -172,7 +172,7 @@ impl Accumulator {
     #[must_use]
     pub fn filled_by(mut self, fill: Arc<FillEstimate>) -> Self {
         self.fill = Some(fill);
-        self.lanes.will_be_compressed();
+        self.lanes.sum_no_more();
         self
     }
 

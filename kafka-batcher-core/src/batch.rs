@@ -267,7 +267,7 @@ impl RecordBatch {
                 summed -= piece.len() - rest.len();
                 rest
             });
-            records.fold(sum.behind(crc32c::crc32c(&h[CRC_START..])), crc32c::crc32c_append)
+            records.fold(sum.behind(sum::crc32c(&h[CRC_START..])), sum::append)
         });
         h[17..21].copy_from_slice(&crc.to_be_bytes());
         h

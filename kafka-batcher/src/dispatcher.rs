@@ -123,6 +123,8 @@ struct Lane {
     dirty: bool,
     /// When it was asked last, its leader had enough requests under way.
     crowded: bool,
+    /// Who led it when that was asked last.
+    node: Option<i32>,
     retry_at: Option<Time>,
     troubled: bool,
     /// Its batches go to the spool, and the operator knows.
@@ -232,8 +234,10 @@ pub(crate) struct Dispatcher {
     storing: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Produce requests under way, by node.
     under_way: HashMap<i32, UnderWay>,
+    /// When batches that had to wait were last looked at.
+    looked_at_held: Time,
     /// Whether a batch that is due goes on filling while its broker has enough to do. Not where something is to be done with it meanwhile:
-    /// where it is compressed, or saved before it is sent.
+    /// where all are compressed, or saved before they are sent.
     fills_on: bool,
     /// With `adaptive_linger`: the least time between a request to a broker and one before its batches' time.
     early_gap: Option<Duration>,
@@ -317,6 +321,7 @@ impl Dispatcher {
             failed: None,
             touched: UNASSIGNED,
             under_way: HashMap::new(),
+            looked_at_held: Time::ZERO,
             sent_at: HashMap::new(),
             early_changed: true,
             barriers: Vec::new(),
@@ -423,7 +428,7 @@ impl Dispatcher {
         let pace = self.pace.as_ref().filter(|_| !self.reads.is_empty()).and_then(|pace| pace.timer(now));
         let due = self.parts.topic.next_due();
         let pool = self.pool_due();
-        let silent = self.next_silence(now);
+        let silent = self.next_silence();
         let timers = [due, retry, deadline, spool, self.open_again_at, losses, slow, pace, pool, silent];
         timers.into_iter().flatten().min()
     }
@@ -452,7 +457,10 @@ impl Dispatcher {
                 }
             }
         }
-        self.shortages = shortages;
+        // What a busy broker held up is sealed when it is looked at again.
+        if !self.any_holds_up(now) {
+            self.shortages = shortages;
+        }
         topic.take_queue(&mut self.inbox);
         while let Some(sealed) = self.inbox.pop_front() {
             self.own.sealed(&sealed);
@@ -560,6 +568,7 @@ impl Dispatcher {
             outbox,
             dirty: false,
             crowded: false,
+            node: None,
             retry_at: None,
             troubled: false,
             spooling: false,
@@ -599,7 +608,8 @@ impl Dispatcher {
         let topic = &self.parts.topic;
         for (partition, lane) in (0i32..).zip(&mut self.lanes) {
             lane.dirty = true;
-            let led = self.parts.producer.leader(&topic.name, partition).is_some();
+            lane.node = self.parts.producer.leader(&topic.name, partition).map(|leader| leader.node);
+            let led = lane.node.is_some();
             if let Some(slot) = topic.slots.get(partition)
                 && slot.available.swap(led, std::sync::atomic::Ordering::Relaxed)
                 && !led

@@ -533,8 +533,8 @@ impl Topic {
         self.each_accumulator(|accumulator| accumulator.seal(reason, now));
     }
 
-    /// Somebody waits for memory: seals the open batches that `could_go` says would be sent at once. One behind others
-    /// frees nothing by being sealed, and had better go on filling.
+    /// Somebody waits for memory: seals the open batches that `could_go` says would be sent at once. One that waits for others, or for
+    /// its broker, frees nothing by being sealed, and had better go on filling.
     pub(crate) fn seal_for_memory(&self, could_go: impl Fn(i32) -> bool) {
         let now = self.clock.now();
         let mut told = Vec::new();
@@ -569,8 +569,8 @@ impl Topic {
     }
 
     /// Seals what is due at `now` and could go, and arms the time to look again ([`Topic::next_due`]). Returns the
-    /// partitions that are due and stay open because `could_go` says that a batch of theirs would only wait behind
-    /// others: it had better go on filling. Whoever knows that they can go again calls [`Topic::look_again`].
+    /// partitions that are due and stay open because `could_go` says that a batch of theirs would only wait, behind
+    /// others or for its broker: it had better go on filling. Whoever knows that they can go again calls [`Topic::look_again`].
     ///
     /// With the due ones go the open batches for the same nodes: a request to that broker is on its way anyhow. What
     /// waits in the unassigned lane has nowhere to go, and is left alone. A batch of a partition for which `early` gives a time is

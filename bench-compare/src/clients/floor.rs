@@ -35,7 +35,7 @@ impl<const HOLDS: bool> Client for Floor<HOLDS> {
     type Lane = Stream;
 
     fn version() -> String {
-        "one copy, CRC-32C (crc32c), writev".to_owned()
+        "one copy, CRC-32C (crc-fast), writev".to_owned()
     }
 
     fn settings(job: &Job) -> Vec<(&'static str, String)> {
@@ -102,7 +102,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     fn seal(&mut self) {
-        let crc = crc32c::crc32c(&self.open);
+        let crc = crc_fast::crc32_iscsi(&self.open);
         self.held += self.open.len();
         let mut header = [0; HEADER];
         header[17..21].copy_from_slice(&crc.to_be_bytes());

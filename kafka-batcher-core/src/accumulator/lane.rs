@@ -15,8 +15,8 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    fn new(partition: i32, compressed: bool) -> Self {
-        Lane { partition, encoder: Encoder::summing(!compressed), opened: Time::ZERO }
+    fn new(partition: i32, sums: bool) -> Self {
+        Lane { partition, encoder: Encoder::summing(sums), opened: Time::ZERO }
     }
 
     /// Bytes of the batch so far, and the size of the chunk that a record of `size` bytes needs, if it needs one.
@@ -51,30 +51,23 @@ pub(super) struct Lanes {
     /// Indexes of those with an open batch, in the order of their opening, so that sealing costs what is open and
     /// not what exists.
     open: Vec<usize>,
-    /// Their batches will be compressed.
-    compressed: bool,
+    /// Whether records are summed as they come.
+    sums: bool,
 }
 
 impl Lanes {
     pub(super) fn new(partition: i32) -> Self {
-        Lanes {
-            first: Lane::new(partition, false),
-            more: Vec::new(),
-            open: Vec::with_capacity(1),
-            compressed: false,
-        }
+        Lanes { first: Lane::new(partition, true), more: Vec::new(), open: Vec::with_capacity(1), sums: true }
     }
 
-    /// To be called before there is anything in them.
-    pub(super) fn will_be_compressed(&mut self) {
-        self.compressed = true;
-        for lane in std::iter::once(&mut self.first).chain(&mut self.more) {
-            *lane = Lane::new(lane.partition, true);
-        }
+    /// Their records are not summed from now on.
+    pub(super) fn sum_no_more(&mut self) {
+        self.sums = false;
+        std::iter::once(&mut self.first).chain(&mut self.more).for_each(|lane| lane.encoder.sum_no_more());
     }
 
     pub(super) fn add(&mut self, partition: i32) -> usize {
-        self.more.push(Lane::new(partition, self.compressed));
+        self.more.push(Lane::new(partition, self.sums));
         self.open.reserve(self.len() - self.open.len());
         self.more.len()
     }

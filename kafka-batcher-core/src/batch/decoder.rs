@@ -2,6 +2,7 @@
 //! no allocation is larger than the input justifies, or, of a compressed batch, than any batch may be.
 
 use super::compression::{Codec, Compression, MAX_UNCOMPRESSED, decompress};
+use super::sum;
 use super::{Body, CRC_START, Fixed, HEADER_LEN, LOG_OVERHEAD, RecordBatch, Stamp};
 use crate::buffer_pool::Chunk;
 use crate::completion::Spans;
@@ -75,7 +76,7 @@ pub(super) fn decode(
     }
     let whole = bytes.get(..total).ok_or(DecodeError::Truncated { have: bytes.len(), need: total })?;
     let found = u32::from_be_bytes(field(whole, 17));
-    let computed = crc32c::crc32c(whole.get(CRC_START..).unwrap_or_default());
+    let computed = sum::crc32c(whole.get(CRC_START..).unwrap_or_default());
     if found != computed {
         return Err(DecodeError::BadCrc { found, computed });
     }

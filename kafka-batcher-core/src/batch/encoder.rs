@@ -172,6 +172,11 @@ impl Encoder {
         }
     }
 
+    /// What comes from now on is not summed.
+    pub(crate) fn sum_no_more(&mut self) {
+        self.sum_step = usize::MAX;
+    }
+
     fn sums(&self) -> bool {
         self.sum_step != usize::MAX
     }

@@ -2,20 +2,38 @@
 //!
 //! A batch's CRC begins with its header, which is complete only when the batch is stamped. So the records are summed by themselves, and the
 //! header's sum is carried over their bytes: appending `n` bytes multiplies a CRC by x^(8n) modulo its polynomial, whatever the bytes are
-//! (as zlib's `crc32_combine` does).
+//! (as zlib's `crc32_combine` does; that of the crate crc32c does the same in some 10 000 instructions).
 //!
 //! Why: where events come faster than they are sent, a batch is long out of the caches when its turn comes, and reading it for its CRC was
 //! what the dispatcher did most. CPU s for 10^6 events, without and with, in turns, medians of four to six (`bench-compare`):
 //!
 //! | | 100 B | 1 KiB |
 //! |---|---|---|
-//! | sink | 0.095, 0.085 | 0.64, 0.50 |
+//! | sink | 0.101, 0.091 | 0.655, 0.524 |
 //! | Kafka | 0.130, 0.123 | 0.79, 0.78 |
+//!
+//! The crate crc-fast in place of crc32c, on the sink: 0.088, 0.080 and 0.458, 0.452; alone, on 4 KiB in the cache, 46 and 22 GB/s
+//! (an EPYC with AVX-512).
 
 use std::sync::OnceLock;
 
-/// How many bytes are summed at once: a call costs little beside them, and they are in the first cache or the second. That it is
-/// done under a partition's lock, for 0.2 us, is the price.
+use crc_fast::{CrcAlgorithm, Digest};
+
+/// CRC-32C (Castagnoli; iSCSI).
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+    append(0, bytes)
+}
+
+/// The CRC of what has the CRC `before`, followed by these bytes.
+pub(super) fn append(before: u32, bytes: &[u8]) -> u32 {
+    // Its state is the CRC before the last step, which inverts it.
+    let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, u64::from(!before));
+    digest.update(bytes);
+    digest.finalize() as u32
+}
+
+/// How many bytes are summed at once: a call costs little beside them, and they are in the first cache or the second; 1 KiB and 16 KiB
+/// came to the same. That it is done under a partition's lock is the price: 0.1 us every thirty events of 100 bytes, 20 us for one of a megabyte.
 pub(super) const STEP: usize = 4096;
 
 /// Of so many bytes from the first record on.
@@ -33,7 +51,7 @@ impl Sum {
 
     /// The next bytes.
     pub(super) fn append(&mut self, bytes: &[u8]) {
-        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        self.crc = append(self.crc, bytes);
         self.len += bytes.len();
     }
 
@@ -46,7 +64,7 @@ impl Sum {
     }
 }
 
-/// x^32 and below are the bits of the polynomial of CRC-32C, in the order in which the format has them: the lowest power on top.
+/// The polynomial of CRC-32C below its x^32, in the order in which the format has them: the lowest power on top.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// x^0.
 const ONE: u32 = 1 << 31;
@@ -54,7 +72,7 @@ const ONE: u32 = 1 << 31;
 const BYTE: u32 = ONE >> 8;
 
 /// The product of two polynomials, modulo that of CRC-32C.
-const fn product(a: u32, mut b: u32) -> u32 {
+fn product(a: u32, mut b: u32) -> u32 {
     let (mut sum, mut at) = (0, ONE);
     while at != 0 {
         if a & at != 0 {

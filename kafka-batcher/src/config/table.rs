@@ -117,7 +117,7 @@ settings! {
         retry_backoff_max: Duration = Duration::from_secs(5), "ms";
         /// How old metadata may become before it is asked for again without a reason; that is how new partitions are found.
         metadata_max_age: Duration = Duration::from_secs(300), "ms";
-        /// The most one Produce request may hold, over all partitions of a broker. Must not exceed the broker's `socket.request.max.bytes`. Once as much is under way to a broker, in two requests or more, what comes goes on filling its batches.
+        /// The most one Produce request may hold, over all partitions of a broker. Must not exceed the broker's `socket.request.max.bytes`. Once as much of a topic is under way to a broker, in two requests or more, no further one is begun: on a long link, where a round trip takes long, more may be better.
         max_request_size: usize = 8 << 20, "bytes";
         /// Batches of one partition in flight at once, once its run is established; 1 to 5, since a broker recognises the last five. Without idempotence it is 1, or order would be lost.
         max_in_flight: u32 = 5, "batches";
@@ -137,7 +137,7 @@ settings! {
     CollectorSettings {
         /// Events that make a batch ready. More: fewer and larger requests; fewer: less latency at high rates.
         batch_size: u32 = 10_000, "events";
-        /// The longest an event waits for others, from its acceptance; other clients call it linger. While batches of its partition wait to be sent, or its broker has five requests to answer, the open one goes on filling. 0: no waiting, batches form only while the broker is busy.
+        /// The longest an event waits for others, from its acceptance; other clients call it linger. While batches of its partition wait to be sent, or its broker has enough to do, the open one goes on filling. 0: no waiting, batches form only while the broker is busy.
         max_wait_time: Duration = Duration::from_millis(5), "ms";
         /// Send open batches before `max_wait_time` is over while their broker has nothing of this topic to do, but only once half of it has passed since the last request there. A quiet system then answers in a round trip and a busy one batches as before; costs up to twice the requests of `max_wait_time` alone, here and on the broker. It needs `collect_by_partition`, and no `min_delay`.
         adaptive_linger: bool = false, "";

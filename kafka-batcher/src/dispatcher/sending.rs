@@ -109,6 +109,7 @@ impl Dispatcher {
         let Some(lane) = self.lane_mut(partition) else { return false };
         // It is asked again when a request has been answered.
         lane.crowded = crowded;
+        lane.node = leader.map(|leader| leader.node);
         let action = match crowded {
             true => lane.outbox.poll_action_without_requests(leader, now, unix_ms),
             false => lane.outbox.poll_action(leader, now, unix_ms),
@@ -186,39 +187,44 @@ impl Dispatcher {
         more
     }
 
-    /// Whether a batch of this partition, sealed now, would be sent at once. If not, it had better go on filling.
+    /// Whether a batch of this partition, sealed now, would be sent or saved at once. If not, it had better go on filling. Asks nobody else:
+    /// it is called under the partition's lock.
     pub(super) fn could_go(&self, partition: i32, now: Time) -> bool {
         let lane = usize::try_from(partition).ok().and_then(|partition| self.lanes.get(partition));
-        lane.is_some_and(|lane| !lane.has_unsent()) && !self.is_held_up(partition, now)
+        lane.is_some_and(|lane| {
+            !lane.has_unsent() && (lane.spooling || !lane.node.is_some_and(|node| self.holds_up(node, now)))
+        })
     }
 
-    /// Whether the partition's broker has enough to do, and answers.
-    fn is_held_up(&self, partition: i32, now: Time) -> bool {
-        let large = self.parts.max_request_size;
-        let answers = |under_way: &UnderWay| self.silent_from(under_way).is_none_or(|at| now < at);
-        let holds_up = |under_way: &UnderWay| under_way.is_enough(large) && answers(under_way);
-        self.fills_on && self.under_way.values().any(holds_up) && {
-            let leader = self.parts.producer.leader(&self.parts.topic.name, partition);
-            leader.and_then(|leader| self.under_way.get(&leader.node)).is_some_and(holds_up)
-        }
+    /// Whether this broker has enough to do, and answers.
+    fn holds_up(&self, node: i32, now: Time) -> bool {
+        self.fills_on
+            && self.under_way.get(&node).is_some_and(|under_way| {
+                under_way.is_enough(self.parts.max_request_size) && now < self.silent_from(under_way)
+            })
     }
 
-    /// From when on a broker that answers nothing may be away. What is open is neither saved nor makes Kafka count as away, so it must be
-    /// sealed well before `spool_after`. Without a spool it had as well stay open: no request takes longer than `request_timeout`, and no event
-    /// grows too old in less.
-    fn silent_from(&self, under_way: &UnderWay) -> Option<Time> {
-        self.parts.outbox.spool.map(|spool| under_way.moved + spool.after / 5)
+    /// Whether any broker does.
+    pub(super) fn any_holds_up(&self, now: Time) -> bool {
+        self.under_way.keys().any(|node| self.holds_up(*node, now))
     }
 
-    /// When a broker that has enough to do will be one that may be away.
-    pub(super) fn next_silence(&self, now: Time) -> Option<Time> {
-        let busy =
-            self.under_way.values().filter(|under_way| under_way.is_enough(self.parts.max_request_size));
-        busy.filter_map(|under_way| self.silent_from(under_way)).filter(|at| *at > now).min()
+    /// From when on a broker that answers nothing may be away. What is open is not saved, does not make Kafka count as away and does not grow
+    /// too old, so it must be sealed well before `spool_after`, and `request_timeout` is over.
+    fn silent_from(&self, under_way: &UnderWay) -> Time {
+        let spool_after = self.parts.outbox.spool.map(|spool| spool.after);
+        under_way.moved + spool_after.unwrap_or(self.parts.request_timeout) / 5
+    }
+
+    /// When a broker that held batches up at the last look will be one that may be away.
+    pub(super) fn next_silence(&self) -> Option<Time> {
+        let holding = self.under_way.iter().filter(|(node, _)| self.holds_up(**node, self.looked_at_held));
+        holding.map(|(_, under_way)| self.silent_from(under_way)).min()
     }
 
     /// Open batches that were due and had to wait are due again if they can go now.
     pub(super) fn look_at_held(&mut self, now: Time) {
+        self.looked_at_held = now;
         for partition in 0..self.lanes.len() {
             if self.lanes.get(partition).is_some_and(|lane| lane.held)
                 && self.could_go(partition as i32, now)

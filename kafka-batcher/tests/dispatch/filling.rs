@@ -14,7 +14,7 @@ use kafka_batcher_core::{Leader, ProduceAnswer, ProducerIdentity, ProducerState}
 use tokio::sync::watch;
 
 use super::support::{LONG, kafka, ready, until, values};
-use super::{TOPIC, Told, builder, to};
+use super::{TOPIC, Told, builder, builder_at, to};
 
 /// The native producer, but answers to Produce requests are kept until they are let through.
 #[derive(Clone)]
@@ -26,7 +26,8 @@ struct Gated {
 
 impl Gated {
     fn new(kafka: &EmbeddedKafka) -> Self {
-        let native = Arc::new(NativeProducer::new(ClientSettings::new([kafka.bootstrap()])).unwrap());
+        let native =
+            Arc::new(NativeProducer::new(ClientSettings::new(kafka.bootstrap().split(','))).unwrap());
         Gated { native, requests: Arc::default(), open: watch::Sender::new(false) }
     }
 
@@ -122,6 +123,62 @@ async fn what_comes_while_its_broker_has_enough_to_do_goes_into_one_batch() {
     let report = batcher.shutdown(LONG).await;
     assert!(report.all_delivered() && report.balances(), "{report:?}");
     assert_eq!((report.batches, values(&kafka, 5).join("")), (6, "abc".to_owned()));
+}
+
+/// What somebody waits for is sealed, whatever the broker has to do; so is what is open at the end.
+#[tokio::test]
+async fn a_flush_seals_what_waits_for_a_busy_broker() {
+    for by_partition in [true, false] {
+        let kafka = kafka(6);
+        let producer = Gated::new(&kafka);
+        let batcher = builder(&kafka, &Told::default())
+            .producer(producer.clone())
+            .collector_defaults(|d| {
+                (d.max_wait_time, d.collect_by_partition) = (Duration::ZERO, by_partition)
+            })
+            .start()
+            .await
+            .unwrap();
+        let flights = batcher.collector(TOPIC).build().unwrap();
+        ready(&batcher, TOPIC).await;
+        producer.has_enough_to_do(&flights).await;
+        let sealed = added(&batcher, &flights, 5, &["a", "b"]).await;
+        assert_eq!(sealed, 5, "by partition: {by_partition}");
+        tokio::join!(flights.flush(), async {
+            let sealed = || async { batcher.report().await.flush_reasons.values().sum::<u64>() };
+            while sealed().await == 5 {}
+            producer.open.send_replace(true);
+        });
+        let report = batcher.shutdown(LONG).await;
+        assert_eq!((report.delivered, report.batches, report.balances()), (7, 6, true), "{report:?}");
+    }
+}
+
+/// Only what would go to the busy one.
+#[tokio::test]
+async fn a_busy_broker_holds_up_no_other_ones_batches() {
+    let kafka = EmbeddedKafka::builder().brokers(2).topic(TOPIC, 7).start().unwrap();
+    for partition in 0..7 {
+        kafka.move_leader(TOPIC, partition, if partition == 6 { 2 } else { 1 }).unwrap();
+    }
+    let producer = Gated::new(&kafka);
+    let bootstrap = kafka.bootstrap();
+    let batcher = builder_at(bootstrap.split_once(',').unwrap().0, &Told::default())
+        .producer(producer.clone())
+        // Long before it would be one that may be away.
+        .settings(|s| s.request_timeout = 10 * LONG)
+        .collector_defaults(|d| d.max_wait_time = Duration::ZERO)
+        .start()
+        .await
+        .unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    ready(&batcher, TOPIC).await;
+    producer.has_enough_to_do(&flights).await;
+    assert_eq!(added(&batcher, &flights, 5, &["waits"]).await, 5);
+    flights.add_event(to(6, "goes")).await.unwrap();
+    producer.has_requests(6).await;
+    producer.open.send_replace(true);
+    assert!(batcher.shutdown(LONG).await.all_delivered());
 }
 
 #[tokio::test]
