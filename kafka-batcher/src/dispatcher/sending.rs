@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use kafka_batcher_core::{Action, Time};
+use kafka_batcher_core::{Action, Codec, Time};
 
 use super::{Dispatcher, Done, Groups};
 use crate::producer::{PartitionBatch, ProduceRequest};
@@ -192,21 +192,18 @@ impl Dispatcher {
     pub(super) fn could_go(&self, partition: i32, now: Time) -> bool {
         let lane = usize::try_from(partition).ok().and_then(|partition| self.lanes.get(partition));
         lane.is_some_and(|lane| {
-            !lane.has_unsent() && (lane.spooling || !lane.node.is_some_and(|node| self.holds_up(node, now)))
+            !lane.has_unsent()
+                && (lane.outbox.saves_what_comes(now)
+                    || !lane.node.is_some_and(|node| self.holds_up(node, now)))
         })
     }
 
-    /// Whether this broker has enough to do, and answers.
+    /// Whether this broker has enough to do, and answers. Batches that are compressed need not wait for it: that is done meanwhile.
     fn holds_up(&self, node: i32, now: Time) -> bool {
-        self.fills_on
+        self.parts.topic.compression.codec() == Codec::None
             && self.under_way.get(&node).is_some_and(|under_way| {
                 under_way.is_enough(self.parts.max_request_size) && now < self.silent_from(under_way)
             })
-    }
-
-    /// Whether any broker does.
-    pub(super) fn any_holds_up(&self, now: Time) -> bool {
-        self.under_way.keys().any(|node| self.holds_up(*node, now))
     }
 
     /// From when on a broker that answers nothing may be away. What is open is not saved, does not make Kafka count as away and does not grow

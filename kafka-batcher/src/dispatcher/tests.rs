@@ -5,7 +5,7 @@ use std::time::Duration;
 use kafka_batcher_broker::{EmbeddedKafka, ProducerMemory};
 use kafka_batcher_core::Record;
 
-use crate::{KafkaBatcher, MemoryStorage};
+use crate::{CollectorSettings, KafkaBatcher, MemoryStorage};
 
 /// Events of the unassigned lane were counted as settled when they came to disk, and again when they got their partition: as
 /// many later ones did not count as open, and a batcher that was dropped said nothing of losing them.
@@ -37,4 +37,13 @@ async fn an_event_that_waited_for_its_topic_on_disk_is_settled_once() {
     assert_eq!(flights.topic.unsettled(), 1);
     late.delivered().await.unwrap();
     assert_eq!(flights.topic.unsettled(), 0);
+}
+
+#[test]
+fn a_timer_is_asked_for_early_but_a_short_linger_is_not_made_none_and_a_least_time_is_kept() {
+    let late = |max_wait_time: u64, min_delay: u64| {
+        let [max_wait_time, min_delay] = [max_wait_time, min_delay].map(Duration::from_millis);
+        super::timer_late(&CollectorSettings { max_wait_time, min_delay, ..Default::default() }).as_micros()
+    };
+    assert_eq!([late(0, 0), late(1, 0), late(5, 0), late(60_000, 0), late(5, 1)], [0, 200, 1000, 1000, 0]);
 }

@@ -8,7 +8,7 @@ use kafka_batcher::producer::native::{ClientSettings, NativeProducer};
 use kafka_batcher::producer::{
     BoxFuture, ClusterInfo, MissingTopic, ProduceRequest, Producer, ProducerError, TopicInfo,
 };
-use kafka_batcher::{Codec, Collector, KafkaBatcher, MemoryStorage, SpoolMode};
+use kafka_batcher::{Codec, Collector, KafkaBatcher, MemoryStorage, Settings, SpoolMode};
 use kafka_batcher_broker::EmbeddedKafka;
 use kafka_batcher_core::{Leader, ProduceAnswer, ProducerIdentity, ProducerState};
 use tokio::sync::watch;
@@ -93,6 +93,11 @@ impl Producer for Gated {
     }
 }
 
+/// So that no broker is one that may be away.
+fn patient(settings: &mut Settings) {
+    settings.request_timeout = 10 * LONG;
+}
+
 /// Adds these events to one partition, and answers how many batches were sealed so far. After each event its dispatcher has looked, for
 /// it has answered since.
 async fn added(batcher: &KafkaBatcher, flights: &Collector, partition: i32, values: &[&str]) -> u64 {
@@ -110,6 +115,7 @@ async fn what_comes_while_its_broker_has_enough_to_do_goes_into_one_batch() {
     let producer = Gated::new(&kafka);
     let batcher = builder(&kafka, &Told::default())
         .producer(producer.clone())
+        .settings(patient)
         .collector_defaults(|d| d.max_wait_time = Duration::ZERO)
         .start()
         .await
@@ -133,6 +139,8 @@ async fn a_flush_seals_what_waits_for_a_busy_broker() {
         let producer = Gated::new(&kafka);
         let batcher = builder(&kafka, &Told::default())
             .producer(producer.clone())
+            .settings(patient)
+            .settings(patient)
             .collector_defaults(|d| {
                 (d.max_wait_time, d.collect_by_partition) = (Duration::ZERO, by_partition)
             })
@@ -165,8 +173,7 @@ async fn a_busy_broker_holds_up_no_other_ones_batches() {
     let bootstrap = kafka.bootstrap();
     let batcher = builder_at(bootstrap.split_once(',').unwrap().0, &Told::default())
         .producer(producer.clone())
-        // Long before it would be one that may be away.
-        .settings(|s| s.request_timeout = 10 * LONG)
+        .settings(patient)
         .collector_defaults(|d| d.max_wait_time = Duration::ZERO)
         .start()
         .await
@@ -188,6 +195,8 @@ async fn two_requests_are_enough_if_they_are_as_large_as_one_may_be() {
         let producer = Gated::new(&kafka);
         let batcher = builder(&kafka, &Told::default())
             .producer(producer.clone())
+            .settings(patient)
+            .settings(patient)
             .settings(|s| s.max_request_size = max_request_size)
             .collector_defaults(|d| (d.max_wait_time, d.max_batch_bytesize) = (Duration::ZERO, 20_000))
             .start()
@@ -214,6 +223,8 @@ async fn what_is_compressed_or_saved_first_is_not_kept_open() {
         let producer = Gated::new(&kafka);
         let builder = builder(&kafka, &Told::default())
             .producer(producer.clone())
+            .settings(patient)
+            .settings(patient)
             .collector_defaults(|d| d.max_wait_time = Duration::ZERO);
         let builder = match always {
             true => builder.storage(MemoryStorage::default()).spool_mode(SpoolMode::Always).spool_after(LONG),
@@ -236,6 +247,7 @@ async fn what_waits_for_a_broker_that_answers_nothing_is_saved() {
     let producer = Gated::new(&kafka);
     let batcher = builder(&kafka, &Told::default())
         .producer(producer.clone())
+        .settings(patient)
         .storage(MemoryStorage::default())
         .collector_defaults(|d| d.max_wait_time = Duration::ZERO)
         .start()

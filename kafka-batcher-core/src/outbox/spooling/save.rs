@@ -23,6 +23,10 @@ impl Outbox {
         {
             return false;
         }
+        self.goes_to_disk(spool, now)
+    }
+
+    fn goes_to_disk(&self, spool: SpoolSettings, now: Time) -> bool {
         spool.mode == SpoolMode::Always
             || match self.state {
                 State::Direct | State::Backoff(_) => false,
@@ -31,6 +35,11 @@ impl Outbox {
                     self.spool.gap.batches > NEAR_TAIL || self.is_away(spool, now)
                 }
             }
+    }
+
+    /// True if a batch that came in now would be saved, whatever its broker has to do.
+    pub fn saves_what_comes(&self, now: Time) -> bool {
+        self.settings.spool.is_some_and(|spool| self.goes_to_disk(spool, now))
     }
 
     /// True while the entry is being saved: what comes of that speaks of it as it is.
