@@ -247,8 +247,6 @@ pub(crate) struct Dispatcher {
     timer_late: Duration,
     /// With `adaptive_linger`: the least time between a request to a broker and one before its batches' time.
     early_gap: Option<Duration>,
-    /// With that, by node: when the last request went there.
-    sent_at: HashMap<i32, Time>,
     /// What the slots say of it is not true any more.
     early_changed: bool,
     barriers: Vec<Barrier>,
@@ -271,8 +269,6 @@ pub(crate) struct Dispatcher {
     recreated_told: Option<TopicId>,
     /// Of the pool's shortages, those that were met.
     shortages: u64,
-    /// Some lane is `wanted`.
-    memory_wanted: bool,
     /// What is recorded of all this, if anything is.
     meter: Option<Meter>,
     /// Events in the batches that were taken from the topic's queue.
@@ -334,7 +330,6 @@ impl Dispatcher {
             touched: UNASSIGNED,
             under_way: HashMap::new(),
             looked_at_held: Time::ZERO,
-            sent_at: HashMap::new(),
             early_changed: true,
             barriers: Vec::new(),
             closing: None,
@@ -344,7 +339,6 @@ impl Dispatcher {
             foreign_told: false,
             recreated_told: None,
             shortages: 0,
-            memory_wanted: false,
             taken: 0,
             own: Report { latency: Latency::none(), ..Report::default() },
             latency: Latency::default(),
@@ -460,7 +454,6 @@ impl Dispatcher {
         let shortages = topic.pool.shortages();
         if topic.pool.waiting() > 0 || shortages != self.shortages {
             self.lanes.iter_mut().for_each(|lane| lane.wanted = !lane.has_unsent());
-            self.memory_wanted = true;
         }
         self.seal_for_memory(now);
         let could_go = |partition: i32| self.could_go(partition, now);
@@ -493,21 +486,17 @@ impl Dispatcher {
 
     /// Seals what somebody waits for memory for: what can go at once, the rest when its broker has less to do.
     fn seal_for_memory(&mut self, now: Time) {
-        if !std::mem::take(&mut self.memory_wanted) {
-            return;
-        }
-        let wanted = |partition: i32| {
-            let lane = usize::try_from(partition).ok().and_then(|partition| self.lanes.get(partition));
-            lane.is_some_and(|lane| lane.wanted) && self.could_go(partition, now)
-        };
-        self.parts.topic.seal_for_memory(wanted);
-        for partition in 0..self.lanes.len() {
-            let goes = self.could_go(partition as i32, now);
-            if let Some(lane) = self.lanes.get_mut(partition) {
-                lane.wanted &= !goes;
-                self.memory_wanted |= lane.wanted;
+        let wanted = (0i32..).zip(&self.lanes).filter(|(_, lane)| lane.wanted);
+        let going: Vec<i32> = wanted
+            .map(|(partition, _)| partition)
+            .filter(|partition| self.could_go(*partition, now))
+            .collect();
+        for partition in &going {
+            if let Some(lane) = self.lane_mut(*partition) {
+                lane.wanted = false;
             }
         }
+        self.parts.topic.seal_for_memory(&going);
     }
 
     /// The number of partitions is known, or has grown.

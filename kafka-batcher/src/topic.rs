@@ -533,12 +533,12 @@ impl Topic {
         self.each_accumulator(|accumulator| accumulator.seal(reason, now));
     }
 
-    /// Somebody waits for memory: seals the open batches that `could_go` says would be sent at once. One that waits for others, or for
-    /// its broker, frees nothing by being sealed, and had better go on filling.
-    pub(crate) fn seal_for_memory(&self, could_go: impl Fn(i32) -> bool) {
+    /// Somebody waits for memory: seals the open batches of these partitions, which would be sent at once. One that waits for others, or
+    /// for its broker, frees nothing by being sealed, and had better go on filling.
+    pub(crate) fn seal_for_memory(&self, partitions: &[i32]) {
         let now = self.clock.now();
         let mut told = Vec::new();
-        for partition in (0..self.slots.count()).filter(|partition| could_go(*partition)) {
+        for &partition in partitions {
             let Some(slot) = self.slots.get(partition) else { continue };
             let (lock, _) = self.slots.accumulator(slot, partition);
             let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);

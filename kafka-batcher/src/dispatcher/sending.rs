@@ -23,20 +23,22 @@ const LARGE_REQUESTS_PER_BROKER: usize = 2;
 pub(super) struct UnderWay {
     requests: usize,
     bytes: usize,
-    /// When a request was last sent or answered.
+    /// When the last request was sent, and when one was last sent or answered.
+    sent: Time,
     moved: Time,
 }
 
 impl UnderWay {
     fn sent(&mut self, bytes: usize, now: Time) {
-        *self = UnderWay { requests: self.requests + 1, bytes: self.bytes + bytes, moved: now };
+        *self = UnderWay { requests: self.requests + 1, bytes: self.bytes + bytes, sent: now, moved: now };
     }
 
     /// True if nothing is under way any more.
     pub(super) fn answered(&mut self, bytes: usize, now: Time) -> bool {
-        let (requests, bytes) = (self.requests.saturating_sub(1), self.bytes.saturating_sub(bytes));
-        *self = UnderWay { requests, bytes, moved: now };
-        requests == 0
+        self.requests = self.requests.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.moved = now;
+        self.requests == 0
     }
 
     fn is_enough(&self, large: usize) -> bool {
@@ -245,8 +247,10 @@ impl Dispatcher {
     /// The same by its broker alone.
     fn broker_early(&self, partition: i32, gap: Duration) -> Option<Time> {
         let node = self.parts.producer.leader(&self.parts.topic.name, partition)?.node;
-        let idle = self.under_way.get(&node).is_none_or(|under_way| under_way.requests == 0);
-        idle.then(|| self.sent_at.get(&node).map_or(Time::ZERO, |at| *at + gap))
+        match self.under_way.get(&node) {
+            None => Some(Time::ZERO),
+            Some(under_way) => (under_way.requests == 0).then(|| under_way.sent + gap),
+        }
     }
 
     /// Tells those who open batches when their broker would take them.
@@ -269,7 +273,6 @@ impl Dispatcher {
         let bytes = batches.iter().map(|batch| batch.batch.encoded_len()).sum();
         self.under_way.entry(node).or_default().sent(bytes, now);
         if self.early_gap.is_some() {
-            self.sent_at.insert(node, now);
             self.early_changed = true;
         }
         let producer = self.parts.producer.clone();

@@ -8,7 +8,7 @@ use kafka_batcher::producer::native::{ClientSettings, NativeProducer};
 use kafka_batcher::producer::{
     BoxFuture, ClusterInfo, MissingTopic, ProduceRequest, Producer, ProducerError, TopicInfo,
 };
-use kafka_batcher::{Codec, Collector, KafkaBatcher, MemoryStorage, Settings, SpoolMode};
+use kafka_batcher::{Builder, Codec, Collector, KafkaBatcher, MemoryStorage, Settings, SpoolMode};
 use kafka_batcher_broker::EmbeddedKafka;
 use kafka_batcher_core::{Leader, ProduceAnswer, ProducerIdentity, ProducerState};
 use tokio::sync::watch;
@@ -98,6 +98,15 @@ fn patient(settings: &mut Settings) {
     settings.request_timeout = 10 * LONG;
 }
 
+/// A batcher that sends at once, and a collector whose topic is known.
+async fn started(builder: Builder, producer: &Gated) -> (KafkaBatcher, Collector) {
+    let builder = builder.producer(producer.clone()).settings(patient);
+    let batcher = builder.collector_defaults(|d| d.max_wait_time = Duration::ZERO).start().await.unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    ready(&batcher, TOPIC).await;
+    (batcher, flights)
+}
+
 /// Adds these events to one partition, and answers how many batches were sealed so far. After each event its dispatcher has looked, for
 /// it has answered since.
 async fn added(batcher: &KafkaBatcher, flights: &Collector, partition: i32, values: &[&str]) -> u64 {
@@ -113,15 +122,7 @@ async fn added(batcher: &KafkaBatcher, flights: &Collector, partition: i32, valu
 async fn what_comes_while_its_broker_has_enough_to_do_goes_into_one_batch() {
     let kafka = kafka(6);
     let producer = Gated::new(&kafka);
-    let batcher = builder(&kafka, &Told::default())
-        .producer(producer.clone())
-        .settings(patient)
-        .collector_defaults(|d| d.max_wait_time = Duration::ZERO)
-        .start()
-        .await
-        .unwrap();
-    let flights = batcher.collector(TOPIC).build().unwrap();
-    ready(&batcher, TOPIC).await;
+    let (batcher, flights) = started(builder(&kafka, &Told::default()), &producer).await;
     producer.has_enough_to_do(&flights).await;
     assert_eq!(added(&batcher, &flights, 5, &["a", "b", "c"]).await, 5);
     producer.open.send_replace(true);
@@ -139,8 +140,6 @@ async fn a_flush_seals_what_waits_for_a_busy_broker() {
         let producer = Gated::new(&kafka);
         let batcher = builder(&kafka, &Told::default())
             .producer(producer.clone())
-            .settings(patient)
-            .settings(patient)
             .collector_defaults(|d| {
                 (d.max_wait_time, d.collect_by_partition) = (Duration::ZERO, by_partition)
             })
@@ -171,15 +170,8 @@ async fn a_busy_broker_holds_up_no_other_ones_batches() {
     }
     let producer = Gated::new(&kafka);
     let bootstrap = kafka.bootstrap();
-    let batcher = builder_at(bootstrap.split_once(',').unwrap().0, &Told::default())
-        .producer(producer.clone())
-        .settings(patient)
-        .collector_defaults(|d| d.max_wait_time = Duration::ZERO)
-        .start()
-        .await
-        .unwrap();
-    let flights = batcher.collector(TOPIC).build().unwrap();
-    ready(&batcher, TOPIC).await;
+    let builder = builder_at(bootstrap.split_once(',').unwrap().0, &Told::default());
+    let (batcher, flights) = started(builder, &producer).await;
     producer.has_enough_to_do(&flights).await;
     assert_eq!(added(&batcher, &flights, 5, &["waits"]).await, 5);
     flights.add_event(to(6, "goes")).await.unwrap();
@@ -195,8 +187,6 @@ async fn two_requests_are_enough_if_they_are_as_large_as_one_may_be() {
         let producer = Gated::new(&kafka);
         let batcher = builder(&kafka, &Told::default())
             .producer(producer.clone())
-            .settings(patient)
-            .settings(patient)
             .settings(|s| s.max_request_size = max_request_size)
             .collector_defaults(|d| (d.max_wait_time, d.max_batch_bytesize) = (Duration::ZERO, 20_000))
             .start()
@@ -223,16 +213,12 @@ async fn what_is_compressed_or_saved_first_is_not_kept_open() {
         let producer = Gated::new(&kafka);
         let builder = builder(&kafka, &Told::default())
             .producer(producer.clone())
-            .settings(patient)
-            .settings(patient)
             .collector_defaults(|d| d.max_wait_time = Duration::ZERO);
         let builder = match always {
             true => builder.storage(MemoryStorage::default()).spool_mode(SpoolMode::Always).spool_after(LONG),
             false => builder.collector_defaults(|d| d.compression = Codec::Lz4),
         };
-        let batcher = builder.start().await.unwrap();
-        let flights = batcher.collector(TOPIC).build().unwrap();
-        ready(&batcher, TOPIC).await;
+        let (batcher, flights) = started(builder, &producer).await;
         producer.has_enough_to_do(&flights).await;
         assert!(added(&batcher, &flights, 5, &["a", "b", "c"]).await > 5, "always: {always}");
         producer.open.send_replace(true);
@@ -245,16 +231,8 @@ async fn what_is_compressed_or_saved_first_is_not_kept_open() {
 async fn what_waits_for_a_broker_that_answers_nothing_is_saved() {
     let kafka = kafka(6);
     let producer = Gated::new(&kafka);
-    let batcher = builder(&kafka, &Told::default())
-        .producer(producer.clone())
-        .settings(patient)
-        .storage(MemoryStorage::default())
-        .collector_defaults(|d| d.max_wait_time = Duration::ZERO)
-        .start()
-        .await
-        .unwrap();
-    let flights = batcher.collector(TOPIC).build().unwrap();
-    ready(&batcher, TOPIC).await;
+    let builder = builder(&kafka, &Told::default()).storage(MemoryStorage::default());
+    let (batcher, flights) = started(builder, &producer).await;
     producer.has_enough_to_do(&flights).await;
     let receipt = flights.send(to(5, "v")).await.unwrap();
     tokio::time::timeout(LONG, receipt.durable()).await.expect("it is saved").unwrap();
