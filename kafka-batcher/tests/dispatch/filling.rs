@@ -180,6 +180,35 @@ async fn a_busy_broker_holds_up_no_other_ones_batches() {
     assert!(batcher.shutdown(LONG).await.all_delivered());
 }
 
+/// Who was refused for want of memory does not ask again: what was open then is sealed for it when the broker has less to do, long before it
+/// is due.
+#[tokio::test]
+async fn a_shortage_that_a_busy_broker_kept_from_being_met_is_met_later() {
+    let kafka = kafka(13);
+    let producer = Gated::new(&kafka);
+    let builder = builder(&kafka, &Told::default()).settings(|s| s.memory = 4 << 20);
+    let builder = builder.producer(producer.clone()).settings(patient);
+    let batcher = builder.collector_defaults(|d| d.max_wait_time = 10 * LONG).start().await.unwrap();
+    let flights = batcher.collector(TOPIC).build().unwrap();
+    ready(&batcher, TOPIC).await;
+    for n in 0..5 {
+        // Ten make a batch.
+        for _ in 0..10 {
+            flights.add_event(to(n, "before")).await.unwrap();
+        }
+        producer.has_requests(n as usize + 1).await;
+    }
+    let value = "x".repeat(100_000);
+    let taken = (5..13).cycle().take_while(|n| flights.try_add_event(to(*n, &value)).is_ok()).count();
+    assert!(taken < 80, "memory was never short, or batches were full: {taken}");
+    assert_eq!(added(&batcher, &flights, 0, &[]).await, 5);
+    producer.open.send_replace(true);
+    until(|| producer.requests.load(Ordering::SeqCst) > 5).await;
+    let report = batcher.shutdown(LONG).await;
+    assert_eq!((report.delivered, report.lost), (50 + taken as u64, 0));
+    assert!(report.flush_reasons.contains_key("memory"), "{:?}", report.flush_reasons);
+}
+
 #[tokio::test]
 async fn two_requests_are_enough_if_they_are_as_large_as_one_may_be() {
     for (max_request_size, enough) in [(20_000, true), (30_000, false)] {
