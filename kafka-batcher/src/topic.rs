@@ -536,6 +536,9 @@ impl Topic {
     /// Somebody waits for memory: seals the open batches of these partitions, which would be sent at once. One that waits for others, or
     /// for its broker, frees nothing by being sealed, and had better go on filling.
     pub(crate) fn seal_for_memory(&self, partitions: &[i32]) {
+        if partitions.is_empty() {
+            return;
+        }
         let now = self.clock.now();
         let mut told = Vec::new();
         for &partition in partitions {
@@ -568,7 +571,7 @@ impl Topic {
         }
     }
 
-    /// Seals what is due at `now` and could go, and arms the time to look again ([`Topic::next_due`]). Returns the
+    /// Seals what is due at `by` and could go, and arms the time to look again ([`Topic::next_due`]). Returns the
     /// partitions that are due and stay open because `could_go` says that a batch of theirs would only wait, behind
     /// others or for its broker: it had better go on filling. Whoever knows that they can go again calls [`Topic::look_again`].
     ///
@@ -577,7 +580,7 @@ impl Topic {
     /// due then, if that is before its own time.
     pub(crate) fn seal_due(
         &self,
-        now: Time,
+        by: Time,
         could_go: impl Fn(i32) -> bool,
         node: impl Fn(i32) -> Option<i32>,
         early: impl Fn(i32) -> Option<Time>,
@@ -601,11 +604,11 @@ impl Topic {
             let deadline = accumulator.poll_timeout();
             match deadline.map(|at| early.map_or(at, |early| early.min(at))) {
                 None => {}
-                Some(at) if at > now => open.push((partition, at)),
+                Some(at) if at > by => open.push((partition, at)),
                 Some(_) if may_go(partition) => {
-                    match deadline.is_some_and(|at| at > now) {
-                        true => accumulator.seal(FlushReason::BrokerReady, now),
-                        false => accumulator.handle_timeout(now),
+                    match deadline.is_some_and(|at| at > by) {
+                        true => accumulator.seal(FlushReason::BrokerReady, by),
+                        false => accumulator.handle_timeout(by),
                     }
                     told.extend(self.take_sealed(&mut accumulator));
                     next = [next, accumulator.poll_timeout()].into_iter().flatten().min();
@@ -627,7 +630,7 @@ impl Topic {
             let Some(slot) = self.slots.get(partition) else { continue };
             let (lock, _) = self.slots.accumulator(slot, partition);
             let mut accumulator = lock.lock().unwrap_or_else(PoisonError::into_inner);
-            accumulator.seal(FlushReason::BrokerReady, now);
+            accumulator.seal(FlushReason::BrokerReady, by);
             told.extend(self.take_sealed(&mut accumulator));
         }
         self.observe(&told);

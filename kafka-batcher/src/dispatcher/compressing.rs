@@ -112,6 +112,7 @@ impl Dispatcher {
             // Slots and lanes grow together; an event must not vanish if that is ever wrong.
             return self.give_up(&batch, FailureReason::Internal, "its partition has no outbox".to_owned());
         };
+        lane.wanted = false;
         if compresses {
             lane.stage.push(batch, how, opened);
             self.to_compress.push_back(partition);

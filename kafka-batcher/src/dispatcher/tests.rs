@@ -46,4 +46,8 @@ fn a_timer_is_asked_for_early_but_a_short_linger_is_not_made_none_and_a_least_ti
         super::timer_late(&CollectorSettings { max_wait_time, min_delay, ..Default::default() }).as_micros()
     };
     assert_eq!([late(0, 0), late(1, 0), late(5, 0), late(60_000, 0), late(5, 1)], [0, 200, 1000, 1000, 0]);
+    let settings = |adaptive_linger| CollectorSettings { adaptive_linger, ..Default::default() };
+    let gap =
+        |adaptive| super::early_gap(&settings(adaptive)).map(|gap| gap - super::timer_late(&settings(true)));
+    assert_eq!([gap(true), gap(false)], [Some(settings(true).max_wait_time / 2), None]);
 }

@@ -180,13 +180,9 @@ async fn a_busy_broker_holds_up_no_other_ones_batches() {
     assert!(batcher.shutdown(LONG).await.all_delivered());
 }
 
-/// Who was refused for want of memory does not ask again: what was open then is sealed for it when the broker has less to do, long before it
-/// is due.
-#[tokio::test]
-async fn a_shortage_that_a_busy_broker_kept_from_being_met_is_met_later() {
-    let kafka = kafka(13);
-    let producer = Gated::new(&kafka);
-    let builder = builder(&kafka, &Told::default()).settings(|s| s.memory = 4 << 20);
+/// A batcher whose broker has enough to do and whose memory is full, for somebody was refused; and how many events it has taken.
+async fn short_of_memory(kafka: &EmbeddedKafka, producer: &Gated) -> (KafkaBatcher, Collector, u64) {
+    let builder = builder(kafka, &Told::default()).settings(|s| s.memory = 4 << 20);
     let builder = builder.producer(producer.clone()).settings(patient);
     let batcher = builder.collector_defaults(|d| d.max_wait_time = 10 * LONG).start().await.unwrap();
     let flights = batcher.collector(TOPIC).build().unwrap();
@@ -202,36 +198,91 @@ async fn a_shortage_that_a_busy_broker_kept_from_being_met_is_met_later() {
     let taken = (5..13).cycle().take_while(|n| flights.try_add_event(to(*n, &value)).is_ok()).count();
     assert!(taken < 80, "memory was never short, or batches were full: {taken}");
     assert_eq!(added(&batcher, &flights, 0, &[]).await, 5);
+    (batcher, flights, 50 + taken as u64)
+}
+
+/// Who was refused for want of memory does not ask again: what was open then is sealed for it when the broker has less to do, long before it
+/// is due.
+#[tokio::test]
+async fn a_shortage_that_a_busy_broker_kept_from_being_met_is_met_later() {
+    let kafka = kafka(13);
+    let producer = Gated::new(&kafka);
+    let (batcher, _, taken) = short_of_memory(&kafka, &producer).await;
     producer.open.send_replace(true);
     until(|| producer.requests.load(Ordering::SeqCst) > 5).await;
     let report = batcher.shutdown(LONG).await;
-    assert_eq!((report.delivered, report.lost), (50 + taken as u64, 0));
+    assert_eq!((report.delivered, report.lost), (taken, 0));
     assert!(report.flush_reasons.contains_key("memory"), "{:?}", report.flush_reasons);
 }
 
+/// What was open then was sealed for another reason; what comes behind it is not in its debt.
 #[tokio::test]
-async fn two_requests_are_enough_if_they_are_as_large_as_one_may_be() {
-    for (max_request_size, enough) in [(20_000, true), (30_000, false)] {
+async fn a_shortage_that_is_met_otherwise_seals_nothing_later() {
+    let kafka = kafka(13);
+    let producer = Gated::new(&kafka);
+    let (batcher, flights, taken) = short_of_memory(&kafka, &producer).await;
+    tokio::join!(flights.flush(), async {
+        while !batcher.report().await.flush_reasons.contains_key("flush") {}
+        flights.try_add_event(to(5, "behind it")).unwrap();
+        producer.open.send_replace(true);
+    });
+    let report = batcher.report().await;
+    assert_eq!((report.delivered, report.in_memory), (taken, 1), "{report:?}");
+    assert!(!report.flush_reasons.contains_key("memory"), "{:?}", report.flush_reasons);
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+}
+
+/// A batcher whose requests may hold 20 000 bytes, with two of these sizes under way.
+async fn two_under_way(
+    kafka: &EmbeddedKafka,
+    producer: &Gated,
+    sizes: [usize; 2],
+) -> (KafkaBatcher, Collector) {
+    let builder = builder(kafka, &Told::default())
+        .settings(|s| s.max_request_size = 20_000)
+        .collector_defaults(|d| d.max_batch_bytesize = 20_000);
+    let (batcher, flights) = started(builder, producer).await;
+    for (n, size) in (0..).zip(sizes) {
+        flights.add_event(to(n, &"x".repeat(size))).await.unwrap();
+        producer.has_requests(n as usize + 1).await;
+    }
+    (batcher, flights)
+}
+
+#[tokio::test]
+async fn two_requests_are_enough_if_both_hold_half_of_what_one_may() {
+    for (sizes, enough) in [([10_000, 10_000], true), ([9_800, 9_800], false), ([19_900, 10], false)] {
         let kafka = kafka(3);
         let producer = Gated::new(&kafka);
-        let batcher = builder(&kafka, &Told::default())
-            .producer(producer.clone())
-            .settings(|s| s.max_request_size = max_request_size)
-            .collector_defaults(|d| (d.max_wait_time, d.max_batch_bytesize) = (Duration::ZERO, 20_000))
-            .start()
-            .await
-            .unwrap();
-        let flights = batcher.collector(TOPIC).build().unwrap();
-        ready(&batcher, TOPIC).await;
-        for n in 0..2 {
-            flights.add_event(to(n, &"x".repeat(10_000))).await.unwrap();
-            producer.has_requests(n as usize + 1).await;
-        }
+        let (batcher, flights) = two_under_way(&kafka, &producer, sizes).await;
         let sealed = added(&batcher, &flights, 2, &["a", "b", "c"]).await;
-        assert_eq!(sealed == 2, enough, "{max_request_size}: {sealed}");
+        assert_eq!(sealed == 2, enough, "{sizes:?}: {sealed}");
         producer.open.send_replace(true);
         assert!(batcher.shutdown(LONG).await.all_delivered());
     }
+}
+
+/// Whatever sealed it; and once they are answered they count no more.
+#[tokio::test]
+async fn what_is_sealed_waits_for_two_large_requests_until_one_is_answered() {
+    let kafka = kafka(3);
+    let producer = Gated::new(&kafka);
+    let (batcher, flights) = two_under_way(&kafka, &producer, [10_000, 10_000]).await;
+    flights.add_event(to(2, "a")).await.unwrap();
+    tokio::join!(flights.flush(), async {
+        while !batcher.report().await.flush_reasons.contains_key("flush") {}
+        assert_eq!(producer.requests.load(Ordering::SeqCst), 2);
+        producer.open.send_replace(true);
+    });
+    producer.has_requests(3).await;
+    producer.open.send_replace(false);
+    for n in 0..3 {
+        flights.add_event(to(n, "small")).await.unwrap();
+        producer.has_requests(n as usize + 4).await;
+    }
+    producer.open.send_replace(true);
+    let report = batcher.shutdown(LONG).await;
+    assert_eq!((report.delivered, report.batches, report.balances()), (6, 6, true), "{report:?}");
 }
 
 /// Where something is done with a batch before it is sent, it is done meanwhile.
