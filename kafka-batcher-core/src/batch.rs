@@ -329,7 +329,7 @@ impl RecordBatch {
         decoder::records(&bytes, self.fixed.count, self.fixed.base_timestamp)
     }
 
-    /// Two batches out of one: events `..at` and `at..`, each event keeping its sequence number (delivery-rules.md 1.5).
+    /// Two batches out of one: events `..at` and `at..`, each event keeping its sequence number (DESIGN.md, Delivery).
     /// Of a compressed batch they are compressed, too, at a fast level, if they get smaller by it. `chunk` gives memory of at least the size asked for.
     ///
     /// # Errors

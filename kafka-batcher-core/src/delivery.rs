@@ -9,7 +9,7 @@ use crate::error_code::ErrorCode;
 pub struct TopicId(pub [u8; 16]);
 
 /// Who leads a partition, over which connection: all that must stay the same for a run to stay *established*
-/// (delivery-rules.md section 1.2).
+/// (DESIGN.md, Delivery).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leader {
     /// The broker's node id.

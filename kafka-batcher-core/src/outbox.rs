@@ -452,7 +452,7 @@ impl Outbox {
         None
     }
 
-    /// A topic deleted and created again is another log: nothing of the old one counts there (delivery-rules.md 1.7).
+    /// A topic deleted and created again is another log: nothing of the old one counts there (DESIGN.md, Delivery).
     fn notice_other_topic(&mut self, leader: Leader) {
         // A broker that gives no ids has nothing to say about it.
         if leader.topic_id == TopicId::default() {
@@ -512,7 +512,7 @@ impl Outbox {
         }
     }
 
-    /// Whether entry `at` may go while others are in flight (delivery-rules.md 1.2).
+    /// Whether entry `at` may go while others are in flight (DESIGN.md, Delivery).
     fn may_follow(&self, at: usize, leader: Leader, unix_ms: i64) -> bool {
         let Some(run) = &self.run else { return false };
         let (Some(before), Some(entry)) = (self.entries.get(at - 1), self.entries.get(at)) else {

@@ -42,7 +42,7 @@ pub struct ToSave {
     pub numbers: Option<Numbers>,
 }
 
-/// Saved events that got other numbers: durable before the first of them is sent under these (delivery-rules.md 6.6).
+/// Saved events that got other numbers: durable before the first of them is sent under these (DESIGN.md, Delivery).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renumbered {
     /// Position of the first event.

@@ -135,7 +135,7 @@ impl KafkaBatcher {
     /// ```
     ///
     /// # Errors
-    /// As [`Builder::start`]; a file that cannot be read is [`BuildError::BadConfig`], too.
+    /// As [`Builder::start`]; a file that cannot be read is [`BuildError::BadConfig`], too. Cancel-safe, as that is.
     pub async fn from_config(path: impl AsRef<Path>) -> Result<KafkaBatcher, BuildError> {
         Builder::from_config(&Config::from_file(path)?.with_environment())?.start().await
     }
@@ -392,7 +392,7 @@ impl KafkaBatcher {
         lock(&self.inner.state).topics.get(topic).map(|running| running.topic.settings.clone())
     }
 
-    /// Flushes every collector; see [`Collector::flush`].
+    /// Flushes every collector; see [`Collector::flush`]. Cancel-safe, as that is.
     pub async fn flush(&self) {
         let asked = self.ask(Command::Flush);
         for (_, settled) in asked {
@@ -400,7 +400,7 @@ impl KafkaBatcher {
         }
     }
 
-    /// What became of every event so far.
+    /// What became of every event so far. At the start it waits until the spool has said what an earlier process left. Cancel-safe.
     pub async fn report(&self) -> Report {
         if let Some(report) = &lock(&self.inner.state).report {
             return report.clone();

@@ -329,9 +329,12 @@ impl Builder {
     /// Starts the batcher on the current tokio runtime, with the collectors of its configuration. Kafka being down is no
     /// error: events are accepted, and delivered when it is back.
     ///
+    /// Cancel-safe: it is done when it was polled once.
+    ///
     /// # Errors
-    /// [`BuildError::BadConfig`] with every mistake at once; [`BuildError::Spool`] if the directory cannot be used;
-    /// [`BuildError::Metrics`] if another batcher has its metrics in the registry.
+    /// [`BuildError::BadConfig`] with every mistake at once; [`BuildError::NoRuntime`] outside of a tokio runtime;
+    /// [`BuildError::Spool`] if the directory cannot be used; [`BuildError::Metrics`] if another batcher has its metrics in the
+    /// registry.
     // Async although nothing is awaited yet: callers must not have to change.
     #[allow(clippy::unused_async)]
     pub async fn start(mut self) -> Result<KafkaBatcher, BuildError> {
@@ -549,7 +552,7 @@ impl CollectorBuilder {
     ///
     /// # Errors
     /// [`BuildError::BadConfig`] with every mistake at once, [`BuildError::DuplicateCollector`],
-    /// [`BuildError::Closed`].
+    /// [`BuildError::Closed`]; [`BuildError::Metrics`] for the first one, if another batcher has its metrics in the registry.
     pub fn build(self) -> Result<Collector, BuildError> {
         let application = self.batcher.settings().clone();
         let mut mistakes = Vec::new();

@@ -108,7 +108,7 @@ impl Collector {
     }
 
     /// Accepts one event from a thread without a runtime; blocks the thread only while memory is full, at most
-    /// `max_block`.
+    /// `max_block`. In an async task that stalls the runtime's thread: use [`Collector::add_event`] there.
     ///
     /// # Errors
     /// As [`Collector::add_event`].
@@ -134,6 +134,8 @@ impl Collector {
 
     /// Accepts events in order, and answers for each of them; one that is refused does not stop the others.
     ///
+    /// Each of them waits for memory as [`Collector::add_event`] does, at most `max_block`; the waits add up.
+    ///
     /// Not cancel-safe as a whole: a dropped call has accepted a prefix.
     pub async fn add_events<'a, E: Into<Record<'a>>>(
         &self,
@@ -147,7 +149,8 @@ impl Collector {
     }
 
     /// Seals everything that is open, and resolves when each event accepted before this call is durable (without a
-    /// spool: acknowledged) or finally failed. After a shutdown it resolves at once.
+    /// spool: acknowledged) or finally failed. While Kafka is away that takes `spool_after` with a spool, and without one until it is
+    /// back, however long that is. After a shutdown it resolves at once.
     ///
     /// Cancel-safe: dropping it leaves the batches sealed and changes nothing else.
     pub async fn flush(&self) {
@@ -191,7 +194,7 @@ impl Collector {
         want_receipt: bool,
     ) -> Result<Option<Receipt>, AddError> {
         let mut next = first;
-        let mut deadline = None;
+        let mut since = None;
         loop {
             let (size, least, share) = match next {
                 NotAdded::Refused(error) => return Err(error),
@@ -199,11 +202,12 @@ impl Collector {
             };
             let mut spare = take(&self.topic.pool, &share, size, least);
             if spare.is_none() {
-                let deadline = *deadline.get_or_insert_with(|| later(Instant::now(), self.max_block));
+                let since = *since.get_or_insert_with(Instant::now);
+                let deadline = later(since, self.max_block);
                 let waiting = Waiting::begin(&self.topic);
                 let chunk = tokio::time::timeout_at(deadline.into(), self.chunk(&share, least)).await;
                 drop(waiting);
-                spare = Some(chunk.ok().flatten().ok_or_else(|| self.full(self.max_block))?);
+                spare = Some(chunk.ok().flatten().ok_or_else(|| self.full_since(since))?);
             }
             match self.topic.push(chosen, record, &mut spare, want_receipt) {
                 Ok(receipt) => return Ok(receipt),
@@ -219,7 +223,7 @@ impl Collector {
         want_receipt: bool,
     ) -> Result<Option<Receipt>, AddError> {
         let mut spare = None;
-        let mut deadline = None;
+        let mut since = None;
         loop {
             match self.topic.push(chosen, record, &mut spare, want_receipt) {
                 Ok(receipt) => return Ok(receipt),
@@ -227,11 +231,12 @@ impl Collector {
                 Err(NotAdded::NeedsChunk { size, least, share }) => {
                     spare = take(&self.topic.pool, &share, size, least);
                     if spare.is_none() {
-                        let deadline = *deadline.get_or_insert_with(|| later(Instant::now(), self.max_block));
+                        let since = *since.get_or_insert_with(Instant::now);
+                        let deadline = later(since, self.max_block);
                         let waiting = Waiting::begin(&self.topic);
                         let chunk = block_on_until(self.chunk(&share, least), deadline);
                         drop(waiting);
-                        spare = Some(chunk.flatten().ok_or_else(|| self.full(self.max_block))?);
+                        spare = Some(chunk.flatten().ok_or_else(|| self.full_since(since))?);
                     }
                 }
             }
@@ -245,6 +250,12 @@ impl Collector {
             chunk = self.topic.pool.acquire(share, least) => Some(chunk),
             () = self.topic.refuses() => None,
         }
+    }
+
+    /// Who is refused before `max_block` is over did not wait for so long.
+    fn full_since(&self, since: Instant) -> AddError {
+        let waited = since.elapsed().min(self.max_block);
+        self.full(Duration::from_millis(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)))
     }
 
     fn full(&self, waited: Duration) -> AddError {

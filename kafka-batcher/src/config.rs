@@ -151,7 +151,7 @@ impl Config {
         Config { entries, collectors, mistakes }
     }
 
-    /// Adds what the environment of this process says: `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` (and `SSL`, `SASL`) and
+    /// Adds what the environment of this process says: `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY` (and `SSL`, `SASL`, `METRICS`) and
     /// `KAFKA_BATCHER__COLLECTORS__<n>__KEY`, n from 0. Nothing else is read.
     #[must_use]
     pub fn with_environment(self) -> Self {

@@ -17,7 +17,7 @@ pub enum AddError {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// Memory is full: the broker takes less than is produced, or nothing. From `try_add_event`: now; from
-    /// `add_event`: for `max_block`.
+    /// `add_event`: for `max_block`, unless the spool is full and callers are not to wait for it (`OnFull::Reject`).
     #[error(
         "memory is full ({used} of {limit} bytes): Kafka takes less than is produced{}; try again later, \
          or raise `memory`", Waited(*.waited)
@@ -27,7 +27,7 @@ pub enum AddError {
         used: usize,
         /// The bound.
         limit: usize,
-        /// How long the caller waited.
+        /// How long the caller waited, to the millisecond.
         waited: Duration,
     },
     /// The batcher was shut down.
@@ -48,10 +48,10 @@ pub enum AddError {
     /// The event could not be encoded.
     #[error("the event could not be encoded: {0}")]
     Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A partitioner, flusher or encoder of the user's panicked for this event.
+    /// A partitioner, flusher, encoder or interceptor of the user's panicked for this event.
     #[error("the {what} panicked for this event: {message}")]
     Panicked {
-        /// "partitioner", "flusher" or "encoder".
+        /// "partitioner", "flusher", "encoder" or "interceptor".
         what: &'static str,
         /// The panic's message.
         message: String,
@@ -70,7 +70,8 @@ impl fmt::Display for Waited {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReceiptError {
-    /// The event will not be delivered, or nobody knows whether it was.
+    /// This process will not deliver the event, or nobody knows whether it was delivered. With
+    /// [`FailureReason::Spooled`](crate::FailureReason::Spooled) it is safe in the spool, and the next process delivers it.
     #[error(transparent)]
     Failed(#[from] DeliveryError),
     /// The topic has `required_acks = 0`: nobody acknowledges, so nothing is ever known to be durable.
@@ -91,7 +92,7 @@ pub enum BuildError {
     /// The batcher was shut down.
     #[error("the batcher has been shut down")]
     Closed,
-    /// `start` and `build` need to be called within a tokio runtime.
+    /// [`Builder::start`](crate::Builder::start) needs to be called within a tokio runtime.
     #[error("no tokio runtime here; call this from within one, or use `start_blocking`")]
     NoRuntime,
     /// The spool's directory cannot be used: another process has it, a newer version wrote it, or the disk fails.

@@ -155,7 +155,7 @@ pub struct PartitionBatch {
     /// Send it only if this is still the partition's leader, connection and all; `None`: to whoever leads. Without it,
     /// the story goes: the batches before this one are lost with their connection; before the sender hears of it, this
     /// one is sent over the next connection to a leader that does not know the run (the topic was recreated), which
-    /// takes any first sequence, and the order is lost (delivery-rules.md section 1.2).
+    /// takes any first sequence, and the order is lost (DESIGN.md, Delivery).
     pub leader: Option<Leader>,
 }
 

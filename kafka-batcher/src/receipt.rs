@@ -40,7 +40,9 @@ impl Receipt {
     /// and asked again, any number of times, by several tasks.
     ///
     /// # Errors
-    /// [`ReceiptError::Failed`] when the event is final and not delivered, or in doubt.
+    /// [`ReceiptError::Failed`] when the event is final and not delivered, or in doubt; or when the batcher was shut down while the
+    /// event was safe in the spool ([`FailureReason::Spooled`](crate::FailureReason::Spooled)): the next process that opens it delivers
+    /// that one, so do not add it again.
     pub fn delivered(&self) -> impl Future<Output = Result<Delivery, ReceiptError>> + Send + '_ {
         poll_fn(|cx| self.completion.poll(self.index, cx).map(answer))
     }

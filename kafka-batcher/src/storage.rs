@@ -204,7 +204,7 @@ pub trait TempStorage: Send + Sync + fmt::Debug + 'static {
 
     /// In one durable step: `batches` (never sent) are appended, each to its partition's tail, and everything of the
     /// unassigned lane below `through` is settled. Resolves with the position of each batch. After a crash either all of
-    /// it has happened or nothing (delivery-rules.md section 5).
+    /// it has happened or nothing (DESIGN.md, Delivery).
     ///
     /// # Errors
     /// [`StorageError`]; nothing has changed then.

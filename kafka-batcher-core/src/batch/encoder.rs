@@ -427,7 +427,7 @@ impl Encoder {
 }
 
 /// Notes that the time of event `index`, appended now, is the user's: a broker that refuses it refuses the event, while
-/// a time of ours that is refused holds the partition (delivery-rules.md section 3).
+/// a time of ours that is refused holds the partition (DESIGN.md, Delivery).
 #[cold]
 #[inline(never)]
 pub(super) fn mark_given(given: &mut Vec<Range<u32>>, index: u32) {

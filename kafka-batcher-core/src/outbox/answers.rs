@@ -141,8 +141,7 @@ impl Outbox {
         }
     }
 
-    /// A batch of `run` was taken by the broker: what is in doubt before it *in its run* is written (delivery-rules.md
-    /// 2.2, 2.3). What was definitely refused before it is not: that would be a reordering, which is counted (2.5).
+    /// A batch of `run` was taken by the broker: what is in doubt before it *in its run* is written (DESIGN.md, Delivery). What was definitely refused before it is not: that would be a reordering, which is counted (2.5).
     fn prove_before(&mut self, at: usize, run: Option<u64>) {
         let mut overtaken = false;
         let mut i = 0;
@@ -298,8 +297,7 @@ impl Outbox {
 
     // ---- the end of a run -------------------------------------------------------------------------------------------
 
-    /// The next batch that is stamped begins a new run: our own id with the partition's next epoch (delivery-rules.md
-    /// 1.3), or a new id once the epochs are used up.
+    /// The next batch that is stamped begins a new run: our own id with the partition's next epoch (DESIGN.md, Delivery), or a new id once the epochs are used up.
     pub(super) fn end_run(&mut self) {
         let Some(run) = self.run.take() else { return };
         if run.foreign {

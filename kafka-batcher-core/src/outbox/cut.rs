@@ -17,7 +17,7 @@ impl Outbox {
         move |size| pool.acquire_reserve(&share, size)
     }
 
-    /// Halves the head, every event keeping its number (delivery-rules.md 1.5); a single event fails.
+    /// Halves the head, every event keeping its number (DESIGN.md, Delivery); a single event fails.
     pub(super) fn split_or_fail(&mut self, reason: FailureReason, refusal: &Refusal) {
         let Some(entry) = self.entries.pop_front() else { return };
         let count = entry.batch.count();
@@ -146,7 +146,7 @@ impl Outbox {
         self.hole();
     }
 
-    /// Numbers are missing now: what follows starts a new run (delivery-rules.md 1.4).
+    /// Numbers are missing now: what follows starts a new run (DESIGN.md, Delivery).
     pub(super) fn hole(&mut self) {
         #[cfg(test)]
         {

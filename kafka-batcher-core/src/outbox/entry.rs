@@ -259,7 +259,7 @@ impl Spent {
 }
 
 /// How far the clearing of a doubt has come; only while nothing else is in flight. All answers must come from one leader,
-/// over one connection (delivery-rules.md 2.3): a broker that restarted between two of them may have forgotten the id,
+/// over one connection (DESIGN.md, Delivery): a broker that restarted between two of them may have forgotten the id,
 /// accept what it would have had to recognise, and so "prove" what is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {

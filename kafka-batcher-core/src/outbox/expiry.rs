@@ -4,7 +4,7 @@
 //! and `on_full = drop_oldest` (lost, and counted). And one age at which the outbox stops by itself: events that the
 //! topic's retention would delete at once are held.
 //!
-//! What goes leaves a hole, and holes end runs (delivery-rules.md 1.4): nothing goes while anything of the partition is in
+//! What goes leaves a hole, and holes end runs (DESIGN.md, Delivery): nothing goes while anything of the partition is in
 //! flight or asked about, and never what may be in the log already.
 
 use std::time::Duration;
@@ -326,8 +326,7 @@ impl Outbox {
         self.expiry.room > 0 || ends.into_iter().flatten().any(over)
     }
 
-    /// What is older than the topic keeps events is held: Kafka would acknowledge and delete it (delivery-rules.md section
-    /// 3).
+    /// What is older than the topic keeps events is held: Kafka would acknowledge and delete it (DESIGN.md, Delivery).
     pub(super) fn check_retention(&mut self, now: Time, unix_ms: i64) -> Option<Action> {
         let spool = self.settings.spool.filter(|spool| !spool.replay_expired)?;
         let head = self.entries.front().filter(|head| head.place != Place::Memory)?;

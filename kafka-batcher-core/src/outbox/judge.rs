@@ -1,6 +1,6 @@
 //! Doubt and proof: what to do about a refusal, and about a batch of which nobody knows whether it was written.
 //!
-//! Everything in here happens at the head, with nothing of the partition in flight (delivery-rules.md section 2):
+//! Everything in here happens at the head, with nothing of the partition in flight (DESIGN.md, Delivery):
 //! a broker's 45, its refusal of a batch that may be written already, and the end of a run all mean one thing first,
 //! to find out what the log holds. DESIGN.md, "Delivery", has the table.
 
@@ -255,7 +255,7 @@ impl Outbox {
         })
     }
 
-    /// Acts upon what the leader knows of the id: delivery-rules.md 2.2.
+    /// Acts upon what the leader knows of the id: DESIGN.md, Delivery.
     fn answered(&mut self, answer: ProducerState, leader: Leader, unix_ms: i64) {
         let Some(subject) = self.subject() else { return };
         let Subject { at, run, stamp, last, doubtful, judged, out_of_order } = subject;

@@ -31,7 +31,7 @@ use crate::spool::DeadLetter;
 use crate::time::Time;
 
 /// So close to the tail new batches wait in memory: otherwise each would go to disk just to be read back, and a busy
-/// partition would never catch up (delivery-rules.md 6.5).
+/// partition would never catch up (DESIGN.md, Delivery).
 const NEAR_TAIL: u64 = REMEMBERED as u64;
 /// Batches in memory below which more are read.
 const READ_AHEAD: usize = 2 * REMEMBERED as usize;

@@ -37,7 +37,7 @@ pub struct OutboxSettings {
 }
 
 /// What becomes of an event whose time the broker refuses (32 INVALID_TIMESTAMP) although its user gave it none
-/// (delivery-rules.md section 3).
+/// (DESIGN.md, Delivery).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnExpiredTimestamp {
     /// Its partition waits until somebody acts.
@@ -145,7 +145,7 @@ pub enum Action {
         ticket: u64,
         /// Stamped, its CRC computed.
         batch: RecordBatch,
-        /// It comes from the spool: to be sent with acks = all, whatever the topic's setting (delivery-rules.md 2.7).
+        /// It comes from the spool: to be sent with acks = all, whatever the topic's setting (DESIGN.md, Delivery).
         spooled: bool,
     },
     /// Ask the partition's leader what it knows of this producer id, and report to

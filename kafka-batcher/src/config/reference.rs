@@ -73,7 +73,7 @@ what it is. The environment is `KAFKA_BATCHER__KEY`, `KAFKA_BATCHER__SPOOL__KEY`
 `KAFKA_BATCHER__COLLECTORS__0__KEY` (two underscores); a key at the top goes for every collector there, too.
 
 `kafka-batcher config check FILE` tells every mistake at once, with its place; `config show FILE` the values in effect and where
-each comes from; `config init` writes a file to begin with. In code: `Config::from_file`, `KafkaBatcher::from_config`.
+each comes from; `config init > FILE` makes one to begin with. In code: `Config::from_file`, `KafkaBatcher::from_config`.
 ";
 
 /// A file to begin with: every setting with its words, its default commented out.

@@ -46,7 +46,12 @@ macro_rules! settings {
         #[derive(Clone, Debug, PartialEq)]
         #[non_exhaustive]
         pub struct $type {
-            $($(#[doc = $doc])+ pub $name: $ty,)*
+            $(
+                $(#[doc = $doc])+
+                #[doc = ""]
+                #[doc = concat!("Default: `", stringify!($default), "`.")]
+                pub $name: $ty,
+            )*
         }
 
         impl Default for $type {
@@ -103,7 +108,7 @@ settings! {
         endpoints: Vec<String> = Vec::new(), "";
         /// The name by which brokers know this client, in their logs and quotas.
         client_id: String = "kafka-batcher".to_owned(), "";
-        /// The most memory that accepted events may hold, over all topics. Larger: a longer stall of Kafka is ridden out before callers wait. At least 2 x `max_batch_bytesize`.
+        /// The most bytes of memory that accepted events may hold, over all topics. Larger: a longer stall of Kafka is ridden out before callers wait. At least 2 x `max_batch_bytesize` and 128 KiB.
         memory: usize = 64 << 20, "bytes";
         /// How long `add_event` waits for memory before it answers `Full`. Shorter: callers learn sooner; longer: a slow broker is noticed as latency, not as errors.
         max_block: Duration = Duration::from_secs(60), "ms";
@@ -117,7 +122,7 @@ settings! {
         retry_backoff_max: Duration = Duration::from_secs(5), "ms";
         /// How old metadata may become before it is asked for again without a reason; that is how new partitions are found.
         metadata_max_age: Duration = Duration::from_secs(300), "ms";
-        /// The most one Produce request may hold, over all partitions of a broker. Must not exceed the broker's `socket.request.max.bytes`. Once as much of a topic is under way to a broker, in two requests or more, no further one is begun: on a long link, where a round trip takes long, more may be better.
+        /// The most bytes one Produce request may hold, over all partitions of a broker. Must not exceed the broker's `socket.request.max.bytes`. While two requests of half of it or more are under way to a broker, no further one of their topic is begun: on a long link, where a round trip takes long, more may be better.
         max_request_size: usize = 8 << 20, "bytes";
         /// Batches of one partition in flight at once, once its run is established; 1 to 5, since a broker recognises the last five. Without idempotence it is 1, or order would be lost.
         max_in_flight: u32 = 5, "batches";
@@ -143,7 +148,7 @@ settings! {
         adaptive_linger: bool = false, "";
         /// The shortest time between a seal and one by `batch_size`. Longer than `max_wait_time` it does nothing.
         min_delay: Duration = Duration::ZERO, "ms";
-        /// The most a batch may be, encoded, header included; with `compression`, compressed. Must not exceed the topic's `max.message.bytes`. An event that does not fit alone, uncompressed, is refused to the caller.
+        /// The most bytes a batch may have, encoded, header included; with `compression`, compressed. Must not exceed the topic's `max.message.bytes`. An event that does not fit alone, uncompressed, is refused to the caller.
         max_batch_bytesize: usize = 1_000_000, "bytes";
         /// How batches are compressed: none, gzip, snappy, lz4, zstd. `max_batch_bytesize` then means bytes on the wire, by what was learned of how much batches shrink. Recommended: zstd at its default level; a Kafka older than 2.1 does not take it. Costs CPU, on as many threads as there are cores.
         compression: Codec = Codec::None, "";
@@ -203,21 +208,21 @@ settings! {
         max_age: Option<Duration> = None, "ms";
         /// What happens when the spool is full. `backpressure`: events stay in memory, and when that is full callers wait (`max_block`). `reject`: the same, but callers are refused at once. `drop_oldest`: each partition drops its own oldest events (lost, counted, told), unless they may be in Kafka already.
         on_full: OnFull = OnFull::Backpressure, "";
-        /// How fast each topic's backlog is read from the spool and sent, once Kafka is back. What is in memory still needs no read and goes at once. It must be more than what comes in, or the backlog grows. What is read to find what is to be dropped counts, too. Unset: as fast as Kafka takes it.
+        /// How many bytes a second of each topic's backlog are read from the spool and sent, once Kafka is back. What is in memory still needs no read and goes at once. It must be more than what comes in, or the backlog grows. What is read to find what is to be dropped counts, too. Unset: as fast as Kafka takes it.
         replay_rate: Option<u64> = None, "bytes/s";
         /// Send events from the spool that are older than the topic's `retention.ms`, too. False: they are held and the operator is told, because Kafka would acknowledge and delete them.
         replay_expired: bool = false, "";
         /// Consent to sending what the spool holds for another cluster to this one. False: it is held and the operator is told.
         replay_to_other_cluster: bool = false, "";
-        /// What all segments, dead letters and damaged bytes kept aside may hold. When it is reached `on_full` says what happens.
+        /// How many bytes all segments, dead letters and damaged parts kept aside may hold. When it is reached `on_full` says what happens.
         max_bytes: u64 = 10 << 30, "bytes";
-        /// What is left of the disk to others; below it the spool counts as full. Unset: 1 GiB, or 5 % of a small disk.
+        /// How many bytes of the disk are left to others; below that the spool counts as full. Unset: 1 GiB, or 5 % of a small disk.
         min_free_bytes: Option<u64> = None, "bytes";
         /// When a segment has so many bytes the next begins. Smaller: room comes back earlier; larger: fewer files. At most 1 GiB and an eighth of `max_bytes`.
         segment_bytes: u64 = 64 << 20, "bytes";
-        /// What the dead letters of a topic may hold; beyond it the oldest go, counted as lost.
+        /// How many bytes the dead letters of a topic may hold; beyond that the oldest go, counted as lost.
         dead_letter_bytes: u64 = 64 << 20, "bytes";
-        /// Kept back on the disk, so that a spool on a full disk can drain.
+        /// Bytes kept back on the disk, so that a spool on a full disk can drain.
         reserve_bytes: u64 = 1 << 20, "bytes";
     }
 }

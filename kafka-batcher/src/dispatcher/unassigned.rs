@@ -1,6 +1,6 @@
 //! The unassigned lane, behind its accumulator: batches of a topic whose partitions nobody knows yet.
 //!
-//! Order (delivery-rules.md section 5): while the lane holds anything, on disk or in memory, every new event of the topic
+//! Order (DESIGN.md, Delivery): while the lane holds anything, on disk or in memory, every new event of the topic
 //! queues behind it. What is on disk is regrouped first, piece by piece, each piece in one durable step that appends the
 //! regrouped batches to their partitions and settles the lane's part; then what is in memory; then slots appear.
 

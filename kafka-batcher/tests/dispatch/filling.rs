@@ -26,8 +26,11 @@ struct Gated {
 
 impl Gated {
     fn new(kafka: &EmbeddedKafka) -> Self {
-        let native =
-            Arc::new(NativeProducer::new(ClientSettings::new(kafka.bootstrap().split(','))).unwrap());
+        Gated::with(ClientSettings::new(kafka.bootstrap().split(',')))
+    }
+
+    fn with(settings: ClientSettings) -> Self {
+        let native = Arc::new(NativeProducer::new(settings).unwrap());
         Gated { native, requests: Arc::default(), open: watch::Sender::new(false) }
     }
 
@@ -120,16 +123,22 @@ async fn added(batcher: &KafkaBatcher, flights: &Collector, partition: i32, valu
 /// Sealed, the first of them would have waited for an answer all the same, and the others behind it, in batches of their own.
 #[tokio::test]
 async fn what_comes_while_its_broker_has_enough_to_do_goes_into_one_batch() {
-    let kafka = kafka(6);
-    let producer = Gated::new(&kafka);
-    let (batcher, flights) = started(builder(&kafka, &Told::default()), &producer).await;
-    producer.has_enough_to_do(&flights).await;
-    assert_eq!(added(&batcher, &flights, 5, &["a", "b", "c"]).await, 5);
-    producer.open.send_replace(true);
-    producer.has_requests(6).await;
-    let report = batcher.shutdown(LONG).await;
-    assert!(report.all_delivered() && report.balances(), "{report:?}");
-    assert_eq!((report.batches, values(&kafka, 5).join("")), (6, "abc".to_owned()));
+    for (required_acks, adaptive_linger) in [(-1, false), (-1, true), (0, false)] {
+        let kafka = kafka(6);
+        let producer = Gated::new(&kafka);
+        let builder = builder(&kafka, &Told::default()).collector_defaults(|d| {
+            (d.required_acks, d.adaptive_linger) = (required_acks, adaptive_linger);
+        });
+        let (batcher, flights) = started(builder, &producer).await;
+        producer.has_enough_to_do(&flights).await;
+        let sealed = added(&batcher, &flights, 5, &["a", "b", "c"]).await;
+        assert_eq!(sealed, 5, "acks {required_acks}, adaptive: {adaptive_linger}");
+        producer.open.send_replace(true);
+        producer.has_requests(6).await;
+        let report = batcher.shutdown(LONG).await;
+        assert!(report.all_delivered() && report.balances(), "{report:?}");
+        assert_eq!((report.batches, values(&kafka, 5).join("")), (6, "abc".to_owned()));
+    }
 }
 
 /// What somebody waits for is sealed, whatever the broker has to do; so is what is open at the end.
@@ -316,6 +325,53 @@ async fn what_waits_for_a_broker_that_answers_nothing_is_saved() {
     producer.has_enough_to_do(&flights).await;
     let receipt = flights.send(to(5, "v")).await.unwrap();
     tokio::time::timeout(LONG, receipt.durable()).await.expect("it is saved").unwrap();
+    producer.open.send_replace(true);
+    assert!(batcher.shutdown(LONG).await.all_delivered());
+}
+
+/// The first of the two times that are over when it may be away; without a spool there is but one.
+#[tokio::test]
+async fn what_waits_for_a_broker_that_answers_nothing_waits_for_a_part_of_the_request_timeout() {
+    for spool in [false, true] {
+        let kafka = kafka(6);
+        let producer = Gated::new(&kafka);
+        let builder = builder(&kafka, &Told::default())
+            .producer(producer.clone())
+            .settings(|s| s.request_timeout = Duration::from_millis(500))
+            .collector_defaults(|d| d.max_wait_time = Duration::ZERO);
+        let builder = match spool {
+            true => builder.storage(MemoryStorage::default()).spool_after(10 * LONG),
+            false => builder,
+        };
+        let batcher = builder.start().await.unwrap();
+        let flights = batcher.collector(TOPIC).build().unwrap();
+        ready(&batcher, TOPIC).await;
+        producer.has_enough_to_do(&flights).await;
+        flights.add_event(to(5, "v")).await.unwrap();
+        let sealed = async { while added(&batcher, &flights, 5, &[]).await < 6 {} };
+        tokio::time::timeout(LONG, sealed).await.expect("it is sealed");
+        producer.open.send_replace(true);
+        assert!(batcher.shutdown(LONG).await.all_delivered());
+    }
+}
+
+/// It goes to another broker now, which has nothing to do.
+#[tokio::test]
+async fn what_waits_for_a_busy_broker_goes_when_another_one_leads() {
+    let kafka = EmbeddedKafka::builder().brokers(2).topic(TOPIC, 6).start().unwrap();
+    for partition in 0..6 {
+        kafka.move_leader(TOPIC, partition, 1).unwrap();
+    }
+    let mut settings = ClientSettings::new(kafka.bootstrap().split(','));
+    settings.metadata_max_age = Duration::from_millis(50);
+    let producer = Gated::with(settings);
+    let bootstrap = kafka.bootstrap();
+    let builder = builder_at(bootstrap.split_once(',').unwrap().0, &Told::default());
+    let (batcher, flights) = started(builder, &producer).await;
+    producer.has_enough_to_do(&flights).await;
+    assert_eq!(added(&batcher, &flights, 5, &["waits"]).await, 5);
+    kafka.move_leader(TOPIC, 5, 2).unwrap();
+    producer.has_requests(6).await;
     producer.open.send_replace(true);
     assert!(batcher.shutdown(LONG).await.all_delivered());
 }

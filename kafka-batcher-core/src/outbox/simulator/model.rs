@@ -1,4 +1,4 @@
-//! The model of a partition on a Kafka broker: it answers as a real Kafka 4.1 was seen to (delivery-rules.md section 0).
+//! The model of a partition on a Kafka broker: it answers as a real Kafka 4.1 was seen to (DESIGN.md, Delivery).
 //!
 //! Written from that table alone, not from the outbox, and much simpler than `kafka-batcher-broker`: no bytes, no
 //! protocol, one log.

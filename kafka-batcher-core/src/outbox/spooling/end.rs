@@ -35,7 +35,7 @@ impl Outbox {
         rejecting.chain(&self.spool.more_letters)
     }
 
-    /// True if what follows waits until the letters are put aside (delivery-rules.md 1.4). A disk that is bad does not stop
+    /// True if what follows waits until the letters are put aside (DESIGN.md, Delivery). A disk that is bad does not stop
     /// deliveries: letters that are in memory only are tried again while the others go on. A crash would take them along, but
     /// nobody was told that they are durable.
     pub(in super::super) fn letters_first(&self) -> bool {

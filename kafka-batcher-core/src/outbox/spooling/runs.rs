@@ -121,7 +121,7 @@ impl Outbox {
         None
     }
 
-    /// What was stamped for another topic or cluster gets new numbers here (delivery-rules.md 1.7).
+    /// What was stamped for another topic or cluster gets new numbers here (DESIGN.md, Delivery).
     pub(in super::super) fn check_origins(&mut self, now: Time) -> Option<Action> {
         let consent = self.settings.spool.is_some_and(|spool| spool.other_cluster);
         let mut foreign = false;

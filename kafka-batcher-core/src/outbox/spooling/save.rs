@@ -114,7 +114,7 @@ impl Outbox {
     }
 
     /// Whether entry `at` may be sent as far as the disk is concerned: what gets new numbers has them on disk first
-    /// (delivery-rules.md 6.6), and with `always` everything is there first.
+    /// (DESIGN.md, Delivery), and with `always` everything is there first.
     pub(in super::super) fn ready(&self, at: usize) -> bool {
         #[cfg(test)]
         {

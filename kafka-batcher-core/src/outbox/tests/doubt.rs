@@ -1,4 +1,4 @@
-//! Doubt and proof (delivery-rules.md section 2).
+//! Doubt and proof (DESIGN.md, Delivery).
 
 use super::*;
 

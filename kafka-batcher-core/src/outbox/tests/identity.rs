@@ -1,4 +1,4 @@
-//! Producer ids and epochs (delivery-rules.md 1.1, 1.3, 2.6).
+//! Producer ids and epochs (DESIGN.md, Delivery).
 
 use super::*;
 

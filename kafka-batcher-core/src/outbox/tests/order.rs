@@ -1,4 +1,4 @@
-//! Runs: one number one event, one in flight until established, holes, wraps (delivery-rules.md section 1).
+//! Runs: one number one event, one in flight until established, holes, wraps (DESIGN.md, Delivery).
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Refused for good: split, cut, held (delivery-rules.md 1.4, 1.5, 2.4, section 3).
+//! Refused for good: split, cut, held (DESIGN.md, Delivery).
 
 use super::*;
 use crate::error::{FailureReason, Persisted};
