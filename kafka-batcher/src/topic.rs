@@ -578,6 +578,9 @@ impl Topic {
     /// With the due ones go the open batches for the same nodes: a request to that broker is on its way anyhow. What
     /// waits in the unassigned lane has nowhere to go, and is left alone. A batch of a partition for which `early` gives a time is
     /// due then, if that is before its own time.
+    ///
+    /// After something was sealed more is likely to come, and nothing that is opened from now on is due before `max_wait_time` is over. So it
+    /// is armed for then although nothing is open: whoever opens the next batch need not wake anybody for it.
     pub(crate) fn seal_due(
         &self,
         by: Time,
@@ -588,6 +591,7 @@ impl Topic {
         // Before the scan: a push that comes after it sees "never" and wakes us.
         self.armed.store(u64::MAX, Ordering::SeqCst);
         let (mut held, mut open, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut sealed = false;
         let mut next: Option<Time> = None;
         let mut told = Vec::new();
         // Where the topic is collected as a whole, one partition that can go is reason enough: all are sealed together.
@@ -606,6 +610,7 @@ impl Topic {
                 None => {}
                 Some(at) if at > by => open.push((partition, at)),
                 Some(_) if may_go(partition) => {
+                    sealed = true;
                     match deadline.is_some_and(|at| at > by) {
                         true => accumulator.seal(FlushReason::BrokerReady, by),
                         false => accumulator.handle_timeout(by),
@@ -634,7 +639,9 @@ impl Topic {
             told.extend(self.take_sealed(&mut accumulator));
         }
         self.observe(&told);
-        if let Some(next) = next {
+        let wait = self.settings.max_wait_time;
+        let more = (sealed && !wait.is_zero()).then(|| self.clock.now() + wait);
+        if let Some(next) = next.or(more) {
             self.armed.fetch_min(next.as_micros(), Ordering::AcqRel);
         }
         held

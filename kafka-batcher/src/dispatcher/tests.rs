@@ -39,6 +39,27 @@ async fn an_event_that_waited_for_its_topic_on_disk_is_settled_once() {
     assert_eq!(flights.topic.unsettled(), 0);
 }
 
+/// Each batch of a stream woke the dispatcher when it was opened, and again when it was due.
+#[tokio::test]
+async fn the_next_batch_of_a_stream_wakes_nobody_when_it_is_opened() {
+    let kafka = EmbeddedKafka::builder().topic("flights", 1).start().unwrap();
+    let batcher = KafkaBatcher::builder([kafka.bootstrap()]).start().await.unwrap();
+    let wait = Duration::from_millis(300);
+    let flights = batcher.collector("flights").settings(|s| s.max_wait_time = wait).build().unwrap();
+    let topic = flights.topic.clone();
+    flights.send("first").await.unwrap().delivered().await.unwrap();
+    let armed = topic.next_due();
+    assert!(armed.is_some_and(|at| at <= topic.clock.now() + wait), "{armed:?}");
+    let second = flights.send("second").await.unwrap();
+    assert_eq!(topic.next_due(), armed);
+    second.delivered().await.unwrap();
+    // Nothing comes any more: one look in vain, and no more.
+    while topic.next_due().is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert!(batcher.shutdown(Duration::from_secs(60)).await.all_delivered());
+}
+
 #[test]
 fn a_timer_is_asked_for_early_but_a_short_linger_is_not_made_none_and_a_least_time_is_kept() {
     let late = |max_wait_time: u64, min_delay: u64| {
