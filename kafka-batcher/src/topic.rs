@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use kafka_batcher_core::flusher::BatchFlusher;
 use kafka_batcher_core::partitioner::{
@@ -28,6 +29,10 @@ use crate::panics;
 use crate::receipt::Receipt;
 use crate::slots::{Slot, Slots};
 use crate::telemetry::TopicTelemetry;
+
+/// With a longer `max_wait_time` than this the next batch of a stream wakes its dispatcher when it is opened: that is seldom enough, and a
+/// process with nothing to do comes to rest sooner.
+const STREAM: Duration = Duration::from_secs(1);
 
 /// The header that keeps an event's placement while its topic is unknown. Stripped when it is placed.
 pub(crate) const PLACEMENT_HEADER: &str = "__kafka_batcher.placement";
@@ -551,6 +556,14 @@ impl Topic {
         self.observe(&told);
     }
 
+    /// Whether anything is open in this partition's batch.
+    pub(crate) fn is_open(&self, partition: i32) -> bool {
+        self.slots.get(partition).is_some_and(|slot| {
+            let (lock, _) = self.slots.accumulator(slot, partition);
+            lock.lock().unwrap_or_else(PoisonError::into_inner).open_events() > 0
+        })
+    }
+
     /// No event is accepted after this; what is open is sealed.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
@@ -579,8 +592,9 @@ impl Topic {
     /// waits in the unassigned lane has nowhere to go, and is left alone. A batch of a partition for which `early` gives a time is
     /// due then, if that is before its own time.
     ///
-    /// After something was sealed more is likely to come, and nothing that is opened from now on is due before `max_wait_time` is over. So it
-    /// is armed for then although nothing is open: whoever opens the next batch need not wake anybody for it.
+    /// After something was sealed more is likely to come, and nothing that is opened from now on is due before `max_wait_time` is over, unless
+    /// `early` or `min_delay` says so. So it is armed for then although nothing is open: whoever opens the next batch, and is not earlier, need
+    /// not wake anybody for it. The price is one look in vain when nothing came.
     pub(crate) fn seal_due(
         &self,
         by: Time,
@@ -640,7 +654,7 @@ impl Topic {
         }
         self.observe(&told);
         let wait = self.settings.max_wait_time;
-        let more = (sealed && !wait.is_zero()).then(|| self.clock.now() + wait);
+        let more = (sealed && !wait.is_zero() && wait <= STREAM).then(|| self.clock.now() + wait);
         if let Some(next) = next.or(more) {
             self.armed.fetch_min(next.as_micros(), Ordering::AcqRel);
         }

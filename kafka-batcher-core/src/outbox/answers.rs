@@ -106,7 +106,7 @@ impl Outbox {
     fn acked(&mut self, at: usize, base_offset: Option<i64>, leader: Option<Leader>) {
         let Some(entry) = self.entries.remove(at) else { return };
         self.spool.away_since = None;
-        // A batch accepted by another leader than the one that raised the question answers nothing (2.3).
+        // A batch accepted by another leader than the one that raised the question answers nothing.
         let same = |asked: Leader| leader.is_none_or(|leader| leader == asked);
         #[cfg(test)]
         let same =
@@ -141,7 +141,7 @@ impl Outbox {
         }
     }
 
-    /// A batch of `run` was taken by the broker: what is in doubt before it *in its run* is written (DESIGN.md, Delivery). What was definitely refused before it is not: that would be a reordering, which is counted (2.5).
+    /// A batch of `run` was taken by the broker: what is in doubt before it *in its run* is written (DESIGN.md, Delivery). What was definitely refused before it is not: that would be a reordering, which is counted.
     fn prove_before(&mut self, at: usize, run: Option<u64>) {
         let mut overtaken = false;
         let mut i = 0;

@@ -178,7 +178,7 @@ impl Outbox {
         let doubtful = head.exposure == Exposure::Doubtful;
         match head.verdict.take() {
             None => {
-                // Behind a hole, and before the first batch of a new run, nothing older may be in doubt (1.3, 1.4).
+                // Behind a hole, and before the first batch of a new run, nothing older may be in doubt.
                 let outside = head.run.is_none() || head.run != current;
                 let unclear =
                     outside && self.entries.iter().any(|entry| entry.exposure == Exposure::Doubtful);
@@ -196,7 +196,7 @@ impl Outbox {
                 if doubtful =>
             {
                 // The broker checks size and time before it looks for duplicates: its refusal of a batch that may be
-                // written settles nothing (2.4).
+                // written settles nothing.
                 head.verdict = Some(verdict);
                 self.doubt = Doubt::Ask;
                 true

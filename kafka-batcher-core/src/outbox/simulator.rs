@@ -23,29 +23,29 @@ use std::cell::Cell;
 /// A rule that is broken on purpose. The places where that happens are compiled for tests only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mutation {
-    /// Up to five in flight although nothing of the run was acknowledged (1.2).
+    /// Up to five in flight although nothing of the run was acknowledged.
     PipelineBeforeEstablished,
-    /// A batch whose answer was lost is sent again with new numbers (1.1).
+    /// A batch whose answer was lost is sent again with new numbers.
     ResendWithNewNumbers,
-    /// 45 on a younger batch is judged at once: not the next, so it must be there already (2.1).
+    /// 45 on a younger batch is judged at once: not the next, so it must be there already.
     JudgeYoungerAtOnce,
-    /// A refusal of a batch in doubt is taken as proof that it is not written (2.4).
+    /// A refusal of a batch in doubt is taken as proof that it is not written.
     RefusalIsProof,
-    /// What follows a hole goes on in the same run (1.4).
+    /// What follows a hole goes on in the same run.
     HoleKeepsRun,
     /// A request without an answer counts as delivered.
     CommitBeforeAck,
     /// What is on disk is settled when it is sent, not when it is acknowledged.
     SettleWhenSent,
-    /// New numbers are sent before the disk has them (6.6).
+    /// New numbers are sent before the disk has them.
     SendBeforeRenumbered,
     /// A batch that comes in is sent although older ones are on disk.
     OvertakeTheSpool,
     /// What comes back from disk with numbers gets new ones without a question.
     RestampWhatIsRead,
-    /// What may be in the log is dropped for its age, or to make room (1.4).
+    /// What may be in the log is dropped for its age, or to make room.
     DropWhatIsInDoubt,
-    /// A proof may be made of the answers of two leaders, or of one before and after its restart (2.3).
+    /// A proof may be made of the answers of two leaders, or of one before and after its restart.
     ProofAcrossLeaders,
 }
 

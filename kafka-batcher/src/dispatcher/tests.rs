@@ -44,19 +44,26 @@ async fn an_event_that_waited_for_its_topic_on_disk_is_settled_once() {
 async fn the_next_batch_of_a_stream_wakes_nobody_when_it_is_opened() {
     let kafka = EmbeddedKafka::builder().topic("flights", 1).start().unwrap();
     let batcher = KafkaBatcher::builder([kafka.bootstrap()]).start().await.unwrap();
-    let wait = Duration::from_millis(300);
+    let wait = Duration::from_secs(1);
     let flights = batcher.collector("flights").settings(|s| s.max_wait_time = wait).build().unwrap();
     let topic = flights.topic.clone();
-    flights.send("first").await.unwrap().delivered().await.unwrap();
+    // Its batches are those of a partition then.
+    flights.send("known").await.unwrap().delivered().await.unwrap();
+    let first = flights.send("first").await.unwrap();
+    let due = topic.clock.now() + wait;
+    first.delivered().await.unwrap();
     let armed = topic.next_due();
-    assert!(armed.is_some_and(|at| at <= topic.clock.now() + wait), "{armed:?}");
+    assert!(armed.is_some_and(|at| at > due), "{armed:?}, and the batch was due before {due:?}");
     let second = flights.send("second").await.unwrap();
     assert_eq!(topic.next_due(), armed);
     second.delivered().await.unwrap();
     // Nothing comes any more: one look in vain, and no more.
-    while topic.next_due().is_some() {
-        tokio::task::yield_now().await;
-    }
+    let quiet = async {
+        while topic.next_due().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), quiet).await.unwrap();
     assert!(batcher.shutdown(Duration::from_secs(60)).await.all_delivered());
 }
 
