@@ -495,10 +495,13 @@ impl Dispatcher {
             .map(|(partition, _)| partition)
             .filter(|partition| self.could_go(*partition, now))
             .collect();
+        if going.is_empty() {
+            return;
+        }
         // Where the topic is collected as a whole, one of them seals for all.
-        let all = !going.is_empty() && !self.parts.topic.settings.collect_by_partition;
+        let whole = !self.parts.topic.settings.collect_by_partition;
         for (partition, lane) in (0i32..).zip(&mut self.lanes) {
-            lane.wanted &= !all && going.binary_search(&partition).is_err();
+            lane.wanted &= !whole && going.binary_search(&partition).is_err();
         }
         self.parts.topic.seal_for_memory(&going);
     }

@@ -541,9 +541,6 @@ impl Topic {
     /// Somebody waits for memory: seals the open batches of these partitions, which would be sent at once. One that waits for others, or
     /// for its broker, frees nothing by being sealed, and had better go on filling.
     pub(crate) fn seal_for_memory(&self, partitions: &[i32]) {
-        if partitions.is_empty() {
-            return;
-        }
         let now = self.clock.now();
         let mut told = Vec::new();
         for &partition in partitions {

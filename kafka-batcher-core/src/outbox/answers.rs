@@ -141,7 +141,8 @@ impl Outbox {
         }
     }
 
-    /// A batch of `run` was taken by the broker: what is in doubt before it *in its run* is written (DESIGN.md, Delivery). What was definitely refused before it is not: that would be a reordering, which is counted.
+    /// A batch of `run` was taken by the broker: what is in doubt before it *in its run* is written (DESIGN.md, Delivery).
+    /// What was definitely refused before it is not: that would be a reordering, which is counted.
     fn prove_before(&mut self, at: usize, run: Option<u64>) {
         let mut overtaken = false;
         let mut i = 0;
@@ -297,7 +298,8 @@ impl Outbox {
 
     // ---- the end of a run -------------------------------------------------------------------------------------------
 
-    /// The next batch that is stamped begins a new run: our own id with the partition's next epoch (DESIGN.md, Delivery), or a new id once the epochs are used up.
+    /// The next batch that is stamped begins a new run: our own id with the partition's next epoch (DESIGN.md, Delivery), or a
+    /// new id once the epochs are used up.
     pub(super) fn end_run(&mut self) {
         let Some(run) = self.run.take() else { return };
         if run.foreign {

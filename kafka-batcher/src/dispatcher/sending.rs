@@ -13,9 +13,10 @@ use crate::producer::{PartitionBatch, ProduceRequest};
 const REQUESTS_PER_BROKER: usize = 5;
 
 /// So many fill it, if each of them is large: half of what a request may hold (`max_request_size`), or more. A small one beside a large one
-/// does not, for it is answered with it, and the wire is idle then. Without this bound all of the memory is soon under way in five requests, what an answer frees goes out at once in as many small batches as there are partitions, and
-/// it stays so. On Kafka, medians of six in turns: CPU s for 10^6 events 0.310 without, 0.265 with it, and 0.242 where batches go on filling
-/// besides, 1.0, 1.15 and 1.25 million events/s, with 1 000 partitions; 0.162, 0.146 and 0.134 with 200. With 16 there is no difference.
+/// does not, for it is answered with it, and the wire is idle then. Without this bound all of the memory is soon under way in five
+/// requests, what an answer frees goes out at once in as many small batches as there are partitions, and it stays so. On Kafka, medians of
+/// six in turns: CPU s for 10^6 events 0.310 without, 0.265 with it, and 0.242 where batches go on filling besides, 1.0, 1.15 and 1.25
+/// million events/s, with 1 000 partitions; 0.162, 0.146 and 0.134 with 200. With 16 there is no difference.
 const LARGE_REQUESTS_PER_BROKER: usize = 2;
 
 /// What is under way to one broker.
