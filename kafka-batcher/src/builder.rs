@@ -262,8 +262,15 @@ impl Builder {
 
     /// The same, with bounds of your own.
     pub fn spool_with(mut self, settings: DiskSettings) -> Self {
-        let DiskSettings { dir, max_bytes, min_free_bytes, segment_bytes, dead_letter_bytes, reserve_bytes } =
-            settings;
+        let DiskSettings {
+            dir,
+            max_bytes,
+            min_free_bytes,
+            segment_bytes,
+            dead_letter_bytes,
+            reserve_bytes,
+            ..
+        } = settings;
         self.spool = SpoolConfig {
             dir: Some(dir),
             max_bytes,

@@ -6,15 +6,19 @@ mod support;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use kafka_batcher::storage::disk::Spool;
+use kafka_batcher::storage::disk::{Spool, TopicScan};
 use kafka_batcher::storage::{DeadLetter, DiskSettings, DiskStorage, Renumbered, UNASSIGNED};
-use kafka_batcher::{DeliveryError, FailureReason, Persisted, TempStorage};
+use kafka_batcher::{DeliveryError, FailureReason, KafkaBatcher, Persisted, Record, SpoolMode, TempStorage};
 use kafka_batcher_testkit::{Error, LogDump, Options, RealKafka, Suite};
 use support::{batch, fresh, numbers, partition, save, sent, wait};
 
 fn main() -> ExitCode {
-    Suite::new(Options::one_broker()).test("DumpLogSegments reads every segment of a spool", dumped).run()
+    Suite::new(Options::one_broker())
+        .test("DumpLogSegments reads every segment of a spool", dumped)
+        .test("and those that write-ahead wrote past the page cache", dumped_ahead)
+        .run()
 }
 
 fn dumped(_: &RealKafka) -> Result<(), Error> {
@@ -60,7 +64,49 @@ fn dumped(_: &RealKafka) -> Result<(), Error> {
     assert!(scan.segments.len() > 3 && scan.damage.is_empty(), "{:?}", scan.damage);
     let files: Vec<PathBuf> =
         scan.segments.iter().chain(&letters.segments).map(|segment| segment.path.clone()).collect();
-    let dump = LogDump::of_files(&files)?;
+    check(&files, &scan, &letters)
+}
+
+/// Kafka is not there; the segments are closed.
+fn dumped_ahead(_: &RealKafka) -> Result<(), Error> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let batcher = KafkaBatcher::builder(["127.0.0.1:1"])
+            .collector_defaults(|c| c.batch_size = 20)
+            .spool(dir.path())
+            .spool_mode(SpoolMode::Always)
+            .spool_settings(|s| (s.segment_bytes, s.min_free_bytes) = (20_000, Some(0)))
+            .start()
+            .await
+            .expect("a batcher");
+        let collector = batcher.collector("flights").build().expect("a collector");
+        for n in 0..1_000 {
+            let receipt =
+                collector.send(Record::keyed("key", &format!("{n} {:>60}", ""))).await.expect("accepted");
+            if n % 100 == 99 {
+                receipt.durable().await.expect("durable");
+            }
+        }
+        let report = batcher.shutdown(Duration::from_millis(10)).await;
+        assert!(report.spooled == 1_000 && report.balances(), "{report:?}");
+    });
+    let spool = Spool::open(dir.path()).expect("a spool");
+    let scan = spool.scan("flights").expect("scanned");
+    let events: u64 = scan.batches.iter().map(|batch| u64::from(batch.count)).sum();
+    assert!(
+        events == 1_000 && scan.segments.len() > 3 && scan.damage.is_empty(),
+        "{events}: {:?}",
+        scan.damage
+    );
+    let files: Vec<PathBuf> = scan.segments.iter().map(|segment| segment.path.clone()).collect();
+    let letters = spool.dead_letters("flights").expect("scanned");
+    check(&files, &scan, &letters)
+}
+
+/// What DumpLogSegments finds in these files is what we do.
+fn check(files: &[PathBuf], scan: &TopicScan, letters: &TopicScan) -> Result<(), Error> {
+    let dump = LogDump::of_files(files)?;
     // Partition -2: control batches. All others are the batches that were saved, as they were.
     let (control, data): (Vec<_>, Vec<_>) =
         dump.batches.iter().partition(|batch| batch.partition_leader_epoch == -2);

@@ -200,7 +200,7 @@ settings! {
         dir: Option<PathBuf> = None, "";
         /// The name under which a storage of your own was registered (`Builder::register_storage`), in place of a directory.
         storage: Option<String> = None, "";
-        /// `on_failure`: events go to disk when Kafka has taken nothing of their partition for `spool_after`. `always`: before they are sent, so that whatever is durable survives kill -9 and power loss, for one fsync a group of batches. `off`: never; what an earlier process left there stays there.
+        /// `on_failure`: events go to disk when Kafka has taken nothing of their partition for `spool_after`. `always`: before they are sent, so that whatever is durable survives kill -9 and power loss, for one fsync a group of batches; written past the page cache (`O_DIRECT`) where the file system can, so that a backlog is read back from the disk. `off`: never; what an earlier process left there stays there.
         mode: Option<SpoolMode> = Some(SpoolMode::OnFailure), "";
         /// How long nothing may be acknowledged, although something waits, until Kafka counts as away. Shorter: less is in memory when the process dies; longer: short outages never touch the disk. A storage that has not answered a call for so long (but a second at least) is told, and what does not need it goes on.
         spool_after: Duration = Duration::from_secs(5), "ms";

@@ -80,6 +80,9 @@
 //! cut *and* the new segment may bring the failed group back after a crash; it is then sent once more.
 //! Each group commit looks whether its file still has a name: in a directory that somebody removed nothing is durable. The write
 //! fails; the next makes the directory anew and takes hold of it, unless another process has.
+//! With `always`, where nobody reads what is written as long as all is well, segments are written past the page cache (`O_DIRECT`, on
+//! Linux, where the file system can): by whole blocks of 4096 bytes, the last filled up with zeros until more comes, and cut off when the
+//! segment is done.
 //!
 //! **Recovery** reads every byte and trusts none.
 //!
@@ -92,6 +95,7 @@
 //! - Behind the last valid group: whole batches and the beginning of one, or zeros, are what a crash leaves; cut in silence.
 //!   Anything else is told and kept aside before it is cut: damage and a write that a power loss interrupted look alike. What
 //!   cannot be kept aside (a full disk) stays where it is, and costs nothing further: the next segment's name says so.
+//! - Fewer zeros than a block has, up to a block's end, are what fills it up: nothing was ever written there, and nothing is missing.
 //! - A regrouping is a group of its own. Is it the last of the log, of which the checkpoint knows nothing, and not whole, so it did
 //!   not happen: a disk writes in the order that it likes, and the unassigned lane still has its events. Further in front, what
 //!   it says of the lane is not believed either: what the lane still holds comes twice rather than not at all. Told.
@@ -116,6 +120,8 @@ mod bytes;
 mod checkpoint;
 mod control;
 mod dead_letters;
+#[cfg(target_os = "linux")]
+mod direct;
 mod files;
 mod fs;
 mod index;
@@ -439,7 +445,8 @@ fn open_topic(place: &SpoolDir, name: &str) -> Result<recovery::Recovered, Stora
         }
         fs.sync_dir(topics).map_err(|error| failed("fsync", topics, &error))?;
     }
-    recover(place, &dir, place.segment_bytes)
+    let recovered = recover(place, &dir, place.segment_bytes)?;
+    Ok(recovery::Recovered { log: recovered.log.directly(place.settings.direct), ..recovered })
 }
 
 impl Drop for DiskStorage {

@@ -17,6 +17,9 @@ use crate::clock::Clock;
 pub(super) trait Fs: fmt::Debug + Send + Sync {
     /// A new, empty file for reading and writing, mode 0600; it must not exist.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// The same, for what will be appended and hardly ever read: past the page cache, where that can be. Behind its bytes the file
+    /// may have zeros, fewer than [`BLOCK`], until it is finished.
+    fn create_direct(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// An existing file for reading and, if so asked, cutting.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>>;
     /// A directory, mode 0700, with those above it; it may exist.
@@ -37,6 +40,8 @@ pub(super) trait Fs: fmt::Debug + Send + Sync {
 pub(super) trait File: fmt::Debug + Send + Sync {
     /// Writes all pieces at the file's end.
     fn append(&self, pieces: &mut [IoSlice<'_>]) -> io::Result<()>;
+    /// Nothing is appended any more: it ends with its bytes, which are so many.
+    fn finish(&self, length: u64) -> io::Result<()>;
     /// Fills `buffer` from `at` on.
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
@@ -74,8 +79,8 @@ pub(super) fn make_dir(fs: &dyn Fs, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What a disk that fails gives or refuses at a time.
-const BLOCK: u64 = 4 << 10;
+/// What a disk that fails gives or refuses at a time, and what is written at a time past the page cache.
+pub(super) const BLOCK: u64 = 4 << 10;
 
 /// All of a file that the disk gives, zeros for what it does not; which stretches those are, and its words.
 pub(super) fn read_what_it_gives(file: &dyn File) -> io::Result<(Vec<u8>, Unread)> {
@@ -185,9 +190,17 @@ pub(super) struct RealFs;
 
 impl Fs for RealFs {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create_new(true).mode(0o600).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile::create(path)?))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn create_direct(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(super::direct::DirectFile::open_or(path, RealFile::create(path)?))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn create_direct(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.create(path)
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
@@ -231,7 +244,14 @@ impl Fs for RealFs {
 }
 
 #[derive(Debug)]
-struct RealFile(std::fs::File);
+pub(super) struct RealFile(std::fs::File);
+
+impl RealFile {
+    pub(super) fn create(path: &Path) -> io::Result<RealFile> {
+        let mut options = OpenOptions::new();
+        Ok(RealFile(options.read(true).append(true).create_new(true).mode(0o600).open(path)?))
+    }
+}
 
 impl File for RealFile {
     fn append(&self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
@@ -246,6 +266,10 @@ impl File for RealFile {
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    fn finish(&self, _: u64) -> io::Result<()> {
         Ok(())
     }
 

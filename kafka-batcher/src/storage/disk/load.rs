@@ -189,6 +189,10 @@ impl Loaded {
     }
 
     fn take(&mut self, id: u32, item: Item, visitor: &mut dyn Visitor) {
+        if self.held.is_some() && matches!(&item, Item::Tail(tail) if tail.padding) {
+            // It goes with the group, if that goes; it was written with it.
+            return;
+        }
         // Nothing is written behind a group before that is durable.
         self.release(visitor);
         match item {
@@ -254,7 +258,8 @@ impl Loaded {
         let positions = if lost == 0 { 0..0 } else { self.state.end..group.end };
         self.note(id, offset, length, None, (positions, lost), what);
         // It goes whether or not its bytes can be kept aside: the events are in the lane.
-        let tail = Tail { offset, length, torn: true, refused: false, batches: group.members };
+        let tail =
+            Tail { offset, length, torn: true, refused: false, padding: false, batches: group.members };
         self.tails.push((id, tail));
     }
 

@@ -90,6 +90,8 @@ pub(super) struct Log {
     taken: Option<u64>,
     next_id: u32,
     segment_bytes: u64,
+    /// Segments are written past the page cache.
+    direct: bool,
     /// Segments with the rest of a write that failed behind what is valid, since they could not be cut.
     uncut: Vec<Active>,
 }
@@ -140,7 +142,13 @@ impl Log {
         next_id: u32,
         segment_bytes: u64,
     ) -> Self {
-        Log { fs, dir: dir.to_owned(), active: None, next, taken, next_id, segment_bytes, uncut: Vec::new() }
+        let (dir, uncut) = (dir.to_owned(), Vec::new());
+        Log { fs, dir, active: None, next, taken, next_id, segment_bytes, direct: false, uncut }
+    }
+
+    /// The same, for a log that is hardly ever read, if `direct`.
+    pub(super) fn directly(self, direct: bool) -> Self {
+        Log { direct, ..self }
     }
 
     /// The segment that is being written.
@@ -150,7 +158,11 @@ impl Log {
 
     /// Writes no more to the segment of now.
     pub(super) fn retire(&mut self) {
-        self.active = None;
+        let Some(active) = self.active.take() else { return };
+        if let Err(error) = active.file.finish(active.length) {
+            let file = active.path.display();
+            tracing::debug!(%file, %error, "zeros stay at the end of a segment; recovery knows them");
+        }
     }
 
     /// Tries again to cut off what failed writes left. The base of the oldest segment that still cannot be cut: only the names
@@ -183,7 +195,7 @@ impl Log {
                 || active.length.saturating_add(bytes) >= u64::from(u32::MAX) / 2
         };
         if self.active.as_ref().is_some_and(full) {
-            self.active = None;
+            self.retire();
         }
         if self.active.is_none() {
             self.open_segment()?;
@@ -281,7 +293,7 @@ impl Log {
         let make = || {
             // The rest of a first write that failed: nothing of it was ever acknowledged.
             remove_if_there(self.fs.as_ref(), &path)?;
-            let file = self.fs.create(&path)?;
+            let file = if self.direct { self.fs.create_direct(&path) } else { self.fs.create(&path) }?;
             file.sync()?;
             self.fs.sync_dir(&self.dir)?;
             Ok(file)

@@ -43,10 +43,12 @@ pub(super) fn recover(place: &SpoolDir, dir: &Path, segment_bytes: u64) -> Resul
             tracing::warn!(file = %segment.path.display(), "damaged bytes stay where they are until they can be kept aside");
             continue;
         }
-        tracing::info!(
-            file = %segment.path.display(), bytes = tail.length, torn = tail.torn,
-            "cut off what was never acknowledged"
-        );
+        if !tail.padding {
+            tracing::info!(
+                file = %segment.path.display(), bytes = tail.length, torn = tail.torn,
+                "cut off what was never acknowledged"
+            );
+        }
         let cut = fs.open(&segment.path, true).and_then(|file| file.cut(tail.offset));
         cut.map_err(|error| failed("cut", &segment.path, &error))?;
         segment.length = tail.offset;

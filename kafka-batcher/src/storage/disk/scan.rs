@@ -113,7 +113,7 @@ impl Spool {
     fn scan_dir(&self, dir: &Path) -> Result<TopicScan, StorageError> {
         let (mut seen, loaded) = self.look(dir)?;
         let Loaded { state, damage, tails, .. } = loaded;
-        for (id, tail) in tails.into_iter().filter(|(_, tail)| tail.torn) {
+        for (id, tail) in tails.into_iter().filter(|(_, tail)| tail.torn && !tail.padding) {
             if let Some(segment) = seen.segments.get_mut(id as usize) {
                 segment.unfinished = tail.length;
             }

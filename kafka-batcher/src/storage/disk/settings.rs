@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use kafka_batcher_core::SpoolMode;
+
 use crate::config::SpoolConfig;
 
 /// Where a spool lies and how large it may grow.
@@ -26,6 +28,8 @@ pub struct DiskSettings {
     /// Bytes kept back on the disk so that a spool on a full disk can drain: before events are replayed under new
     /// numbers, these must be on disk. Default: 1 MiB.
     pub reserve_bytes: u64,
+    /// Segments are written past the page cache, where the file system can: nobody reads them as long as all is well.
+    pub(crate) direct: bool,
 }
 
 impl DiskSettings {
@@ -43,6 +47,7 @@ impl DiskSettings {
             segment_bytes: config.segment_bytes,
             dead_letter_bytes: config.dead_letter_bytes,
             reserve_bytes: config.reserve_bytes,
+            direct: config.mode == Some(SpoolMode::Always),
         }
     }
 

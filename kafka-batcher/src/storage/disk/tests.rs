@@ -5,6 +5,7 @@ mod basics;
 mod cleaning;
 mod crashes;
 mod damage;
+mod directly;
 mod facts;
 mod faults;
 mod files;
@@ -35,9 +36,15 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
+thread_local! {
+    /// Whether segments are written past the page cache in this thread's tests.
+    static DIRECT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 fn settings() -> DiskSettings {
     let mut settings = DiskSettings::new("/spool");
     (settings.reserve_bytes, settings.min_free_bytes) = (0, Some(0));
+    settings.direct = DIRECT.get();
     settings
 }
 

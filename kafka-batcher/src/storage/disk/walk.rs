@@ -7,6 +7,7 @@ use super::bytes::{
     CONTROL_PARTITION, CRC_START, Frame, Framed, POSITIONS, Place, crc_of, frame, heal, is_control,
 };
 use super::control::{Control, Fact, GROUP, Member, VERSION};
+use super::fs::BLOCK;
 
 /// A group commit whose control batch is valid.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub(super) struct Tail {
     pub(super) torn: bool,
     /// The next segment begins where the valid groups end: what stands here was never acknowledged, or given up before.
     pub(super) refused: bool,
+    /// It is zeros that fill the last block up: see [`File::finish`](super::fs::File::finish).
+    pub(super) padding: bool,
     /// Whole batches in it, as their headers say: nobody vouches for that.
     pub(super) batches: Vec<Found>,
 }
@@ -115,12 +118,20 @@ pub(super) fn walk(bytes: &[u8], base: u64, limit: Option<u64>, each: &mut dyn F
     if done == bytes.len() {
         return;
     }
-    if limit != u64::MAX && expected < limit {
+    if limit != u64::MAX && expected < limit && !is_padding(bytes, done) {
         // Not the last segment: what was below the limit had been acknowledged.
         emit_gap(&pending, (done, bytes.len()), (expected, limit), each);
     } else {
         emit_tail(bytes, done, pending, (!bad, limit != u64::MAX), each);
     }
+}
+
+/// Whether what follows `done` only fills a block up, and nothing was ever written there.
+fn is_padding(bytes: &[u8], done: usize) -> bool {
+    let rest = bytes.get(done..).unwrap_or_default();
+    bytes.len().is_multiple_of(BLOCK as usize)
+        && rest.len() < BLOCK as usize
+        && rest.iter().all(|byte| *byte == 0)
 }
 
 /// So many bytes of a segment may be hashed for nothing.
@@ -291,6 +302,7 @@ fn emit_tail(
         length: (bytes.len() - done) as u64,
         torn,
         refused,
+        padding: is_padding(bytes, done),
         batches,
     }));
 }

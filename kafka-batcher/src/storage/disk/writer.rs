@@ -125,6 +125,7 @@ impl Writer {
         }
         self.tidy(true);
         self.say_ends();
+        self.topics.values_mut().for_each(|owned| owned.log.retire());
     }
 
     /// Takes what waits in the queue and does it; false if that was the last.

@@ -276,7 +276,7 @@ impl Row {
 }
 
 #[test]
-fn no_older_word_comes_back_in_any_row_of_calls_and_crashes() {
+pub(super) fn no_older_word_comes_back_in_any_row_of_calls_and_crashes() {
     let seeds = std::env::var("KAFKA_BATCHER_SPOOL_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
     for seed in 0..seeds {
         let run = || {

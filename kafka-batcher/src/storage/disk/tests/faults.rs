@@ -96,7 +96,7 @@ fn after_crash(disk: Disk, told: &Told, what: &str) {
 }
 
 #[test]
-fn whatever_step_fails_what_was_answered_ok_is_there_and_what_was_not_never_comes_back() {
+pub(super) fn whatever_step_fails_what_was_answered_ok_is_there_and_what_was_not_never_comes_back() {
     let (ready, steps) = prepared();
     let (fs, storage, _) = start(ready.clone(), small());
     let opening = fs.disk().steps;
@@ -132,7 +132,7 @@ fn whatever_step_fails_what_was_answered_ok_is_there_and_what_was_not_never_come
 }
 
 #[test]
-fn when_the_disk_stays_broken_nothing_more_is_called_durable_and_what_was_is_kept() {
+pub(super) fn when_the_disk_stays_broken_nothing_more_is_called_durable_and_what_was_is_kept() {
     let (ready, steps) = prepared();
     for fault in [Fault::Clean(ErrorKind::Other), Fault::Clean(ErrorKind::StorageFull)] {
         for step in 1..=steps {
@@ -158,7 +158,7 @@ fn when_the_disk_stays_broken_nothing_more_is_called_durable_and_what_was_is_kep
 }
 
 #[test]
-fn an_fsync_that_failed_is_not_asked_again_of_the_same_file() {
+pub(super) fn an_fsync_that_failed_is_not_asked_again_of_the_same_file() {
     // First the write goes into the page cache and its fsync fails; the kernel drops the pages. Then somebody asks again:
     // all is well, says the kernel, and the events are called durable that are nowhere.
     let (ready, _) = prepared();
@@ -224,7 +224,7 @@ fn what_was_being_replaced_when_the_process_died_is_removed() {
 }
 
 #[test]
-fn what_recovery_calls_durable_survives_the_next_power_loss() {
+pub(super) fn what_recovery_calls_durable_survives_the_next_power_loss() {
     // The process is killed between its write and its fsync. The next one finds the events and tells its user that they are
     // safe; then the power goes.
     let (ready, _) = prepared();

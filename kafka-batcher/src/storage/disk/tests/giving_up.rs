@@ -90,7 +90,7 @@ fn what_is_given_up_in_a_full_spool_makes_room_at_once() {
 }
 
 #[test]
-fn a_disk_that_is_really_full_gives_events_up_with_the_reserve() {
+pub(super) fn a_disk_that_is_really_full_gives_events_up_with_the_reserve() {
     let mut disk = Disk::default();
     disk.capacity = Some(60_000);
     let settings = DiskSettings { reserve_bytes: 4_000, segment_bytes: 8_000, ..settings() };
@@ -107,7 +107,7 @@ fn a_disk_that_is_really_full_gives_events_up_with_the_reserve() {
 }
 
 #[test]
-fn giving_up_that_fails_has_not_happened_and_no_failing_step_brings_half_of_it() {
+pub(super) fn giving_up_that_fails_has_not_happened_and_no_failing_step_brings_half_of_it() {
     let settings = DiskSettings { segment_bytes: 2_500, ..settings() };
     let (fs, storage, _) = start(Disk::default(), settings.clone());
     let (stuck, _) = turn_by_turn(&storage, 8);

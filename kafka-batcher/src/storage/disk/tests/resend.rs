@@ -78,7 +78,8 @@ fn dead_letters_are_put_back_behind_what_waits_as_they_were() {
 }
 
 #[test]
-fn whatever_step_fails_or_is_the_last_no_dead_letter_is_lost_and_none_of_a_finished_segment_is_sent_twice() {
+pub(super) fn whatever_step_fails_or_is_the_last_no_dead_letter_is_lost_and_none_of_a_finished_segment_is_sent_twice()
+ {
     let ready = prepared();
     let run = |fault| {
         let (fs, storage) = opened(ready.clone(), two_segments());

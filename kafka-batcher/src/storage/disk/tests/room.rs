@@ -51,7 +51,7 @@ pub(super) fn turn_by_turn(storage: &DiskStorage, rounds: u64) -> (Vec<u64>, Vec
 }
 
 #[test]
-fn a_stuck_partition_does_not_pin_the_room_of_the_others_and_keeps_its_events_numbers_and_holes() {
+pub(super) fn a_stuck_partition_does_not_pin_the_room_of_the_others_and_keeps_its_events_numbers_and_holes() {
     let settings = DiskSettings { segment_bytes: 4_000, ..settings() };
     let (fs, storage, _) = start(Disk::default(), settings.clone());
     // The facts stand in segments that go: they are carried over.
@@ -96,7 +96,7 @@ fn a_stuck_partition_does_not_pin_the_room_of_the_others_and_keeps_its_events_nu
 }
 
 #[test]
-fn cleaning_that_dies_at_any_step_loses_nothing() {
+pub(super) fn cleaning_that_dies_at_any_step_loses_nothing() {
     let settings = DiskSettings { segment_bytes: 2_500, ..settings() };
     let (fs, storage, _) = start(Disk::default(), settings.clone());
     let (stuck, flowing) = turn_by_turn(&storage, 8);
@@ -296,7 +296,7 @@ fn a_look_beside_the_writer_changes_nothing_and_sees_what_waits() {
 }
 
 #[test]
-fn a_small_disk_takes_a_large_batch_without_a_partition_and_can_be_drained() {
+pub(super) fn a_small_disk_takes_a_large_batch_without_a_partition_and_can_be_drained() {
     // 4 MiB, of which 3 are free: it took none of a batch of 1 MB, and at the end all of it was lost.
     let mut disk = Disk::default();
     disk.capacity = Some(4 << 20);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::super::fs::{File, Fs};
+use super::super::fs::{BLOCK, File, Fs};
 
 /// What a failing step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,51 @@ struct Inode {
     durable: Vec<u8>,
     /// An fsync failed: what was dirty then is gone, and the next fsync says that all is well.
     betrayed: bool,
+    /// It ends with so many zeros that fill its last block up; `durable` with so many.
+    padding: usize,
+    durable_padding: usize,
+    /// It is written by whole blocks.
+    direct: bool,
+}
+
+impl Inode {
+    /// What was appended and is durable.
+    fn kept(&self) -> &[u8] {
+        &self.durable[..self.durable.len() - self.durable_padding]
+    }
+
+    /// Where bytes of a write end or begin that reached the disk apart from the others: at any byte, or where a block does.
+    fn torn_at(&self, byte: usize) -> usize {
+        if self.direct { byte - byte % BLOCK as usize } else { byte }
+    }
+
+    fn after_power_loss(&self, left: Left) -> Vec<u8> {
+        let (bytes, old, from) = (&self.bytes, &self.durable, self.kept().len());
+        let mut kept = old.clone();
+        if !bytes.starts_with(self.kept()) {
+            return kept;
+        }
+        match left {
+            Left::Nothing | Left::Names => {}
+            Left::Bytes(more) => {
+                let new = self.torn_at((from + more).min(bytes.len()));
+                if new > from || new == bytes.len() {
+                    kept = [&bytes[..new], old.get(new..).unwrap_or_default()].concat();
+                }
+            }
+            Left::Middle(first, zeros) => {
+                let start = self.torn_at(from + first).min(bytes.len());
+                let end = from.saturating_add(first).saturating_add(zeros).min(bytes.len());
+                let end =
+                    if end < bytes.len() && self.direct { end.next_multiple_of(BLOCK as usize) } else { end };
+                kept.clone_from(bytes);
+                for (at, byte) in kept.iter_mut().enumerate().take(end).skip(start) {
+                    *byte = old.get(at).copied().unwrap_or(0);
+                }
+            }
+        }
+        kept
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -88,21 +133,9 @@ impl Disk {
         let mut disk =
             Disk { dirs: dirs.clone(), durable_dirs: dirs.clone(), unix_ms: self.unix_ms, ..Disk::default() };
         for (path, inode) in names.iter().filter(|(path, _)| there(&dirs, path)) {
-            let Inode { bytes, durable, .. } = &self.inodes[*inode];
-            let mut kept = durable.clone();
-            if let Left::Bytes(more) = left
-                && bytes.starts_with(durable)
-            {
-                kept.extend(bytes[durable.len()..].iter().take(more));
-            }
-            if let Left::Middle(first, zeros) = left
-                && bytes.starts_with(durable)
-            {
-                kept.clone_from(bytes);
-                kept.iter_mut().skip(durable.len() + first).take(zeros).for_each(|byte| *byte = 0);
-            }
+            let kept = self.inodes[*inode].after_power_loss(left);
             disk.live.insert(path.clone(), disk.inodes.len());
-            disk.inodes.push(Inode { bytes: kept.clone(), durable: kept, betrayed: false });
+            disk.inodes.push(Inode { bytes: kept.clone(), durable: kept, ..Inode::default() });
         }
         disk.durable = disk.live.clone();
         disk
@@ -113,7 +146,9 @@ impl Disk {
         let mut disk = self.after_kill();
         disk.durable = disk.live.clone();
         disk.durable_dirs = disk.dirs.clone();
-        disk.inodes.iter_mut().for_each(|inode| inode.durable = inode.bytes.clone());
+        disk.inodes.iter_mut().for_each(|inode| {
+            (inode.durable, inode.durable_padding) = (inode.bytes.clone(), inode.padding);
+        });
         disk
     }
 
@@ -152,7 +187,7 @@ impl Disk {
     /// What was written to this file was never fsynced.
     pub(super) fn never_synced(&mut self, path: &Path) {
         let inode = self.live[path];
-        self.inodes[inode].durable.clear();
+        (self.inodes[inode].durable, self.inodes[inode].durable_padding) = (Vec::new(), 0);
     }
 
     /// Counts a step; the fault it is to meet.
@@ -202,6 +237,22 @@ impl SimFs {
         Arc::new(SimFile(self.clone(), inode))
     }
 
+    fn made(&self, path: &Path, direct: bool) -> io::Result<Arc<dyn File>> {
+        let inode = self.change(|disk| {
+            if disk.live.contains_key(path) {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
+            if !path.parent().is_some_and(|dir| disk.dirs.contains(dir)) {
+                return Err(missing());
+            }
+            let inode = disk.inodes.len();
+            disk.inodes.push(Inode { direct, ..Inode::default() });
+            disk.live.insert(path.to_owned(), inode);
+            Ok(inode)
+        })?;
+        Ok(self.file(inode))
+    }
+
     pub(super) fn disk(&self) -> MutexGuard<'_, Disk> {
         self.0.lock().unwrap()
     }
@@ -225,19 +276,11 @@ fn missing() -> io::Error {
 
 impl Fs for SimFs {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let inode = self.change(|disk| {
-            if disk.live.contains_key(path) {
-                return Err(ErrorKind::AlreadyExists.into());
-            }
-            if !path.parent().is_some_and(|dir| disk.dirs.contains(dir)) {
-                return Err(missing());
-            }
-            let inode = disk.inodes.len();
-            disk.inodes.push(Inode::default());
-            disk.live.insert(path.to_owned(), inode);
-            Ok(inode)
-        })?;
-        Ok(self.file(inode))
+        self.made(path, false)
+    }
+
+    fn create_direct(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.made(path, true)
     }
 
     fn open(&self, path: &Path, _: bool) -> io::Result<Arc<dyn File>> {
@@ -336,8 +379,27 @@ impl File for SimFile {
             None if (bytes.len() as u64) > room => (room as usize, Some(ErrorKind::StorageFull)),
             None => (bytes.len(), None),
         };
-        disk.inodes[self.1].bytes.extend_from_slice(&bytes[..take]);
+        let inode = &mut disk.inodes[self.1];
+        let before = inode.bytes.len() - inode.padding;
+        let mut new = [&inode.bytes[..before], &bytes[..take]].concat();
+        if inode.direct && take < bytes.len() {
+            // Of what was cut short there are whole blocks.
+            new.truncate(inode.torn_at(new.len()));
+            if new.len() > before {
+                (inode.bytes, inode.padding) = (new, 0);
+            }
+        } else {
+            let whole = if inode.direct { new.len().next_multiple_of(BLOCK as usize) } else { new.len() };
+            inode.padding = whole - new.len();
+            new.resize(whole, 0);
+            inode.bytes = new;
+        }
         error.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+
+    fn finish(&self, length: u64) -> io::Result<()> {
+        let direct = self.0.disk().inodes[self.1].direct;
+        if direct { self.cut(length) } else { Ok(()) }
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
@@ -368,9 +430,12 @@ impl File for SimFile {
             }
             fault => {
                 if inode.betrayed {
+                    let kept = inode.kept().len();
                     inode.durable.truncate(inode.bytes.len());
+                    inode.durable_padding = inode.durable.len().saturating_sub(kept);
                 } else {
                     inode.durable = inode.bytes.clone();
+                    inode.durable_padding = inode.padding;
                 }
                 fault.map_or(Ok(()), |fault| match fault {
                     Fault::Done(kind) | Fault::Clean(kind) | Fault::Short(kind) => Err(kind.into()),
@@ -388,7 +453,9 @@ impl File for SimFile {
             if disk.refuses_cuts {
                 return Err(ErrorKind::Other.into());
             }
-            disk.inodes[self.1].bytes.truncate(length as usize);
+            let inode = &mut disk.inodes[self.1];
+            inode.bytes.truncate(length as usize);
+            inode.padding = 0;
             Ok(())
         })
     }

@@ -84,7 +84,7 @@ fn what_is_kept_without_its_control_batch_outlives_cleaning() {
 }
 
 #[test]
-fn a_first_write_that_failed_behind_a_drained_log_is_no_damage() {
+pub(super) fn a_first_write_that_failed_behind_a_drained_log_is_no_damage() {
     // Everything was delivered and the log deleted; the next process begins a segment and the disk is full in the midst of
     // its first write. The checkpoint is written behind all that there ever was: that is no end that was lost.
     let (fs, storage, _) = start(Disk::default(), settings());
@@ -142,6 +142,9 @@ impl Fs for Beside {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         unreachable!("a look makes nothing, and not {path:?}")
     }
+    fn create_direct(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.create(path)
+    }
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
         self.look();
         self.fs.open(path, write)
@@ -173,7 +176,7 @@ impl Fs for Beside {
 }
 
 #[test]
-fn a_log_that_is_written_while_it_is_looked_at_is_not_damaged() {
+pub(super) fn a_log_that_is_written_while_it_is_looked_at_is_not_damaged() {
     // First verify lists the segments; then the writer begins another, settles and writes a checkpoint; then verify reads
     // that: the checkpoint knows more than the log that it sees, "its end was lost".
     // Busy at one look only, at each; and a writer that never rests.
@@ -233,7 +236,7 @@ fn the_highest_position_there_can_be_in_a_tail_or_a_name_is_survived() {
 }
 
 #[test]
-fn a_log_that_was_cut_after_an_orderly_end_is_told_although_it_looks_like_one_that_was_killed() {
+pub(super) fn a_log_that_was_cut_after_an_orderly_end_is_told_although_it_looks_like_one_that_was_killed() {
     let (fs, storage, _) = start(Disk::default(), settings());
     save(&storage, 0, vec![fresh(&["a", "b", "c"])]);
     wait(storage.close());

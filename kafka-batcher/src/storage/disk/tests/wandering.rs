@@ -58,7 +58,7 @@ fn numbers_that_are_written_again_do_not_come_behind_newer_ones() {
 
 /// A word that was written again once must be written again each time that its new segment goes.
 #[test]
-fn facts_about_what_stays_wander_through_any_number_of_segments() {
+pub(super) fn facts_about_what_stays_wander_through_any_number_of_segments() {
     let (fs, storage, _) = start(Disk::default(), small());
     let lane = save(&storage, UNASSIGNED, vec![fresh(&["u1", "u2"])])[0];
     let big = "e".repeat(900);

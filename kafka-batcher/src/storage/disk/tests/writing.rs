@@ -80,7 +80,7 @@ fn kept(fs: &SimFs) -> (Vec<String>, usize) {
 }
 
 #[test]
-fn a_letter_whose_hole_could_not_be_written_is_not_kept_whatever_step_fails() {
+pub(super) fn a_letter_whose_hole_could_not_be_written_is_not_kept_whatever_step_fails() {
     // It was kept before its hole: that failed, the event was refused again and kept again, three letters of two events.
     let settings = DiskSettings { dead_letter_bytes: 2_000, ..settings() };
     let (fs, storage, _) = start(Disk::default(), settings.clone());

@@ -1,0 +1,117 @@
+//! Segments that are written past the page cache: the same stories, and those of blocks.
+
+use super::super::scan::Spool;
+use super::sim::Left;
+use super::*;
+
+/// Until it is dropped, [`settings`] says so.
+struct Directly;
+
+impl Directly {
+    fn new() -> Directly {
+        DIRECT.set(true);
+        Directly
+    }
+}
+
+impl Drop for Directly {
+    fn drop(&mut self) {
+        DIRECT.set(false);
+    }
+}
+
+macro_rules! again {
+    ($($file:ident::$test:ident,)*) => { $(
+        #[test]
+        fn $test() {
+            let _directly = Directly::new();
+            super::$file::$test();
+        }
+    )* };
+}
+
+again! {
+    facts::no_older_word_comes_back_in_any_row_of_calls_and_crashes,
+    faults::whatever_step_fails_what_was_answered_ok_is_there_and_what_was_not_never_comes_back,
+    faults::when_the_disk_stays_broken_nothing_more_is_called_durable_and_what_was_is_kept,
+    faults::an_fsync_that_failed_is_not_asked_again_of_the_same_file,
+    faults::what_recovery_calls_durable_survives_the_next_power_loss,
+    crashes::no_segment_takes_the_name_of_another_although_nothing_valid_is_in_it,
+    crashes::a_regrouping_is_whole_or_not_there_whatever_of_its_bytes_reached_the_disk,
+    crashes::a_group_that_was_refused_and_could_not_be_cut_off_stays_refused_when_segments_go,
+    crashes::what_is_cut_off_is_durable_before_a_segment_goes_whose_name_kept_it_from_coming_back,
+    crashes::nothing_is_called_durable_in_a_directory_that_was_removed_and_the_next_write_makes_it_anew,
+    resend::whatever_step_fails_or_is_the_last_no_dead_letter_is_lost_and_none_of_a_finished_segment_is_sent_twice,
+    giving_up::giving_up_that_fails_has_not_happened_and_no_failing_step_brings_half_of_it,
+    giving_up::a_disk_that_is_really_full_gives_events_up_with_the_reserve,
+    room::cleaning_that_dies_at_any_step_loses_nothing,
+    room::a_stuck_partition_does_not_pin_the_room_of_the_others_and_keeps_its_events_numbers_and_holes,
+    room::a_small_disk_takes_a_large_batch_without_a_partition_and_can_be_drained,
+    writing::a_letter_whose_hole_could_not_be_written_is_not_kept_whatever_step_fails,
+    wandering::facts_about_what_stays_wander_through_any_number_of_segments,
+    fixture::what_this_version_writes_is_what_the_second_fixture_holds,
+    told::a_first_write_that_failed_behind_a_drained_log_is_no_damage,
+    told::a_log_that_is_written_while_it_is_looked_at_is_not_damaged,
+    told::a_log_that_was_cut_after_an_orderly_end_is_told_although_it_looks_like_one_that_was_killed,
+}
+
+#[test]
+fn a_group_over_several_blocks_is_whole_or_not_there_whichever_of_them_reached_the_disk() {
+    let _directly = Directly::new();
+    const BLOCK: usize = 4_096;
+    let value = |n: usize| format!("{n} {}", "x".repeat(9_000));
+    let (fs, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&[&value(0)])]);
+    fs.disk().history = Some(Vec::new());
+    save(&storage, 0, vec![fresh(&[&value(1)])]);
+    let history = fs.disk().history.take().unwrap();
+    drop(storage);
+    // Before its write, before its fsync.
+    assert_eq!(history.len(), 2);
+    let blocks = (0..4).map(|n| Left::Bytes(n * BLOCK));
+    let not = (0..4).flat_map(|from| (1..4).map(move |n| Left::Middle(from * BLOCK, n * BLOCK)));
+    let (mut whole, mut cut) = (0, 0);
+    for left in [Left::Nothing, Left::Names].into_iter().chain(blocks).chain(not) {
+        let (fs, storage, recovered) = start(history[1].after_power_loss(left), settings());
+        let mut expected = vec![value(0)];
+        if waiting(&storage, 0).len() == 2 {
+            whole += 1;
+            expected.push(value(1));
+        } else {
+            cut += 1;
+        }
+        assert_eq!(waiting(&storage, 0), expected, "{left:?}");
+        let told = recovered.damage.join("; ");
+        assert!(told.is_empty() || matches!(left, Left::Middle(..)), "{left:?}: {told}");
+        save(&storage, 0, vec![fresh(&[&value(2)])]);
+        expected.push(value(2));
+        let disk = fs.disk().after_kill();
+        drop(storage);
+        let (_, storage, _) = start(disk, settings());
+        assert_eq!(waiting(&storage, 0), expected, "{left:?}");
+    }
+    assert!(whole > 0 && cut > 4, "{whole} times whole, {cut} times not there");
+}
+
+#[test]
+fn a_segment_that_is_done_and_one_that_is_closed_end_with_their_bytes() {
+    let _directly = Directly::new();
+    let (fs, storage, _) = start(Disk::default(), DiskSettings { segment_bytes: 200, ..settings() });
+    let lengths =
+        |fs: &SimFs| super::room::logs(fs).iter().map(|path| fs.disk().bytes(path).len()).collect::<Vec<_>>();
+    save(&storage, 0, vec![fresh(&["a"])]);
+    assert_eq!(lengths(&fs), [4_096]);
+    save(&storage, 0, vec![fresh(&["b"])]);
+    let [first, 4_096] = lengths(&fs)[..] else { panic!("{:?}", lengths(&fs)) };
+    assert!(first < 400, "{first}");
+    let scan = Spool::with(Arc::new(fs.clone()), "/spool".into()).unwrap().scan("t").unwrap();
+    assert!(
+        scan.damage.is_empty() && scan.segments.iter().all(|segment| segment.unfinished == 0),
+        "{scan:?}"
+    );
+    // A kill leaves the zeros; the next start knows and removes them.
+    let (_, again, recovered) = start(fs.disk().after_kill(), settings());
+    assert_eq!((waiting(&again, 0), recovered.damage), (vec!["a".to_owned(), "b".to_owned()], Vec::new()));
+    wait(storage.close());
+    assert_eq!(lengths(&fs), [first, first]);
+}
