@@ -269,7 +269,8 @@ impl Builder {
             segment_bytes,
             dead_letter_bytes,
             reserve_bytes,
-            ..
+            // The mode says.
+            direct: _,
         } = settings;
         self.spool = SpoolConfig {
             dir: Some(dir),

@@ -80,9 +80,10 @@
 //! cut *and* the new segment may bring the failed group back after a crash; it is then sent once more.
 //! Each group commit looks whether its file still has a name: in a directory that somebody removed nothing is durable. The write
 //! fails; the next makes the directory anew and takes hold of it, unless another process has.
-//! With `always`, where nobody reads what is written as long as all is well, segments are written past the page cache (`O_DIRECT`, on
-//! Linux, where the file system can): by whole blocks of 4096 bytes, the last filled up with zeros until more comes, and cut off when the
-//! segment is done.
+//! With `always`, where nobody reads what is written as long as all is well, the topic's log is written past the page cache (`O_DIRECT`, on
+//! Linux, where the file system can): by whole blocks of 4096 bytes, the last filled up with zeros until more comes. They are cut off,
+//! durably, before the next segment begins and at an orderly end; DumpLogSegments stops at them in the segment that is being written, and
+//! in the last one of a process that was killed until the spool is opened again. Replay of a backlog reads from the disk then.
 //!
 //! **Recovery** reads every byte and trusts none.
 //!

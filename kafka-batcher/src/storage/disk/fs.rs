@@ -17,8 +17,8 @@ use crate::clock::Clock;
 pub(super) trait Fs: fmt::Debug + Send + Sync {
     /// A new, empty file for reading and writing, mode 0600; it must not exist.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
-    /// The same, for what will be appended and hardly ever read: past the page cache, where that can be. Behind its bytes the file
-    /// may have zeros, fewer than [`BLOCK`], until it is finished.
+    /// The same, for what is appended here and read elsewhere, if ever: past the page cache, where that can be. Behind its bytes the
+    /// file may have zeros, fewer than [`BLOCK`], until it is finished.
     fn create_direct(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// An existing file for reading and, if so asked, cutting.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>>;
@@ -40,7 +40,7 @@ pub(super) trait Fs: fmt::Debug + Send + Sync {
 pub(super) trait File: fmt::Debug + Send + Sync {
     /// Writes all pieces at the file's end.
     fn append(&self, pieces: &mut [IoSlice<'_>]) -> io::Result<()>;
-    /// Nothing is appended any more: it ends with its bytes, which are so many.
+    /// Nothing is appended any more: it ends with its bytes, which are so many, durably.
     fn finish(&self, length: u64) -> io::Result<()>;
     /// Fills `buffer` from `at` on.
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
@@ -84,10 +84,15 @@ pub(super) const BLOCK: u64 = 4 << 10;
 
 /// All of a file that the disk gives, zeros for what it does not; which stretches those are, and its words.
 pub(super) fn read_what_it_gives(file: &dyn File) -> io::Result<(Vec<u8>, Unread)> {
-    let length = usize::try_from(file.len()?).map_err(io::Error::other)?;
-    let mut bytes = vec![0; length];
-    let unread = read_in_blocks(file, &mut bytes, 0)?;
-    Ok((bytes, unread))
+    loop {
+        let length = file.len()?;
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        match read_in_blocks(file, &mut bytes, 0) {
+            // It was finished meanwhile, and is shorter.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && file.len()? < length => {}
+            unread => return Ok((bytes, unread?)),
+        }
+    }
 }
 
 /// What could not be read.
@@ -195,7 +200,7 @@ impl Fs for RealFs {
 
     #[cfg(target_os = "linux")]
     fn create_direct(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        Ok(super::direct::DirectFile::open_or(path, RealFile::create(path)?))
+        Ok(super::direct::DirectFile::or(path, RealFile::create(path)?))
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -244,7 +249,7 @@ impl Fs for RealFs {
 }
 
 #[derive(Debug)]
-pub(super) struct RealFile(std::fs::File);
+pub(super) struct RealFile(pub(super) std::fs::File);
 
 impl RealFile {
     pub(super) fn create(path: &Path) -> io::Result<RealFile> {

@@ -12,7 +12,7 @@ use kafka_batcher_core::StorageError;
 
 use super::checkpoint::{self, Checkpoint};
 use super::control::Fact;
-use super::fs::{File, Fs, Unread, failed, read_what_it_gives};
+use super::fs::{BLOCK, File, Fs, Unread, failed, read_what_it_gives};
 use super::index::Lane;
 use super::topic::{Segment, State, segment_base};
 use super::walk::{Found, Gap, Group, Item, Tail, walk};
@@ -141,8 +141,13 @@ pub(super) fn load(
         walk(&bytes, *base, limit, &mut |item| loaded.take(id, item, visitor));
     }
     loaded.finish(checkpoint.unwrap_or_default(), dir, visitor);
-    loaded.moved = beside
-        && list()?.iter().filter(|name| segment_base(name).is_some()).ne(bases.iter().map(|(_, name)| *name));
+    // A file that ends with a block may be written past the page cache right now: its last one is read half old and half new.
+    let last = loaded.state.segments.values().next_back();
+    let last = last.filter(|last| last.length.is_multiple_of(BLOCK)).map(|last| &last.path);
+    let changes = loaded.damage.iter().any(|damage| Some(&damage.file) == last);
+    let is_there = |name: &&String| segment_base(name).is_some();
+    loaded.moved =
+        beside && (changes || list()?.iter().filter(is_there).ne(bases.iter().map(|(_, name)| *name)));
     Ok(loaded)
 }
 

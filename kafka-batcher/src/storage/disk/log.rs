@@ -92,7 +92,7 @@ pub(super) struct Log {
     segment_bytes: u64,
     /// Segments are written past the page cache.
     direct: bool,
-    /// Segments with the rest of a write that failed behind what is valid, since they could not be cut.
+    /// Segments with something behind what is valid, the rest of a write that failed or zeros, since they could not be cut.
     uncut: Vec<Active>,
 }
 
@@ -159,10 +159,15 @@ impl Log {
     /// Writes no more to the segment of now.
     pub(super) fn retire(&mut self) {
         let Some(active) = self.active.take() else { return };
-        if let Err(error) = active.file.finish(active.length) {
-            let file = active.path.display();
-            tracing::debug!(%file, %error, "zeros stay at the end of a segment; recovery knows them");
+        // Before the next begins: what is missing at this one's end would look like the zeros.
+        if active.file.finish(active.length).is_err() {
+            self.uncut.push(active);
         }
+    }
+
+    /// The segment that is being written goes with all others.
+    pub(super) fn forget(&mut self) {
+        self.active = None;
     }
 
     /// Tries again to cut off what failed writes left. The base of the oldest segment that still cannot be cut: only the names

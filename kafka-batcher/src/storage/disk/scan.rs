@@ -97,7 +97,7 @@ impl Spool {
         self.scan_dir(&dir.join(dead_letters::DIR))
     }
 
-    /// Reads a log; once more if segments came or went meanwhile, as long as that is not all that happens.
+    /// Reads a log; once more if segments came or went meanwhile or the last one looks damaged, as long as that is not all that happens.
     fn look(&self, dir: &Path) -> Result<(Seen, Loaded), StorageError> {
         let mut times = 0;
         loop {
@@ -113,9 +113,12 @@ impl Spool {
     fn scan_dir(&self, dir: &Path) -> Result<TopicScan, StorageError> {
         let (mut seen, loaded) = self.look(dir)?;
         let Loaded { state, damage, tails, .. } = loaded;
-        for (id, tail) in tails.into_iter().filter(|(_, tail)| tail.torn && !tail.padding) {
+        for (id, tail) in tails.into_iter().filter(|(_, tail)| tail.torn) {
             if let Some(segment) = seen.segments.get_mut(id as usize) {
-                segment.unfinished = tail.length;
+                match tail.padding {
+                    true => segment.length -= tail.length,
+                    false => segment.unfinished = tail.length,
+                }
             }
         }
         for (id, segment) in &state.segments {

@@ -28,8 +28,11 @@ pub struct DiskSettings {
     /// Bytes kept back on the disk so that a spool on a full disk can drain: before events are replayed under new
     /// numbers, these must be on disk. Default: 1 MiB.
     pub reserve_bytes: u64,
-    /// Segments are written past the page cache, where the file system can: nobody reads them as long as all is well.
-    pub(crate) direct: bool,
+    /// Whether batches are written past the page cache (`O_DIRECT`; on Linux, where the file system can): for less than half the CPU,
+    /// and a backlog is read back from the disk. For a spool that is written all the time and read seldom, as
+    /// [`SpoolMode::Always`] is: [`Builder::spool`](crate::Builder::spool) sets it with that mode, whatever
+    /// [`Builder::spool_with`](crate::Builder::spool_with) is given. Default: false.
+    pub direct: bool,
 }
 
 impl DiskSettings {

@@ -131,7 +131,7 @@ fn tidy(place: &Arc<SpoolDir>, owned: &mut Owned, fully: bool) -> Result<(), Unw
     }
     write_checkpoint(place, owned)?;
     if all && !delete.is_empty() {
-        owned.log.retire();
+        owned.log.forget();
         // Nothing of the log is left that a change could be about.
         let mut state = owned.topic.state();
         state.lanes.values_mut().for_each(super::index::Lane::forget_all_changes);

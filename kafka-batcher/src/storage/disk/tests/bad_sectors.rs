@@ -55,7 +55,7 @@ fn a_bad_sector_costs_what_lies_in_it_and_comes_back_when_the_disk_gives_it_agai
 }
 
 #[test]
-fn a_bad_sector_at_the_end_of_the_log_is_not_cut_off() {
+pub(super) fn a_bad_sector_at_the_end_of_the_log_is_not_cut_off() {
     let (fs, storage, _) = start(Disk::default(), settings());
     let all = saved(&fs, &storage, 10);
     let mut disk = fs.disk().after_kill();

@@ -2,6 +2,7 @@
 
 use super::super::scan::Spool;
 use super::sim::Left;
+use super::told::log;
 use super::*;
 
 /// Until it is dropped, [`settings`] says so.
@@ -49,9 +50,11 @@ again! {
     room::a_small_disk_takes_a_large_batch_without_a_partition_and_can_be_drained,
     writing::a_letter_whose_hole_could_not_be_written_is_not_kept_whatever_step_fails,
     wandering::facts_about_what_stays_wander_through_any_number_of_segments,
-    fixture::what_this_version_writes_is_what_the_second_fixture_holds,
+    bad_sectors::a_bad_sector_at_the_end_of_the_log_is_not_cut_off,
     told::a_first_write_that_failed_behind_a_drained_log_is_no_damage,
     told::a_log_that_is_written_while_it_is_looked_at_is_not_damaged,
+    told::a_log_that_is_closed_while_it_is_looked_at_is_not_damaged,
+    told::a_block_that_is_written_while_it_is_read_is_read_again,
     told::a_log_that_was_cut_after_an_orderly_end_is_told_although_it_looks_like_one_that_was_killed,
 }
 
@@ -105,13 +108,77 @@ fn a_segment_that_is_done_and_one_that_is_closed_end_with_their_bytes() {
     let [first, 4_096] = lengths(&fs)[..] else { panic!("{:?}", lengths(&fs)) };
     assert!(first < 400, "{first}");
     let scan = Spool::with(Arc::new(fs.clone()), "/spool".into()).unwrap().scan("t").unwrap();
-    assert!(
-        scan.damage.is_empty() && scan.segments.iter().all(|segment| segment.unfinished == 0),
-        "{scan:?}"
-    );
+    let seen: Vec<_> = scan.segments.iter().map(|segment| (segment.length, segment.unfinished)).collect();
+    assert_eq!((seen, scan.damage), (vec![(first as u64, 0); 2], Vec::new()));
     // A kill leaves the zeros; the next start knows and removes them.
     let (_, again, recovered) = start(fs.disk().after_kill(), settings());
     assert_eq!((waiting(&again, 0), recovered.damage), (vec!["a".to_owned(), "b".to_owned()], Vec::new()));
     wait(storage.close());
     assert_eq!(lengths(&fs), [first, first]);
+}
+
+#[test]
+fn a_byte_in_the_zeros_is_told_and_costs_no_event() {
+    let _directly = Directly::new();
+    let (fs, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    let disk = fs.disk().after_kill();
+    drop(storage);
+    for at in [1_000, 4_095] {
+        let mut disk = disk.clone();
+        disk.bytes(&log(0))[at] = 1;
+        let (_, storage, recovered) = start(disk, settings());
+        assert!(recovered.damage.len() == 1 && recovered.damage[0].contains("are no valid group commit"));
+        assert_eq!(waiting(&storage, 0), ["a"]);
+    }
+}
+
+#[test]
+fn a_group_that_the_disk_lost_in_a_segments_last_block_is_told() {
+    // It had been written over zeros, and its place looked as if nothing ever was there. But a segment ends with its bytes,
+    // durably, before the next begins.
+    let _directly = Directly::new();
+    let (fs, storage, _) = start(Disk::default(), DiskSettings { segment_bytes: 300, ..settings() });
+    save(&storage, 0, vec![fresh(&["a"])]);
+    let first = whole(&fs);
+    save(&storage, 0, vec![fresh(&["lost"])]);
+    assert_eq!(save(&storage, 0, vec![fresh(&["c"])]), [4]);
+    let mut disk = fs.disk().after_power_loss(Left::Nothing);
+    drop(storage);
+    let segment = disk.bytes(&log(0));
+    assert!(segment.len() < 4_096);
+    segment[first..].fill(0);
+    let (_, storage, recovered) = start(disk, settings());
+    assert_eq!(waiting(&storage, 0), ["a", "c"]);
+    let damage = &recovered.damage;
+    assert!(
+        damage.len() == 1 && damage[0].contains("at most 2 events missing, positions 2..4"),
+        "{damage:?}"
+    );
+}
+
+#[test]
+fn a_segment_that_cannot_be_cut_where_it_ends_is_cut_later_and_nothing_behind_it_goes_before() {
+    let _directly = Directly::new();
+    let (fs, storage, _) = start(Disk::default(), DiskSettings { segment_bytes: 200, ..settings() });
+    save(&storage, 0, vec![fresh(&["a"])]);
+    fs.disk().refuses_cuts = true;
+    let last = save(&storage, 0, vec![fresh(&["b"])])[0];
+    save(&storage, 0, vec![fresh(&["c"])]);
+    wait(storage.commit(&partition(0), last + 1, true)).unwrap();
+    assert_eq!(super::room::logs(&fs).len(), 3, "none goes before it is known where the first ends");
+    let (_, again, recovered) = start(fs.disk().after_kill(), settings());
+    assert_eq!((waiting(&again, 0), recovered.damage), (vec!["c".to_owned()], Vec::new()));
+    fs.disk().refuses_cuts = false;
+    save(&storage, 0, vec![fresh(&["d"])]);
+    wait(storage.commit(&partition(0), last + 1, true)).unwrap();
+    let logs = super::room::logs(&fs);
+    assert!(!logs.contains(&log(0)) && logs.len() == 2, "{logs:?}");
+}
+
+/// Bytes of the first segment up to its zeros.
+fn whole(fs: &SimFs) -> usize {
+    let mut disk = fs.disk();
+    let bytes = disk.bytes(&log(0));
+    bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count()
 }

@@ -141,7 +141,7 @@ fn what_version_1_wrote_is_written_anew_byte_by_byte() {
 }
 
 #[test]
-pub(super) fn what_this_version_writes_is_what_the_second_fixture_holds() {
+fn what_this_version_writes_is_what_the_second_fixture_holds() {
     let mut disk = written();
     if std::env::var_os("KAFKA_BATCHER_WRITE_FIXTURE").is_some() {
         for (path, bytes) in files(&mut disk) {

@@ -20,6 +20,9 @@ pub(super) enum Fault {
     Done(ErrorKind),
 }
 
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+
 #[derive(Clone, Debug, Default)]
 struct Inode {
     bytes: Vec<u8>,
@@ -39,9 +42,9 @@ impl Inode {
         &self.durable[..self.durable.len() - self.durable_padding]
     }
 
-    /// Where bytes of a write end or begin that reached the disk apart from the others: at any byte, or where a block does.
+    /// Where bytes of a write end or begin that reached the disk apart from the others: at any byte, or where a sector does.
     fn torn_at(&self, byte: usize) -> usize {
-        if self.direct { byte - byte % BLOCK as usize } else { byte }
+        if self.direct { byte - byte % SECTOR } else { byte }
     }
 
     fn after_power_loss(&self, left: Left) -> Vec<u8> {
@@ -61,8 +64,7 @@ impl Inode {
             Left::Middle(first, zeros) => {
                 let start = self.torn_at(from + first).min(bytes.len());
                 let end = from.saturating_add(first).saturating_add(zeros).min(bytes.len());
-                let end =
-                    if end < bytes.len() && self.direct { end.next_multiple_of(BLOCK as usize) } else { end };
+                let end = if end < bytes.len() && self.direct { end.next_multiple_of(SECTOR) } else { end };
                 kept.clone_from(bytes);
                 for (at, byte) in kept.iter_mut().enumerate().take(end).skip(start) {
                     *byte = old.get(at).copied().unwrap_or(0);
@@ -398,8 +400,11 @@ impl File for SimFile {
     }
 
     fn finish(&self, length: u64) -> io::Result<()> {
-        let direct = self.0.disk().inodes[self.1].direct;
-        if direct { self.cut(length) } else { Ok(()) }
+        if self.0.disk().inodes[self.1].direct {
+            self.cut(length)?;
+            self.sync()?;
+        }
+        Ok(())
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {

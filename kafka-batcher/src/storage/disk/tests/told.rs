@@ -1,6 +1,6 @@
 //! What is lost is told, and nothing is told that is not lost.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,24 +117,79 @@ pub(super) fn a_first_write_that_failed_behind_a_drained_log_is_no_damage() {
     }
 }
 
-/// A disk that is looked at while its owner is at work: between two looks it saves and settles something.
+/// A disk that is looked at while its owner is at work: between two looks he saves and settles something.
 #[derive(Debug)]
 struct Beside {
     fs: SimFs,
-    storage: DiskStorage,
-    looks: AtomicU64,
-    /// At which looks.
-    busy: Range<u64>,
+    owner: Arc<Owner>,
 }
 
-impl Beside {
-    fn look(&self) {
-        if self.busy.contains(&self.looks.fetch_add(1, Ordering::Relaxed)) {
+#[derive(Debug)]
+struct Owner {
+    storage: DiskStorage,
+    looks: AtomicU64,
+    /// At which looks he works.
+    busy: Range<u64>,
+    /// He does not work, he closes the storage.
+    closes: bool,
+    /// Bytes of a file that the next to read them sees as zeros.
+    torn: Mutex<Range<usize>>,
+}
+
+impl Owner {
+    fn is_looked_at(&self) {
+        if !self.busy.contains(&self.looks.fetch_add(1, Ordering::Relaxed)) {
+            return;
+        }
+        if self.closes {
+            wait(self.storage.close());
+        } else {
             for _ in 0..3 {
                 let last = save(&self.storage, 0, vec![fresh(&["a", "b"]), fresh(&["c"])])[0];
                 wait(self.storage.commit(&partition(0), last.saturating_sub(15), true)).unwrap();
             }
         }
+    }
+}
+
+impl Beside {
+    fn look(&self) {
+        self.owner.is_looked_at();
+    }
+}
+
+/// Between its length and its bytes, too.
+#[derive(Debug)]
+struct BesideFile(Arc<dyn File>, Arc<Owner>);
+
+impl File for BesideFile {
+    fn append(&self, _: &mut [IoSlice<'_>]) -> io::Result<()> {
+        unreachable!("a look changes nothing")
+    }
+    fn finish(&self, _: u64) -> io::Result<()> {
+        unreachable!("a look changes nothing")
+    }
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        self.1.is_looked_at();
+        self.0.read_at(buffer, at)?;
+        let mut torn = self.1.torn.lock().unwrap();
+        if let Some(bytes) = buffer.get_mut(torn.clone()) {
+            bytes.fill(0);
+            *torn = 0..0;
+        }
+        Ok(())
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn sync(&self) -> io::Result<()> {
+        unreachable!("a look changes nothing")
+    }
+    fn has_name(&self) -> io::Result<bool> {
+        self.0.has_name()
+    }
+    fn cut(&self, _: u64) -> io::Result<()> {
+        unreachable!("a look changes nothing")
     }
 }
 
@@ -147,7 +202,7 @@ impl Fs for Beside {
     }
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
         self.look();
-        self.fs.open(path, write)
+        Ok(Arc::new(BesideFile(self.fs.open(path, write)?, self.owner.clone())))
     }
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         unreachable!("a look makes nothing, and not {path:?}")
@@ -180,21 +235,47 @@ pub(super) fn a_log_that_is_written_while_it_is_looked_at_is_not_damaged() {
     // First verify lists the segments; then the writer begins another, settles and writes a checkpoint; then verify reads
     // that: the checkpoint knows more than the log that it sees, "its end was lost".
     // Busy at one look only, at each; and a writer that never rests.
-    for busy in (0..20).map(|at| at..at + 1).chain(std::iter::once(0..u64::MAX)) {
+    for busy in (0..40).map(|at| at..at + 1).chain(std::iter::once(0..u64::MAX)) {
         let (fs, storage, _) = start(Disk::default(), DiskSettings { segment_bytes: 100, ..settings() });
         for _ in 0..4 {
             save(&storage, 0, vec![fresh(&["a", "b"]), fresh(&["c"])]);
         }
-        let looks = AtomicU64::new(0);
-        let beside = Arc::new(Beside { fs, storage, looks, busy: busy.clone() });
-        let scan = Spool::with(beside.clone(), "/spool".into()).unwrap().scan("t").unwrap();
+        let (looks, torn) = (AtomicU64::new(0), Mutex::default());
+        let owner = Arc::new(Owner { storage, looks, busy: busy.clone(), closes: false, torn });
+        let beside = Arc::new(Beside { fs, owner: owner.clone() });
+        let scan = Spool::with(beside, "/spool".into()).unwrap().scan("t").unwrap();
         assert_eq!(scan.damage, [], "busy at {busy:?}");
         if busy.end < u64::MAX {
-            let now = wait(beside.storage.backlog(&partition(0))).unwrap();
-            let looks = beside.looks.load(Ordering::Relaxed);
+            let now = wait(owner.storage.backlog(&partition(0))).unwrap();
+            let looks = owner.looks.load(Ordering::Relaxed);
             assert!(busy.start + 1 >= looks || scan.backlogs[0].1 == now, "busy at {busy:?} of {looks}");
         }
     }
+}
+
+#[test]
+pub(super) fn a_log_that_is_closed_while_it_is_looked_at_is_not_damaged() {
+    // Its length was asked, then it was cut to its bytes: "it cannot be read".
+    for at in 0..10 {
+        let (fs, storage, _) = start(Disk::default(), settings());
+        save(&storage, 0, vec![fresh(&["a", "b"])]);
+        let (looks, torn) = (AtomicU64::new(0), Mutex::default());
+        let owner = Arc::new(Owner { storage, looks, busy: at..at + 1, closes: true, torn });
+        let scan = Spool::with(Arc::new(Beside { fs, owner }), "/spool".into()).unwrap().scan("t").unwrap();
+        assert_eq!((scan.batches.len(), scan.damage), (1, Vec::new()), "closed at {at}");
+    }
+}
+
+/// Past the page cache: a story of `directly` alone.
+pub(super) fn a_block_that_is_written_while_it_is_read_is_read_again() {
+    let (fs, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    save(&storage, 0, vec![fresh(&["b"])]);
+    let end = fs.disk().bytes(&log(0)).iter().rposition(|byte| *byte != 0).unwrap();
+    let (looks, torn) = (AtomicU64::new(0), Mutex::new(end - 30..4_096));
+    let owner = Arc::new(Owner { storage, looks, busy: 0..0, closes: false, torn });
+    let scan = Spool::with(Arc::new(Beside { fs, owner }), "/spool".into()).unwrap().scan("t").unwrap();
+    assert_eq!((scan.batches.len(), scan.damage.len()), (2, 0), "{:?}", scan.damage);
 }
 
 #[test]
