@@ -119,7 +119,9 @@ fn tests_that_only_a_feature_builds_are_run_by_ci() {
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let rust = fs::read_to_string(&path).expect("text");
         if rust.contains("feature = \"rdkafka\"") || rust.contains("producer::rdkafka::") {
-            assert!(ci.contains(&format!("--test {name} ")), ".ci/run does not run {name} with the feature");
+            let mut words = ci.split_whitespace().skip_while(|word| *word != "--test");
+            let runs = words.any(|word| word.trim_end_matches(')') == name);
+            assert!(runs, ".ci/run does not run {name} with the feature");
             binaries += 1;
         }
     }

@@ -81,9 +81,9 @@
 //! Each group commit looks whether its file still has a name: in a directory that somebody removed nothing is durable. The write
 //! fails; the next makes the directory anew and takes hold of it, unless another process has.
 //! With `always`, where nobody reads what is written as long as all is well, the topic's log is written past the page cache (`O_DIRECT`, on
-//! Linux, where the file system can): by whole blocks of 4096 bytes, the last filled up with zeros until more comes. They are cut off,
-//! durably, before the next segment begins and at an orderly end; DumpLogSegments stops at them in the segment that is being written, and
-//! in the last one of a process that was killed until the spool is opened again. Replay of a backlog reads from the disk then.
+//! Linux, where the file system can): by whole blocks of 4096 bytes, 1 MiB at once, the last block filled up with zeros until more comes. They
+//! are cut off, durably, before the next segment begins and at an orderly end; where that fails it is told, and they stay. Behind a process
+//! that was killed they lie until its topic is opened again. DumpLogSegments stops at them. Replay of a backlog reads from the disk.
 //!
 //! **Recovery** reads every byte and trusts none.
 //!
@@ -96,7 +96,8 @@
 //! - Behind the last valid group: whole batches and the beginning of one, or zeros, are what a crash leaves; cut in silence.
 //!   Anything else is told and kept aside before it is cut: damage and a write that a power loss interrupted look alike. What
 //!   cannot be kept aside (a full disk) stays where it is, and costs nothing further: the next segment's name says so.
-//! - Fewer zeros than a block has, up to a block's end, are what fills it up: nothing was ever written there, and nothing is missing.
+//! - Fewer zeros than a block has, up to a block's end, are what fills it up, and nothing is missing there. Limit: a group that a disk
+//!   lost from there after it had called it durable is not told, where the zeros could not be cut off or the segment ended with a block.
 //! - A regrouping is a group of its own. Is it the last of the log, of which the checkpoint knows nothing, and not whole, so it did
 //!   not happen: a disk writes in the order that it likes, and the unassigned lane still has its events. Further in front, what
 //!   it says of the lane is not believed either: what the lane still holds comes twice rather than not at all. Told.
@@ -106,7 +107,8 @@
 //!   it is given again, so that it comes back when the disk gives it. Replay takes a batch for damaged that the disk refused five
 //!   times while it gives other bytes of that file. A checkpoint that cannot be read is a damaged one. Who only looks passes over
 //!   a file that cannot be opened, and names it.
-//! - Who looks beside a writer reads the checkpoint first, then lists the segments, and again if they changed meanwhile.
+//! - Who looks beside a writer reads the checkpoint first, then lists the segments, and again if they changed meanwhile, or if the last one
+//!   ends with a block and looks damaged otherwise than before: that block may be written just then.
 //! - What is kept is fsynced before it is called durable, and before a file goes whose name said where another ends.
 //!
 //! **Deletion and cleaning.** A segment of which nothing waits is deleted; the last one only when nothing of the topic waits.
@@ -338,6 +340,7 @@ impl DiskStorage {
             // Nobody else writes this log: the writer gets it when the topic is opened.
             let mut owned = Owned::new(topic, recovered.log, None);
             resent.stopped = resend::resend(&place, &mut owned, &mut resent).err();
+            owned.log.retire();
             Ok(resent)
         };
         self.on_a_thread(work).await

@@ -18,7 +18,7 @@ pub(super) trait Fs: fmt::Debug + Send + Sync {
     /// A new, empty file for reading and writing, mode 0600; it must not exist.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// The same, for what is appended here and read elsewhere, if ever: past the page cache, where that can be. Behind its bytes the
-    /// file may have zeros, fewer than [`BLOCK`], until it is finished.
+    /// file may have zeros, fewer than [`BLOCK`], until it is cut.
     fn create_direct(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// An existing file for reading and, if so asked, cutting.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>>;
@@ -40,8 +40,8 @@ pub(super) trait Fs: fmt::Debug + Send + Sync {
 pub(super) trait File: fmt::Debug + Send + Sync {
     /// Writes all pieces at the file's end.
     fn append(&self, pieces: &mut [IoSlice<'_>]) -> io::Result<()>;
-    /// Nothing is appended any more: it ends with its bytes, which are so many, durably.
-    fn finish(&self, length: u64) -> io::Result<()>;
+    /// Whether zeros may lie behind what was appended.
+    fn is_padded(&self) -> bool;
     /// Fills `buffer` from `at` on.
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
@@ -88,7 +88,7 @@ pub(super) fn read_what_it_gives(file: &dyn File) -> io::Result<(Vec<u8>, Unread
         let length = file.len()?;
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         match read_in_blocks(file, &mut bytes, 0) {
-            // It was finished meanwhile, and is shorter.
+            // Zeros were cut off its end meanwhile.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && file.len()? < length => {}
             unread => return Ok((bytes, unread?)),
         }
@@ -274,8 +274,8 @@ impl File for RealFile {
         Ok(())
     }
 
-    fn finish(&self, _: u64) -> io::Result<()> {
-        Ok(())
+    fn is_padded(&self) -> bool {
+        false
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {

@@ -90,12 +90,16 @@ pub(super) struct Loaded {
     pub(super) next_id: u32,
     /// A group with a regrouping, of which not every member is whole, until it is known whether it is the last of the log.
     held: Option<(u32, Group)>,
+    /// The zeros behind it.
+    held_padding: Option<(u32, Tail)>,
     /// A regrouping that was not believed: where, and up to which position of the unassigned lane it went.
     unbelieved: Option<(u32, u64, u64)>,
     /// What cannot be read of the segment that is being walked.
     unread: Vec<Range<u64>>,
     /// Segments came or went while it was read: by now it looks otherwise.
     pub(super) moved: bool,
+    /// The last one looks damaged, and may have been read half old and half new.
+    pub(super) blurred: bool,
 }
 
 /// Reads a topic's directory. `beside`: a writer may be at work.
@@ -141,13 +145,12 @@ pub(super) fn load(
         walk(&bytes, *base, limit, &mut |item| loaded.take(id, item, visitor));
     }
     loaded.finish(checkpoint.unwrap_or_default(), dir, visitor);
-    // A file that ends with a block may be written past the page cache right now: its last one is read half old and half new.
+    let is_there = |name: &&String| segment_base(name).is_some();
+    loaded.moved = beside && list()?.iter().filter(is_there).ne(bases.iter().map(|(_, name)| *name));
+    // A file that ends with a block may be written past the page cache right now.
     let last = loaded.state.segments.values().next_back();
     let last = last.filter(|last| last.length.is_multiple_of(BLOCK)).map(|last| &last.path);
-    let changes = loaded.damage.iter().any(|damage| Some(&damage.file) == last);
-    let is_there = |name: &&String| segment_base(name).is_some();
-    loaded.moved =
-        beside && (changes || list()?.iter().filter(is_there).ne(bases.iter().map(|(_, name)| *name)));
+    loaded.blurred = loaded.damage.iter().any(|damage| Some(&damage.file) == last);
     Ok(loaded)
 }
 
@@ -194,10 +197,14 @@ impl Loaded {
     }
 
     fn take(&mut self, id: u32, item: Item, visitor: &mut dyn Visitor) {
-        if self.held.is_some() && matches!(&item, Item::Tail(tail) if tail.padding) {
-            // It goes with the group, if that goes; it was written with it.
-            return;
-        }
+        let item = match item {
+            // It was written with the group, and goes with it if that goes.
+            Item::Tail(tail) if tail.padding && self.held.is_some() => {
+                self.held_padding = Some((id, tail));
+                return;
+            }
+            item => item,
+        };
         // Nothing is written behind a group before that is durable.
         self.release(visitor);
         match item {
@@ -232,6 +239,7 @@ impl Loaded {
             }
             group.facts.retain(|fact| !matches!(fact, Fact::Regrouped { .. }));
             self.group(id, group, visitor);
+            self.tails.extend(self.held_padding.take());
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) struct Written {
     /// Its durable bytes by now, and how many were added.
     pub(super) length: u64,
     pub(super) added: u64,
-    /// How long the fsync took.
+    /// How long the disk took.
     pub(super) synced_in: Duration,
     /// From where on it accounts for positions, the position of the control batch, the next to be given.
     pub(super) from: u64,
@@ -92,7 +92,7 @@ pub(super) struct Log {
     segment_bytes: u64,
     /// Segments are written past the page cache.
     direct: bool,
-    /// Segments with something behind what is valid, the rest of a write that failed or zeros, since they could not be cut.
+    /// Segments with the rest of a write that failed behind what is valid, since they could not be cut.
     uncut: Vec<Active>,
 }
 
@@ -160,8 +160,11 @@ impl Log {
     pub(super) fn retire(&mut self) {
         let Some(active) = self.active.take() else { return };
         // Before the next begins: what is missing at this one's end would look like the zeros.
-        if active.file.finish(active.length).is_err() {
-            self.uncut.push(active);
+        if active.file.is_padded()
+            && let Err(error) = active.cut()
+        {
+            let file = active.path.display();
+            tracing::warn!(%file, %error, "zeros stay at the end of a segment; nothing is lost by that");
         }
     }
 
@@ -223,9 +226,13 @@ impl Log {
         }
         pieces.push(IoSlice::new(&group.closing));
         let mut synced_in = Duration::ZERO;
+        let mut began = Instant::now();
         let written = match active.file.append(&mut pieces) {
             Ok(()) => {
-                let began = Instant::now();
+                // Into the page cache it is no work of the disk's.
+                if !active.file.is_padded() {
+                    began = Instant::now();
+                }
                 let synced = active.file.sync().map_err(|error| ("fsync", error));
                 synced_in = began.elapsed();
                 synced

@@ -97,16 +97,19 @@ impl Spool {
         self.scan_dir(&dir.join(dead_letters::DIR))
     }
 
-    /// Reads a log; once more if segments came or went meanwhile or the last one looks damaged, as long as that is not all that happens.
+    /// Reads a log; once more if segments came or went meanwhile, or the last one is damaged otherwise than before, as long as that
+    /// is not all that happens.
     fn look(&self, dir: &Path) -> Result<(Seen, Loaded), StorageError> {
-        let mut times = 0;
+        let (mut times, mut before) = (0, Vec::new());
         loop {
             let mut seen = Seen::default();
             let loaded = load(self.fs.as_ref(), dir, true, &mut seen)?;
             times += 1;
-            if !loaded.moved || times == LOOKS {
+            let again = loaded.moved || (loaded.blurred && loaded.damage != before);
+            if !again || times == LOOKS {
                 return Ok((seen, loaded));
             }
+            before = loaded.damage;
         }
     }
 

@@ -54,7 +54,7 @@ pub(super) struct Tail {
     pub(super) torn: bool,
     /// The next segment begins where the valid groups end: what stands here was never acknowledged, or given up before.
     pub(super) refused: bool,
-    /// It is zeros that fill the last block up: see [`File::finish`](super::fs::File::finish).
+    /// It is zeros that fill the last block up: see [`File::is_padded`](super::fs::File::is_padded).
     pub(super) padding: bool,
     /// Whole batches in it, as their headers say: nobody vouches for that.
     pub(super) batches: Vec<Found>,

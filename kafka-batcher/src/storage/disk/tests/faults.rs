@@ -85,7 +85,7 @@ fn prepared() -> (Disk, u64) {
 fn after_crash(disk: Disk, told: &Told, what: &str) {
     let (_, storage, recovered) = start(disk, small());
     let mut damage = recovered.damage;
-    if what.contains("Middle") || (DIRECT.get() && what.contains("Bytes")) {
+    if what.contains("Middle") || (DIRECT.get() && (what.contains("Bytes") || what.contains("Short"))) {
         // What a power loss leaves of a write that failed and could not be cut off looks like damage, but costs nothing; so does
         // a part of a block.
         damage.retain(|line| !line.contains("of a write that failed"));

@@ -116,6 +116,8 @@ pub(super) fn whatever_step_fails_or_is_the_last_no_dead_letter_is_lost_and_none
         match resent {
             Ok(Resent { stopped: Some(_), .. }) => stopped += 1,
             Err(_) => refused += 1,
+            // The last steps only cut zeros off.
+            Ok(_) if DIRECT.get() && at + 1 >= steps => {}
             Ok(resent) => panic!("{what}: nobody noticed: {resent:?}"),
         }
         let disk = fs.disk().clone();

@@ -385,9 +385,10 @@ impl File for SimFile {
         let before = inode.bytes.len() - inode.padding;
         let mut new = [&inode.bytes[..before], &bytes[..take]].concat();
         if inode.direct && take < bytes.len() {
-            // Of what was cut short there are whole blocks.
+            // Of what was cut short there are whole sectors; what lay behind them lies there still.
             new.truncate(inode.torn_at(new.len()));
             if new.len() > before {
+                new.extend(inode.bytes.iter().skip(new.len()));
                 (inode.bytes, inode.padding) = (new, 0);
             }
         } else {
@@ -399,12 +400,8 @@ impl File for SimFile {
         error.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
-    fn finish(&self, length: u64) -> io::Result<()> {
-        if self.0.disk().inodes[self.1].direct {
-            self.cut(length)?;
-            self.sync()?;
-        }
-        Ok(())
+    fn is_padded(&self) -> bool {
+        self.0.disk().inodes[self.1].direct
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
