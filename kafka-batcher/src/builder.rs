@@ -270,7 +270,7 @@ impl Builder {
             dead_letter_bytes,
             reserve_bytes,
             // The mode says.
-            direct: _,
+            direct_io: _,
         } = settings;
         self.spool = SpoolConfig {
             dir: Some(dir),

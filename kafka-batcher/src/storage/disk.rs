@@ -450,7 +450,7 @@ fn open_topic(place: &SpoolDir, name: &str) -> Result<recovery::Recovered, Stora
         fs.sync_dir(topics).map_err(|error| failed("fsync", topics, &error))?;
     }
     let recovered = recover(place, &dir, place.segment_bytes)?;
-    Ok(recovery::Recovered { log: recovered.log.directly(place.settings.direct), ..recovered })
+    Ok(recovery::Recovered { log: recovered.log.directly(place.settings.direct_io), ..recovered })
 }
 
 impl Drop for DiskStorage {

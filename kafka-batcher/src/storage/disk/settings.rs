@@ -32,7 +32,7 @@ pub struct DiskSettings {
     /// and a backlog is read back from the disk. For a spool that is written all the time and read seldom, as
     /// [`SpoolMode::Always`] is: [`Builder::spool`](crate::Builder::spool) sets it with that mode, whatever
     /// [`Builder::spool_with`](crate::Builder::spool_with) is given. Default: false.
-    pub direct: bool,
+    pub direct_io: bool,
 }
 
 impl DiskSettings {
@@ -50,7 +50,7 @@ impl DiskSettings {
             segment_bytes: config.segment_bytes,
             dead_letter_bytes: config.dead_letter_bytes,
             reserve_bytes: config.reserve_bytes,
-            direct: config.mode == Some(SpoolMode::Always),
+            direct_io: config.mode == Some(SpoolMode::Always),
         }
     }
 

@@ -44,7 +44,7 @@ thread_local! {
 fn settings() -> DiskSettings {
     let mut settings = DiskSettings::new("/spool");
     (settings.reserve_bytes, settings.min_free_bytes) = (0, Some(0));
-    settings.direct = DIRECT.get();
+    settings.direct_io = DIRECT.get();
     settings
 }
 

@@ -300,7 +300,7 @@ pub(super) fn a_small_disk_takes_a_large_batch_without_a_partition_and_can_be_dr
     // 4 MiB, of which 3 are free: it took none of a batch of 1 MB, and at the end all of it was lost.
     let mut disk = Disk::default();
     disk.capacity = Some(4 << 20);
-    let settings = DiskSettings { direct: DIRECT.get(), ..DiskSettings::new("/spool") };
+    let settings = DiskSettings { direct_io: DIRECT.get(), ..DiskSettings::new("/spool") };
     let (fs, storage, _) = start(disk, settings);
     let value = "x".repeat(1_000);
     let large = || fresh(&vec![value.as_str(); 950]);
