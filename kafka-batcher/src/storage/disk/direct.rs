@@ -158,6 +158,7 @@ impl File for DirectFile {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::super::fs::{Fs, RealFs};
@@ -174,19 +175,25 @@ mod tests {
         assert!(direct || !wanted, "the file system of this checkout has direct I/O, and it was not used");
     }
 
+    /// In the build's directory, since one for temporary files may lie in memory; the file, if there is direct I/O.
+    fn made() -> (tempfile::TempDir, PathBuf, Option<DirectFile>) {
+        let program = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let path = dir.path().join("log");
+        let file = RealFile::create(&path).unwrap();
+        let direct = DirectFile::set(&file).is_ok();
+        must(direct);
+        (dir, path, direct.then(|| DirectFile::of(file)))
+    }
+
     fn is_direct(file: &DirectFile) -> bool {
         fcntl_getfl(&file.file.0).unwrap().contains(OFlags::DIRECT)
     }
 
     #[test]
     fn what_is_appended_is_there_with_zeros_up_to_a_block_behind_it() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let path = dir.path().join("log");
-        let file = RealFile::create(&path).unwrap();
-        if DirectFile::set(&file).is_err() {
-            return must(false);
-        }
-        let (block, file) = (BLOCK as usize, DirectFile::of(file));
+        let (_dir, path, Some(file)) = made() else { return };
+        let block = BLOCK as usize;
         let mut written = Vec::new();
         // A few bytes, up to a block's end, over it, blocks alone, nothing, more than the buffer, from within a block.
         let groups: [&[usize]; 9] = [
@@ -224,9 +231,8 @@ mod tests {
 
     #[test]
     fn who_reads_through_the_page_cache_what_is_durable_sees_all_of_it_while_more_is_appended() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let path = dir.path().join("log");
-        let (writer, reader) = (RealFs.create_direct(&path).unwrap(), RealFs.open(&path, false).unwrap());
+        let (_dir, path, Some(writer)) = made() else { return };
+        let reader = RealFs.open(&path, false).unwrap();
         let durable = AtomicUsize::new(0);
         const ALL: usize = 4 << 20;
         std::thread::scope(|scope| {
@@ -258,13 +264,7 @@ mod tests {
 
     #[test]
     fn a_file_that_suddenly_takes_no_direct_io_is_written_all_the_same() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let path = dir.path().join("log");
-        let file = RealFile::create(&path).unwrap();
-        if DirectFile::set(&file).is_err() {
-            return must(false);
-        }
-        let file = DirectFile::of(file);
+        let (_dir, path, Some(file)) = made() else { return };
         // From an address that a disk hardly takes; some file systems copy for it.
         let mut aligned = Aligned::new();
         aligned.start += 1;

@@ -12,7 +12,7 @@ use kafka_batcher_core::StorageError;
 
 use super::checkpoint::{self, Checkpoint};
 use super::control::Fact;
-use super::fs::{BLOCK, File, Fs, Unread, failed, read_what_it_gives};
+use super::fs::{File, Fs, Unread, failed, read_what_it_gives};
 use super::index::Lane;
 use super::topic::{Segment, State, segment_base};
 use super::walk::{Found, Gap, Group, Item, Tail, walk};
@@ -89,17 +89,21 @@ pub(super) struct Loaded {
     pub(super) leftovers: Vec<PathBuf>,
     pub(super) next_id: u32,
     /// A group with a regrouping, of which not every member is whole, until it is known whether it is the last of the log.
-    held: Option<(u32, Group)>,
-    /// The zeros behind it.
-    held_padding: Option<(u32, Tail)>,
+    held: Option<Held>,
     /// A regrouping that was not believed: where, and up to which position of the unassigned lane it went.
     unbelieved: Option<(u32, u64, u64)>,
     /// What cannot be read of the segment that is being walked.
     unread: Vec<Range<u64>>,
     /// Segments came or went while it was read: by now it looks otherwise.
     pub(super) moved: bool,
-    /// The last one looks damaged, and may have been read half old and half new.
-    pub(super) blurred: bool,
+}
+
+/// A group of a segment, and the zeros behind it, if there are any.
+#[derive(Debug)]
+struct Held {
+    id: u32,
+    group: Group,
+    padding: Option<Tail>,
 }
 
 /// Reads a topic's directory. `beside`: a writer may be at work.
@@ -145,12 +149,8 @@ pub(super) fn load(
         walk(&bytes, *base, limit, &mut |item| loaded.take(id, item, visitor));
     }
     loaded.finish(checkpoint.unwrap_or_default(), dir, visitor);
-    let is_there = |name: &&String| segment_base(name).is_some();
-    loaded.moved = beside && list()?.iter().filter(is_there).ne(bases.iter().map(|(_, name)| *name));
-    // A file that ends with a block may be written past the page cache right now.
-    let last = loaded.state.segments.values().next_back();
-    let last = last.filter(|last| last.length.is_multiple_of(BLOCK)).map(|last| &last.path);
-    loaded.blurred = loaded.damage.iter().any(|damage| Some(&damage.file) == last);
+    loaded.moved = beside
+        && list()?.iter().filter(|name| segment_base(name).is_some()).ne(bases.iter().map(|(_, name)| *name));
     Ok(loaded)
 }
 
@@ -197,13 +197,13 @@ impl Loaded {
     }
 
     fn take(&mut self, id: u32, item: Item, visitor: &mut dyn Visitor) {
-        let item = match item {
-            // It was written with the group, and goes with it if that goes.
-            Item::Tail(tail) if tail.padding && self.held.is_some() => {
-                self.held_padding = Some((id, tail));
+        let item = match (item, &mut self.held) {
+            // They were written with the group, and go with it if that goes.
+            (Item::Tail(tail), Some(held)) if tail.padding => {
+                held.padding = Some(tail);
                 return;
             }
-            item => item,
+            (item, _) => item,
         };
         // Nothing is written behind a group before that is durable.
         self.release(visitor);
@@ -212,7 +212,7 @@ impl Loaded {
                 visitor.control(id, &group);
                 let torn = group.members.iter().any(|found| !found.whole);
                 match regrouped(&group).filter(|_| torn) {
-                    Some(_) => self.held = Some((id, group)),
+                    Some(_) => self.held = Some(Held { id, group, padding: None }),
                     None => self.group(id, group, visitor),
                 }
             }
@@ -232,14 +232,14 @@ impl Loaded {
 
     /// A group that was held back is not the last: it was durable, and is damaged since.
     fn release(&mut self, visitor: &mut dyn Visitor) {
-        if let Some((id, mut group)) = self.held.take() {
+        if let Some(Held { id, mut group, padding }) = self.held.take() {
             // What a damaged batch held may wait in the unassigned lane still: better twice than not at all.
             if let (Some(through), Some(first)) = (regrouped(&group), group.members.first()) {
                 self.unbelieved = Some((id, first.offset, through));
             }
             group.facts.retain(|fact| !matches!(fact, Fact::Regrouped { .. }));
             self.group(id, group, visitor);
-            self.tails.extend(self.held_padding.take());
+            self.tails.extend(padding.map(|padding| (id, padding)));
         }
     }
 
@@ -394,7 +394,7 @@ impl Loaded {
     /// Takes in the checkpoint: what it covers neither waits nor is missing.
     fn finish(&mut self, checkpoint: Checkpoint, dir: &Path, visitor: &mut dyn Visitor) {
         match self.held.take() {
-            Some((id, group)) if checkpoint.end < group.end => {
+            Some(Held { id, group, .. }) if checkpoint.end < group.end => {
                 let settled = checkpoint.through.get(&super::super::UNASSIGNED).copied().unwrap_or(0);
                 self.cut_regrouping(id, group, settled, visitor);
             }

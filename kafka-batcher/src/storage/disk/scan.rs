@@ -9,7 +9,7 @@ use kafka_batcher_core::{Backlog, Chunk, DecodeError, Numbers, Origin, RecordBat
 
 use super::bytes::Place;
 use super::dead_letters;
-use super::fs::{File, Fs, RealFs, failed};
+use super::fs::{BLOCK, File, Fs, RealFs, failed};
 use super::index::{Entry, NEVER_SENT};
 use super::load::{Damage, Loaded, Visitor, load};
 use super::place::{TOPICS, check_format, check_topic};
@@ -105,7 +105,7 @@ impl Spool {
             let mut seen = Seen::default();
             let loaded = load(self.fs.as_ref(), dir, true, &mut seen)?;
             times += 1;
-            let again = loaded.moved || (loaded.blurred && loaded.damage != before);
+            let again = loaded.moved || (is_blurred(&loaded) && loaded.damage != before);
             if !again || times == LOOKS {
                 return Ok((seen, loaded));
             }
@@ -146,6 +146,14 @@ impl Spool {
             files: seen.files,
         })
     }
+}
+
+/// Whether the last segment looks damaged, and may have been read half old and half new: one that ends with a block may be
+/// written past the page cache right now.
+fn is_blurred(loaded: &Loaded) -> bool {
+    let last = loaded.state.segments.values().next_back();
+    let written = last.filter(|last| last.length.is_multiple_of(BLOCK)).map(|last| &last.path);
+    loaded.damage.iter().any(|damage| Some(&damage.file) == written)
 }
 
 /// A segment's file.

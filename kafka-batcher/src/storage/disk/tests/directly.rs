@@ -4,6 +4,7 @@ use super::super::scan::Spool;
 use super::sim::Left;
 use super::told::log;
 use super::*;
+use crate::storage::UNASSIGNED;
 
 /// Until it is dropped, [`settings`] says so.
 struct Directly;
@@ -171,6 +172,41 @@ fn a_segment_whose_zeros_cannot_be_cut_off_costs_nothing_and_goes_when_nothing_o
     wait(storage.commit(&partition(0), last + 1, true)).unwrap();
     let logs = super::room::logs(&fs);
     assert!(logs.len() == 1 && !logs.contains(&log(last)), "{logs:?}");
+}
+
+#[test]
+fn dead_letters_that_were_put_back_leave_no_zeros_behind() {
+    let _directly = Directly::new();
+    let (fs, storage, _) = start(Disk::default(), settings());
+    save(&storage, 0, vec![fresh(&["a"])]);
+    wait(storage.reject(&partition(0), vec![super::room::letter("bad", None)])).unwrap();
+    wait(storage.close());
+    let fs = SimFs::new(fs.disk().after_kill());
+    let storage = DiskStorage::with(Arc::new(fs.clone()), settings(), false).unwrap();
+    assert_eq!(wait(storage.resend_dead_letters("t")).unwrap().events, 1);
+    wait(storage.close());
+    let lengths: Vec<usize> = super::room::logs(&fs).iter().map(|path| fs.disk().bytes(path).len()).collect();
+    assert!(lengths.len() == 2 && lengths.iter().all(|length| *length < 4_096), "{lengths:?}");
+}
+
+#[test]
+fn zeros_behind_a_damaged_regrouping_that_holds_are_cut_off_as_well() {
+    // The checkpoint knows of it, so it was durable once; the zeros, set aside until that was known, stayed for good.
+    let _directly = Directly::new();
+    let (fs, storage, _) = start(Disk::default(), settings());
+    let positions = save(&storage, UNASSIGNED, vec![fresh(&["u", "v"])]);
+    let before = whole(&fs);
+    let parts = vec![(0, batch(&["u"], None)), (1, batch(&["v"], None))];
+    wait(storage.regroup("t", positions[0] + 2, parts)).unwrap();
+    wait(storage.commit(&partition(1), 0, true)).unwrap();
+    let mut disk = fs.disk().after_kill();
+    drop(storage);
+    disk.bytes(&log(0))[before + 65] ^= 1;
+    let (fs, storage, recovered) = start(disk, settings());
+    assert!(recovered.damage.len() == 1 && recovered.damage[0].contains("1 events missing of partition 0"));
+    assert_eq!(waiting(&storage, 1), ["v"]);
+    let length = fs.disk().bytes(&log(0)).len();
+    assert!(length < 4_096, "{length}");
 }
 
 /// Bytes of the first segment up to its zeros.

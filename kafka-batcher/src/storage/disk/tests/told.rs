@@ -117,7 +117,7 @@ pub(super) fn a_first_write_that_failed_behind_a_drained_log_is_no_damage() {
     }
 }
 
-/// A disk that is looked at while its owner is at work: between two looks he saves and settles something.
+/// A disk that is looked at while its owner is at work: between two looks he does something.
 #[derive(Debug)]
 struct Beside {
     fs: SimFs,
@@ -128,33 +128,25 @@ struct Beside {
 struct Owner {
     storage: DiskStorage,
     looks: AtomicU64,
-    /// At which looks he works.
+    /// At which looks he is busy, and with what.
     busy: Range<u64>,
-    /// He does not work, he closes the storage.
-    closes: bool,
+    work: fn(&DiskStorage),
     /// Bytes of a file that the next to read them sees as zeros.
     torn: Mutex<Range<usize>>,
 }
 
 impl Owner {
     fn is_looked_at(&self) {
-        if !self.busy.contains(&self.looks.fetch_add(1, Ordering::Relaxed)) {
-            return;
-        }
-        if self.closes {
-            wait(self.storage.close());
-        } else {
-            for _ in 0..3 {
-                let last = save(&self.storage, 0, vec![fresh(&["a", "b"]), fresh(&["c"])])[0];
-                wait(self.storage.commit(&partition(0), last.saturating_sub(15), true)).unwrap();
-            }
+        if self.busy.contains(&self.looks.fetch_add(1, Ordering::Relaxed)) {
+            (self.work)(&self.storage);
         }
     }
 }
 
-impl Beside {
-    fn look(&self) {
-        self.owner.is_looked_at();
+fn save_and_settle(storage: &DiskStorage) {
+    for _ in 0..3 {
+        let last = save(storage, 0, vec![fresh(&["a", "b"]), fresh(&["c"])])[0];
+        wait(storage.commit(&partition(0), last.saturating_sub(15), true)).unwrap();
     }
 }
 
@@ -201,16 +193,16 @@ impl Fs for Beside {
         self.create(path)
     }
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
-        self.look();
+        self.owner.is_looked_at();
         Ok(Arc::new(BesideFile(self.fs.open(path, write)?, self.owner.clone())))
     }
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         unreachable!("a look makes nothing, and not {path:?}")
     }
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.look();
+        self.owner.is_looked_at();
         let names = self.fs.list(path);
-        self.look();
+        self.owner.is_looked_at();
         names
     }
     fn rename(&self, path: &Path, _: &Path) -> io::Result<()> {
@@ -241,7 +233,7 @@ pub(super) fn a_log_that_is_written_while_it_is_looked_at_is_not_damaged() {
             save(&storage, 0, vec![fresh(&["a", "b"]), fresh(&["c"])]);
         }
         let (looks, torn) = (AtomicU64::new(0), Mutex::default());
-        let owner = Arc::new(Owner { storage, looks, busy: busy.clone(), closes: false, torn });
+        let owner = Arc::new(Owner { storage, looks, busy: busy.clone(), work: save_and_settle, torn });
         let beside = Arc::new(Beside { fs, owner: owner.clone() });
         let scan = Spool::with(beside, "/spool".into()).unwrap().scan("t").unwrap();
         assert_eq!(scan.damage, [], "busy at {busy:?}");
@@ -260,7 +252,8 @@ pub(super) fn a_log_that_is_closed_while_it_is_looked_at_is_not_damaged() {
         let (fs, storage, _) = start(Disk::default(), settings());
         save(&storage, 0, vec![fresh(&["a", "b"])]);
         let (looks, torn) = (AtomicU64::new(0), Mutex::default());
-        let owner = Arc::new(Owner { storage, looks, busy: at..at + 1, closes: true, torn });
+        let owner =
+            Arc::new(Owner { storage, looks, busy: at..at + 1, work: |storage| wait(storage.close()), torn });
         let scan = Spool::with(Arc::new(Beside { fs, owner }), "/spool".into()).unwrap().scan("t").unwrap();
         assert_eq!((scan.batches.len(), scan.damage), (1, Vec::new()), "closed at {at}");
     }
@@ -273,7 +266,7 @@ pub(super) fn a_block_that_is_written_while_it_is_read_is_read_again() {
     save(&storage, 0, vec![fresh(&["b"])]);
     let end = fs.disk().bytes(&log(0)).iter().rposition(|byte| *byte != 0).unwrap();
     let (looks, torn) = (AtomicU64::new(0), Mutex::new(end - 30..4_096));
-    let owner = Arc::new(Owner { storage, looks, busy: 0..0, closes: false, torn });
+    let owner = Arc::new(Owner { storage, looks, busy: 0..0, work: save_and_settle, torn });
     let scan = Spool::with(Arc::new(Beside { fs, owner }), "/spool".into()).unwrap().scan("t").unwrap();
     assert_eq!((scan.batches.len(), scan.damage.len()), (2, 0), "{:?}", scan.damage);
 }
