@@ -249,18 +249,17 @@ public final class Admin {
             throw new IllegalArgumentException("broker " + to + " holds no replica of " + tp + ", replicas are " + info.replicas());
         }
         replicas.add(0, to);
-        admin.alterPartitionReassignments(Map.of(tp, Optional.of(new NewPartitionReassignment(replicas)))).all().get();
-        long limit = timeout(q);
-        until(limit, () -> {
-            // Also after the reassignment the broker may still be catching up: ask until it is elected.
+        var first = Map.of(tp, Optional.of(new NewPartitionReassignment(replicas)));
+        patiently(() -> admin.alterPartitionReassignments(first).all().get());
+        until(timeout(q), () -> {
+            // Also after the reassignment the broker may still be catching up, and one that is busy may be fenced for a moment
+            // just when it leads: ask until all see that it does.
             if (impatient.listPartitionReassignments(Set.of(tp)).reassignments().get().containsKey(tp)) return false;
             Optional<Throwable> refused = admin.electLeaders(ElectionType.PREFERRED, Set.of(tp)).partitions().get()
                 .getOrDefault(tp, Optional.empty());
             if (refused.isPresent() && !(refused.get() instanceof ElectionNotNeededException)) return false;
-            return true;
-        }, "broker " + to + " to be elected for " + tp);
-        everywhere(tp.topic(), limit, d -> d.partitions().stream().anyMatch(p -> p.partition() == tp.partition() && leader(p) == to),
-            "broker " + to + " to lead " + tp);
+            return everyBroker(topic, d -> d.partitions().stream().anyMatch(p -> p.partition() == tp.partition() && leader(p) == to));
+        }, "broker " + to + " to lead " + tp);
     }
 
     private void alterConfigs(JsonNode q) throws Exception {
@@ -437,15 +436,20 @@ public final class Admin {
      */
     private TopicDescription everywhere(String topic, long timeoutMs, Predicate<TopicDescription> so, String what) throws Exception {
         TopicDescription[] last = {null};
-        until(timeoutMs, () -> {
-            Collection<Node> nodes = nodes();
-            for (Node n : nodes) {
-                last[0] = askOne(n, topic);
-                if (last[0] == null || !so.test(last[0])) return false;
-            }
-            return !nodes.isEmpty();
-        }, "topic " + topic + ": " + what);
+        until(timeoutMs, () -> everyBroker(topic, d -> {
+            last[0] = d;
+            return so.test(d);
+        }), "topic " + topic + ": " + what);
         return last[0];
+    }
+
+    private boolean everyBroker(String topic, Predicate<TopicDescription> so) throws Exception {
+        Collection<Node> nodes = nodes();
+        for (Node n : nodes) {
+            TopicDescription seen = askOne(n, topic);
+            if (seen == null || !so.test(seen)) return false;
+        }
+        return !nodes.isEmpty();
     }
 
     /** What this one broker says of the topic (the admin client chooses whom it asks); null: unknown to it. */
