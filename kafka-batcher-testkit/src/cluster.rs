@@ -170,6 +170,14 @@ impl RealKafka {
         matches!(self.processes, Processes::Ours { .. })
     }
 
+    /// How many brokers this value started.
+    pub(crate) fn brokers(&self) -> Option<usize> {
+        match self.processes {
+            Processes::Ours { brokers, .. } => Some(brokers.into()),
+            Processes::Foreign => None,
+        }
+    }
+
     /// Whether `KAFKA_BATCHER_BROKER_VERSION` asks `dev/kafka` for brokers that are older than this version.
     pub fn is_older_than(&self, version: (u32, u32)) -> bool {
         let asked = std::env::var("KAFKA_BATCHER_BROKER_VERSION").unwrap_or_default();
@@ -180,7 +188,7 @@ impl RealKafka {
     /// Ends node `n` (1 is the first) and waits until its process is gone. Leaders may still be moving then.
     ///
     /// # Errors
-    /// The node is not running, does not end within 30 s, or [`Error::NotOurs`].
+    /// The node is not running, does not end within 60 s, or [`Error::NotOurs`].
     pub fn kill(&self, node: u8, signal: Signal) -> Result<(), Error> {
         // A stopped process acts on TERM only when it goes on.
         if signal == Signal::Term {

@@ -105,7 +105,7 @@ impl RealKafka {
     /// Everything that stands in the topic now, by partition and offset, as Kafka's own consumer reads it.
     ///
     /// # Errors
-    /// No such topic; or 30 s without a record although more are there.
+    /// No such topic; or 60 s without a record although more are there.
     pub fn consume(&self, topic: &str, isolation: Isolation) -> Result<Vec<Consumed>, Error> {
         let file = self.exchange_file()?;
         let isolation = match isolation {

@@ -67,7 +67,7 @@ impl RealKafka {
     /// Creates a topic and waits until each partition has a leader and all its replicas in sync.
     ///
     /// # Errors
-    /// Kafka's refusal, e.g. of kind `TopicExistsException`; not ready within 30 s.
+    /// Kafka's refusal, e.g. of kind `TopicExistsException`; not ready within 60 s.
     pub fn create_topic(
         &self,
         name: &str,
@@ -95,7 +95,9 @@ impl RealKafka {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{prefix}-{since_epoch}-{}-{count}", std::process::id());
-        let replication = self.nodes()?.len().clamp(1, 3) as u16;
+        // Also while one of ours is away for a moment.
+        let brokers = self.brokers().map_or_else(|| self.nodes().map(|nodes| nodes.len()), Ok)?;
+        let replication = brokers.clamp(1, 3) as u16;
         self.create_topic(&name, partitions, replication, configs)?;
         Ok(name)
     }
@@ -103,7 +105,7 @@ impl RealKafka {
     /// Grows a topic to `partitions` and waits until each has a leader.
     ///
     /// # Errors
-    /// Kafka's refusal; not ready within 30 s.
+    /// Kafka's refusal; not ready within 60 s.
     pub fn grow_topic(&self, name: &str, partitions: u32) -> Result<(), Error> {
         self.admin.tell(&json!({"do": "grow", "topic": name, "partitions": partitions}))
     }
@@ -111,7 +113,7 @@ impl RealKafka {
     /// Deletes a topic and waits until it is gone.
     ///
     /// # Errors
-    /// Kafka's refusal, e.g. of kind `UnknownTopicOrPartitionException`; not gone within 30 s.
+    /// Kafka's refusal, e.g. of kind `UnknownTopicOrPartitionException`; not gone within 60 s.
     pub fn delete_topic(&self, name: &str) -> Result<(), Error> {
         self.admin.tell(&json!({"do": "delete", "topic": name}))
     }
@@ -153,7 +155,7 @@ impl RealKafka {
     /// leader election; returns when it leads.
     ///
     /// # Errors
-    /// `to` holds no replica; it does not lead within 30 s.
+    /// `to` holds no replica; it does not lead within 60 s.
     pub fn move_leader(&self, topic: &str, partition: i32, to: i32) -> Result<(), Error> {
         self.admin.tell(&json!({"do": "move_leader", "topic": topic, "partition": partition, "to": to}))
     }
@@ -161,15 +163,15 @@ impl RealKafka {
     /// Waits until every partition of a topic has a leader and at least `replicas` in sync.
     ///
     /// # Errors
-    /// Not so within 60 s.
+    /// Not so within 120 s.
     pub fn wait_isr(&self, topic: &str, replicas: usize) -> Result<TopicState, Error> {
-        self.admin.ask(&json!({"do": "wait", "topic": topic, "isr": replicas, "timeout_ms": 60_000}))
+        self.admin.ask(&json!({"do": "wait", "topic": topic, "isr": replicas, "timeout_ms": 120_000}))
     }
 
     /// Waits until a partition is led by some other node than `node`, e.g. after that was killed.
     ///
     /// # Errors
-    /// Not so within 30 s.
+    /// Not so within 60 s.
     pub fn wait_leader_other_than(
         &self,
         topic: &str,
@@ -182,7 +184,7 @@ impl RealKafka {
     /// Sets configurations of a topic (`max.message.bytes`, ...) and waits until a broker answers with them.
     ///
     /// # Errors
-    /// Kafka's refusal; not applied within 30 s.
+    /// Kafka's refusal; not applied within 60 s.
     pub fn alter_topic_configs(&self, topic: &str, configs: &[(&str, &str)]) -> Result<(), Error> {
         self.admin.tell(&json!({"do": "alter_configs", "topic": topic, "configs": object(configs)}))
     }
@@ -198,7 +200,7 @@ impl RealKafka {
     /// Sets dynamic configurations of a broker and waits until it answers with them.
     ///
     /// # Errors
-    /// Kafka's refusal; not applied within 30 s.
+    /// Kafka's refusal; not applied within 60 s.
     pub fn alter_broker_configs(&self, node: i32, configs: &[(&str, &str)]) -> Result<(), Error> {
         self.admin
             .tell(&json!({"do": "alter_configs", "broker": node.to_string(), "configs": object(configs)}))

@@ -23,9 +23,9 @@ fn main() -> ExitCode {
         .run()
 }
 
-/// Makes the broker behind its present leader lead each partition.
+/// Makes the broker behind its present leader lead each partition, once all are in sync.
 fn move_all(kafka: &RealKafka, topic: &str) -> Result<(), Error> {
-    for partition in kafka.describe(topic)?.partitions {
+    for partition in kafka.wait_isr(topic, 3)?.partitions {
         kafka.move_leader(topic, partition.partition, partition.leader % 3 + 1)?;
     }
     Ok(())
@@ -76,7 +76,6 @@ fn killed_beside_a_spool(kafka: &RealKafka) -> Result<(), Error> {
         // The partitions that it led go to disk until they go on elsewhere.
         runtime.block_on(flow.more(8000));
         kafka.restart(node)?;
-        kafka.wait_isr(&topic, 3)?;
         move_all(kafka, &topic)?;
     }
     runtime.block_on(flow.finish(kafka, &format!("{} brokers killed beside a spool", kills()))).map(drop)

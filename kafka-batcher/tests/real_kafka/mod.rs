@@ -72,6 +72,8 @@ fn number(record: &Consumed) -> u32 {
 /// Events that flow to all partitions of a topic, numbered, in small batches, several of them in flight, until they are told to stop.
 pub(crate) struct Flow {
     control: Arc<Control>,
+    /// Of every event so far. The task holds the sender: who waits for events that do not come, because it panicked, fails.
+    receipts: watch::Receiver<Vec<Receipt>>,
     task: tokio::task::JoinHandle<()>,
     batcher: KafkaBatcher,
     topic: String,
@@ -86,14 +88,10 @@ struct Control {
     burst: AtomicU32,
     stop: AtomicBool,
     wake: Notify,
-    /// Of every event so far.
-    receipts: watch::Sender<Vec<Receipt>>,
 }
 
-impl Control {
-    fn receipt(&self, event: u32) -> Option<Receipt> {
-        self.receipts.borrow().get(event as usize).cloned()
-    }
+fn receipt(receipts: &[Receipt], event: u32) -> Option<Receipt> {
+    receipts.get(event as usize).cloned()
 }
 
 impl Flow {
@@ -135,6 +133,7 @@ impl Flow {
         let collector = batcher.collector(topic).build().expect("a collector");
         let control = Arc::new(Control::default());
         let shared = control.clone();
+        let (sender, receipts) = watch::channel(Vec::new());
         let task = tokio::spawn(async move {
             let mut sent = 0;
             loop {
@@ -149,12 +148,12 @@ impl Flow {
                     round.push(accepted.expect("no caller sees an error"));
                 }
                 sent += round.len() as u32;
-                shared.receipts.send_modify(|receipts| receipts.append(&mut round));
+                sender.send_modify(|receipts| receipts.append(&mut round));
                 if stopping {
                     return;
                 }
                 let woken = shared.wake.notified();
-                let before = sent.checked_sub(2 * ROUND).and_then(|at| shared.receipt(at));
+                let before = sent.checked_sub(2 * ROUND).and_then(|at| receipt(&sender.borrow(), at));
                 if let Some(before) = before {
                     tokio::select! {
                         outcome = before.delivered() => { outcome.expect("no caller sees an error"); }
@@ -164,7 +163,7 @@ impl Flow {
             }
         });
         let (topic, started) = (topic.to_owned(), Instant::now());
-        Flow { control, task, batcher, topic, partitions, started, spool }
+        Flow { control, receipts, task, batcher, topic, partitions, started, spool }
     }
 
     /// So many events at once, whatever is acknowledged.
@@ -192,10 +191,11 @@ impl Flow {
 
     /// Resolves when so many more events have been sent and the last of them was delivered.
     pub(crate) async fn more(&self, events: u32) {
-        let mut receipts = self.control.receipts.subscribe();
+        let mut receipts = self.receipts.clone();
         let wanted = receipts.borrow().len() + events as usize;
-        receipts.wait_for(|receipts| receipts.len() > wanted).await.expect("the flow holds the sender");
-        let last = self.control.receipt(wanted as u32).expect("it was sent");
+        let more = receipts.wait_for(|receipts| receipts.len() > wanted).await.expect("the flow goes on");
+        let last = receipt(&more, wanted as u32).expect("it was sent");
+        drop(more);
         last.delivered().await.expect("no caller sees an error");
     }
 
@@ -205,7 +205,7 @@ impl Flow {
         self.control.stop.store(true, Ordering::SeqCst);
         self.control.wake.notify_one();
         self.task.await.expect("the events flow to their end");
-        let receipts = self.control.receipts.borrow().clone();
+        let receipts = self.receipts.borrow().clone();
         let report = self.batcher.shutdown(LONG).await;
         let mut accepted: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
         for event in 0..receipts.len() as u32 {
