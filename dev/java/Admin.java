@@ -178,7 +178,7 @@ public final class Admin {
         // Created means that it is in the log of the controller; ready, that each partition has its leader and replicas.
         everywhere(topic, timeout(q), d -> d.partitions().size() == partitions
             && d.partitions().stream().allMatch(p -> leader(p) >= 0 && p.isr().size() == rf), "all leaders and replicas");
-        led(topic, partitions);
+        led(topic, partitions, timeout(q));
     }
 
     private void grow(JsonNode q) throws Exception {
@@ -187,17 +187,17 @@ public final class Admin {
         admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(partitions))).all().get();
         everywhere(topic, timeout(q), d -> d.partitions().size() == partitions
             && d.partitions().stream().allMatch(p -> leader(p) >= 0), partitions + " partitions with leaders");
-        led(topic, partitions);
+        led(topic, partitions, timeout(q));
     }
 
     /**
      * A broker may tell all clients that it leads before it does, and answers the first of them NOT_LEADER_OR_FOLLOWER. The end
      * of a partition is told by its leader alone; the client asks until it is (KIP-396).
      */
-    private void led(String topic, int partitions) throws Exception {
+    private void led(String topic, int partitions, long timeoutMs) throws Exception {
         Map<TopicPartition, OffsetSpec> ends = new HashMap<>();
         for (int p = 0; p < partitions; p++) ends.put(new TopicPartition(topic, p), OffsetSpec.latest());
-        patiently(() -> impatient.listOffsets(ends).all().get());
+        until(timeoutMs, () -> impatient.listOffsets(ends).all().get() != null, "each partition's end");
     }
 
     private void delete(JsonNode q) throws Exception {

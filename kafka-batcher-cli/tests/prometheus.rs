@@ -148,7 +148,7 @@ impl Prometheus {
         let address =
             TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").to_string();
         let config = format!(
-            "global:\n  scrape_interval: 200ms\n  evaluation_interval: 200ms\nrule_files: [{DEV}/prometheus/rules.yml]\n\
+            "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\nrule_files: [{DEV}/prometheus/rules.yml]\n\
              scrape_configs:\n  - job_name: kafka-batcher\n    static_configs: [{{ targets: ['{target}'] }}]\n"
         );
         let path = dir.path().join("prometheus.yml");

@@ -215,14 +215,14 @@ impl RealKafka {
     }
 
     /// At most `max_messages` lines of `kafka-console-consumer`, from the beginning: each a value and its line feed, so for
-    /// values without one. Ends early when nothing comes for 10 s.
+    /// values without one. Ends early when nothing comes for a minute.
     ///
     /// # Errors
     /// The consumer's words.
     pub fn console_consumer(&self, topic: &str, max_messages: usize) -> Result<Vec<Vec<u8>>, Error> {
         let max = max_messages.to_string();
         let args = ["--bootstrap-server", self.bootstrap(), "--topic", topic, "--from-beginning"];
-        let bounds = ["--max-messages", &max, "--timeout-ms", "10000"];
+        let bounds = ["--max-messages", &max, "--timeout-ms", "60000"];
         let out = self.tool(
             "org.apache.kafka.tools.consumer.ConsoleConsumer",
             &[&args[..], &bounds].concat(),

@@ -163,7 +163,9 @@ fn other_acks(kafka: &RealKafka) -> Result<(), Error> {
     let mut expected: BTreeMap<i32, Vec<String>> = BTreeMap::new();
     for (acks, events) in [(1, 0..9000), (0, 9000..18_000)] {
         let report = runtime().block_on(async {
-            let batcher = batcher(kafka, |_, defaults| {
+            let batcher = batcher(kafka, |settings, defaults| {
+                // What is sent again has no numbers here.
+                settings.request_timeout = LONG;
                 defaults.required_acks = acks;
                 defaults.batch_size = 100;
             })

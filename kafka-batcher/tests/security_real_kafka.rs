@@ -6,6 +6,7 @@ mod security;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_batcher::{ClusterHealth, NotificationKind, Record, TextFormat, TopicHealth};
 use kafka_batcher_testkit::{Error, Options, RealKafka, Suite};
@@ -15,7 +16,8 @@ use security::{
 };
 
 fn main() -> ExitCode {
-    Suite::new(Options::secured())
+    // As long as Kafka's own: a broker that is busy for a moment is not to be fenced.
+    Suite::new(Options::secured().session_timeout(Duration::from_secs(9)))
         .test(
             "over each protocol, with each mechanism, all events arrive once and in order by java's eyes",
             ways_in,
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
             mended,
         )
         .test("without an ACL the batch is held and told, and goes out when it is granted", granted)
-        .test("a session that ends every four seconds is renewed under a running stream", renewed)
+        .test("a session that ends every eight seconds is renewed under a running stream", renewed)
         .test(
             "a password that is wrong when the session is to be renewed holds the events, and none is lost",
             spoiled,
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
             "a token from a file, a program or a token endpoint lets in, and one that is over does not",
             tokens,
         )
-        .test("tokens that are good for six seconds are renewed over the same connections", short_lived)
+        .test("tokens that are good for twelve seconds are renewed over the same connections", short_lived)
         .run()
 }
 
@@ -202,7 +204,10 @@ fn granted(kafka: &RealKafka) -> Result<(), Error> {
     });
     assert!(report.all_delivered() && report.balances(), "{report:?}");
     check(kafka, &topic, 0..100)?;
-    assert_eq!(told.of(NotificationKind::Recovered).len(), 1, "{:?}", told.all());
+    // That deliveries go on is told besides where the first took longer than `spool_after`.
+    let mended = told.of(NotificationKind::Recovered);
+    let mended = mended.iter().filter(|message| message.contains("can be written to")).count();
+    assert_eq!(mended, 1, "{:?}", told.all());
     Ok(())
 }
 
@@ -216,8 +221,8 @@ fn renewed(kafka: &RealKafka) -> Result<(), Error> {
             let batcher = batcher(&config(kafka, "REAUTH", &settings, &[&topic]), &told).await;
             let collector = batcher.get_collector(&topic).expect("a collector");
             let mut sent = 0_u32;
-            // Two connections, three times each; always some requests under way.
-            while log.text().matches("logged in again").count() < 6 {
+            // Two connections, twice each; always some requests under way.
+            while log.text().matches("logged in again").count() < 4 {
                 let mut receipts = Vec::new();
                 for _ in 0..300 {
                     let value = sent.to_string();
@@ -296,7 +301,7 @@ fn short_lived(kafka: &RealKafka) -> Result<(), Error> {
         one_thread().block_on(async {
             let config = config(kafka, "OAUTH", &settings, &[&topic]);
             let builder = kafka_batcher::Builder::from_config(&config).expect("a good configuration");
-            let builder = builder.register_token_provider("mine", security::Mine { seconds: 6 });
+            let builder = builder.register_token_provider("mine", security::Mine { seconds: 12 });
             let batcher = security::start(builder, &told).await;
             let collector = batcher.get_collector(&topic).expect("a collector");
             let mut sent = 0;
