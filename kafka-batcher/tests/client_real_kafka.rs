@@ -15,7 +15,8 @@ use kafka_batcher_core::{
 use kafka_batcher_testkit::{Error, Isolation, Options, Outcome, RealKafka, Signal, Suite, Tally};
 
 fn main() -> ExitCode {
-    Suite::new(Options::three_brokers())
+    // Longer than a busy broker is silent.
+    Suite::new(Options::three_brokers().session_timeout(Duration::from_secs(6)))
         .test("batches of many partitions are valid on disk and read by java", many_partitions)
         .test("the partition knows the numbers of a batch and recognises its resend", recognised)
         .test("a missing topic a bad name and a batch too large are refused as they should be", refusals)
