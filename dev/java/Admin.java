@@ -445,6 +445,7 @@ public final class Admin {
         return last[0];
     }
 
+    /** Whether every broker sees it so now. */
     private boolean everyBroker(String topic, Predicate<TopicDescription> so) throws Exception {
         Collection<Node> nodes = nodes();
         for (Node n : nodes) {

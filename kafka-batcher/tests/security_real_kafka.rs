@@ -183,8 +183,9 @@ fn mended(kafka: &RealKafka) -> Result<(), Error> {
 fn granted(kafka: &RealKafka) -> Result<(), Error> {
     let topic = kafka.fresh_topic("granted", 1, &[])?;
     let dir = tempfile::tempdir().expect("a directory");
+    // `spool_after` is longer than the first delivery takes after the grant: else that is one more recovery.
     let settings = sasl("scram_sha_256", "bob", "bob-secret")
-        + &format!("[spool]\ndir = {:?}\nspool_after = \"200ms\"\n", dir.path().join("spool"));
+        + &format!("[spool]\ndir = {:?}\nspool_after = \"3s\"\n", dir.path().join("spool"));
     let told = Arc::new(Told::default());
     let report = runtime().block_on(async {
         let batcher = batcher(&config(kafka, "SASL_PLAINTEXT", &settings, &[&topic]), &told).await;
@@ -204,10 +205,7 @@ fn granted(kafka: &RealKafka) -> Result<(), Error> {
     });
     assert!(report.all_delivered() && report.balances(), "{report:?}");
     check(kafka, &topic, 0..100)?;
-    // That deliveries go on is told besides where the first took longer than `spool_after`.
-    let mended = told.of(NotificationKind::Recovered);
-    let mended = mended.iter().filter(|message| message.contains("can be written to")).count();
-    assert_eq!(mended, 1, "{:?}", told.all());
+    assert_eq!(told.of(NotificationKind::Recovered).len(), 1, "{:?}", told.all());
     Ok(())
 }
 
@@ -221,8 +219,8 @@ fn renewed(kafka: &RealKafka) -> Result<(), Error> {
             let batcher = batcher(&config(kafka, "REAUTH", &settings, &[&topic]), &told).await;
             let collector = batcher.get_collector(&topic).expect("a collector");
             let mut sent = 0_u32;
-            // Two connections, twice each; always some requests under way.
-            while log.text().matches("logged in again").count() < 4 {
+            // Two connections, three times each; always some requests under way.
+            while log.text().matches("logged in again").count() < 6 {
                 let mut receipts = Vec::new();
                 for _ in 0..300 {
                     let value = sent.to_string();

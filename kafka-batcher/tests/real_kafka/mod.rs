@@ -90,10 +90,6 @@ struct Control {
     wake: Notify,
 }
 
-fn receipt(receipts: &[Receipt], event: u32) -> Option<Receipt> {
-    receipts.get(event as usize).cloned()
-}
-
 impl Flow {
     /// Starts the flow; it sends `least` events at least.
     pub(crate) async fn start(
@@ -153,7 +149,8 @@ impl Flow {
                     return;
                 }
                 let woken = shared.wake.notified();
-                let before = sent.checked_sub(2 * ROUND).and_then(|at| receipt(&sender.borrow(), at));
+                let before =
+                    sent.checked_sub(2 * ROUND).and_then(|at| sender.borrow().get(at as usize).cloned());
                 if let Some(before) = before {
                     tokio::select! {
                         outcome = before.delivered() => { outcome.expect("no caller sees an error"); }
@@ -193,9 +190,10 @@ impl Flow {
     pub(crate) async fn more(&self, events: u32) {
         let mut receipts = self.receipts.clone();
         let wanted = receipts.borrow().len() + events as usize;
-        let more = receipts.wait_for(|receipts| receipts.len() > wanted).await.expect("the flow goes on");
-        let last = receipt(&more, wanted as u32).expect("it was sent");
-        drop(more);
+        let last = {
+            let more = receipts.wait_for(|receipts| receipts.len() > wanted).await;
+            more.expect("the flow goes on")[wanted].clone()
+        };
         last.delivered().await.expect("no caller sees an error");
     }
 
